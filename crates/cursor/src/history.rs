@@ -1,0 +1,257 @@
+//! Epochs: which history of transaction ids a snapshot speaks of, and what a server knows of it.
+//!
+//! Transaction ids order the log only within one uninterrupted history. After a failover that lost
+//! a tail, a recovery to a point in time or a restore, the same ids are given out again. So each
+//! history that the log is written on has an epoch, with a number that rows carry and a random
+//! fingerprint that tells apart two histories which chose the same number.
+
+use crate::Position;
+use crate::keyed::Secret;
+use crate::snapshot::{ALL, Snapshot};
+
+/// An epoch as a cursor names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Epoch {
+    /// From 1, greater for a later epoch; rows carry it.
+    pub number: u32,
+    /// Random, 48 bits.
+    pub fingerprint: u64,
+}
+
+/// A history that nobody has written on yet when the cursor was issued: it has no epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Unwritten {
+    /// Its timeline.
+    pub timeline: u32,
+    /// Its identity, see [`crate::keyed::history`].
+    pub history: u64,
+}
+
+/// A set of rows of the whole log.
+///
+/// Seen are the rows of `epoch` that `snapshot` sees, and all rows of earlier epochs but those of
+/// transactions that `snapshot` names as unfinished (prepared transactions outlive a failover).
+/// Where `unwritten` is set, `epoch` is the last that was written, all its rows are of the earlier
+/// kind, and `snapshot` is one of the history that `unwritten` names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Seen {
+    /// The latest epoch that has been seen.
+    pub epoch: Epoch,
+    /// Set when `snapshot` is of a history after `epoch` that has no epoch yet.
+    pub unwritten: Option<Unwritten>,
+    /// What has been seen of the latest history.
+    pub snapshot: Snapshot,
+}
+
+impl Seen {
+    /// Age among the states of one log: epochs, and after each the history that follows it.
+    pub fn order(&self) -> u64 {
+        2 * u64::from(self.epoch.number) + u64::from(self.unwritten.is_some())
+    }
+}
+
+/// A row of `mana_sync.epochs`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownEpoch {
+    /// Number and fingerprint.
+    pub epoch: Epoch,
+    /// Keys the hashes of cursors that name this fingerprint.
+    pub secret: Secret,
+    /// System identifier of the cluster.
+    pub system: u64,
+    /// Identity of the history, see [`crate::keyed::history`].
+    pub history: u64,
+}
+
+/// The history that a server is on now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Here {
+    /// System identifier of the cluster.
+    pub system: u64,
+    /// Timeline that the server writes or replays.
+    pub timeline: u32,
+    /// Identity of the history, see [`crate::keyed::history`].
+    pub history: u64,
+}
+
+/// What a server knows when it answers a pull.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Every epoch of the log, in any order.
+    pub epochs: Vec<KnownEpoch>,
+    /// The history that it is on.
+    pub here: Here,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// The next transaction id; read after the snapshot.
+    pub next_xact: u64,
+}
+
+/// A [`Seen`] that this server can compare with its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The set.
+    pub seen: Seen,
+    /// Numbers of the epochs whose ids come from the same system as the snapshot's, and whose rows
+    /// are of the earlier kind.
+    pub kin: Vec<u32>,
+}
+
+/// What a state that a cursor names is to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Of a history that the server shares.
+    Shared(View),
+    /// Of a history that the server does not share: it counts for nothing.
+    Foreign,
+    /// Of a history that this standby may not have replayed yet.
+    NotYet,
+    /// Of this server's own future.
+    Future,
+}
+
+impl Server {
+    /// The epoch that this server writes in: the latest, if that is of its own history.
+    fn current(&self) -> Option<&KnownEpoch> {
+        let latest = self.latest()?.number;
+        self.epochs
+            .iter()
+            .filter(|known| known.epoch.number == latest && known.history == self.here.history)
+            .min_by_key(|known| known.epoch)
+    }
+
+    /// The latest epoch; where it has several fingerprints, the least.
+    fn latest(&self) -> Option<Epoch> {
+        let number = self.epochs.iter().map(|known| known.epoch.number).max()?;
+        self.epochs.iter().map(|known| known.epoch).filter(|epoch| epoch.number == number).min()
+    }
+
+    /// The number of the epoch that a row written on this server belongs to, and whether a writer
+    /// has to add it first.
+    pub fn writes_in(&self) -> (u32, bool) {
+        match self.current() {
+            Some(known) => (known.epoch.number, false),
+            None => (self.latest().map_or(1, |epoch| epoch.number + 1), true),
+        }
+    }
+
+    /// What a snapshot of this server has seen of the log; `None` while there is no epoch, and so no row.
+    pub fn view(&self, snapshot: Snapshot) -> Option<View> {
+        let seen = match self.current() {
+            Some(known) => Seen { epoch: known.epoch, unwritten: None, snapshot },
+            None => {
+                let unwritten = Some(Unwritten { timeline: self.here.timeline, history: self.here.history });
+                Seen { epoch: self.latest()?, unwritten, snapshot }
+            }
+        };
+        Some(self.resolve(seen))
+    }
+
+    /// The secret of an epoch that this server knows.
+    pub fn secret(&self, epoch: Epoch) -> Option<&Secret> {
+        self.known(epoch).map(|known| &known.secret)
+    }
+
+    fn known(&self, epoch: Epoch) -> Option<&KnownEpoch> {
+        self.epochs.iter().find(|known| known.epoch == epoch)
+    }
+
+    /// What a state from a cursor is to this server.
+    pub fn standing(&self, seen: &Seen) -> Standing {
+        if self.known(seen.epoch).is_none() {
+            let latest = self.latest().map_or(0, |epoch| epoch.number);
+            return match self.in_recovery && seen.epoch.number > latest {
+                true => Standing::NotYet,
+                false => Standing::Foreign,
+            };
+        }
+        let mut seen = seen.clone();
+        if let Some(unwritten) = seen.unwritten {
+            // Somebody may have written on that history since: nothing of its epoch was there then,
+            // so the snapshot describes what has been seen of it.
+            let written = self
+                .epochs
+                .iter()
+                .filter(|known| known.history == unwritten.history && known.epoch.number > seen.epoch.number)
+                .min_by_key(|known| known.epoch);
+            if let Some(known) = written {
+                seen.epoch = known.epoch;
+                seen.unwritten = None;
+            } else if unwritten.history != self.here.history {
+                return match self.in_recovery && unwritten.timeline > self.here.timeline {
+                    true => Standing::NotYet,
+                    false => Standing::Foreign,
+                };
+            }
+        }
+        let of_here =
+            seen.unwritten.is_some() || self.current().is_some_and(|known| known.epoch.number == seen.epoch.number);
+        if of_here && !self.in_recovery && seen.snapshot.end() > self.next_xact {
+            return Standing::Future;
+        }
+        Standing::Shared(self.resolve(seen))
+    }
+
+    fn resolve(&self, seen: Seen) -> View {
+        let system = match seen.unwritten {
+            Some(_) => Some(self.here.system),
+            None => self.known(seen.epoch).map(|known| known.system),
+        };
+        let mut kin: Vec<u32> = self
+            .epochs
+            .iter()
+            .filter(|known| Some(known.system) == system)
+            .map(|known| known.epoch.number)
+            .filter(|&number| number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some()))
+            .collect();
+        kin.sort_unstable();
+        kin.dedup();
+        View { seen, kin }
+    }
+}
+
+impl View {
+    /// The rows of a transaction are seen up to this `seq`.
+    pub fn horizon(&self, epoch: u32, xact: u64) -> i64 {
+        let latest = self.seen.epoch.number;
+        if epoch > latest {
+            0
+        } else if epoch == latest && self.seen.unwritten.is_none() {
+            self.seen.snapshot.horizon(xact)
+        } else if self.kin.contains(&epoch) {
+            self.seen.snapshot.horizon_of_earlier(xact)
+        } else {
+            ALL
+        }
+    }
+
+    /// Whether a row is seen.
+    pub fn sees(&self, position: Position) -> bool {
+        position.seq <= self.horizon(position.epoch, position.xact)
+    }
+
+    /// Whether all that `other` has seen is seen here; both are of the same server.
+    ///
+    /// An earlier state of the log is contained in a later one. What it has seen of a transaction
+    /// that this one has open was seen on a history that this server does not share, and does not count.
+    pub fn contains(&self, other: &View) -> bool {
+        match other.seen.order().cmp(&self.seen.order()) {
+            std::cmp::Ordering::Less => true,
+            std::cmp::Ordering::Equal => self.seen.snapshot.contains(&other.seen.snapshot),
+            std::cmp::Ordering::Greater => false,
+        }
+    }
+
+    /// What either has seen; both are of the same server.
+    pub fn union(&self, other: &View) -> View {
+        match other.seen.order().cmp(&self.seen.order()) {
+            std::cmp::Ordering::Less => self.clone(),
+            std::cmp::Ordering::Greater => other.clone(),
+            std::cmp::Ordering::Equal => {
+                let mut union = self.clone();
+                union.seen.snapshot = self.seen.snapshot.union(&other.seen.snapshot);
+                union
+            }
+        }
+    }
+}

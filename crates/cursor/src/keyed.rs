@@ -1,0 +1,81 @@
+//! Short keyed hashes, so that a cursor names spaces and its reader in eight characters each and
+//! nobody who does not know the log's secret can choose an id that collides with another's.
+//!
+//! SipHash-2-4 (Aumasson and Bernstein, 2012) is a pseudorandom function for a secret 128-bit key;
+//! 48 bits of it are kept.
+
+use siphasher::sip::SipHasher24;
+use std::hash::Hasher;
+
+/// Length of an epoch's secret in bytes.
+pub const SECRET_LENGTH: usize = 16;
+/// How many bits a hash has.
+pub const BITS: u32 = 48;
+/// The greatest hash, and the greatest fingerprint of an epoch.
+pub const MAX: u64 = (1 << BITS) - 1;
+
+/// The key of an epoch's hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Secret(pub [u8; SECRET_LENGTH]);
+
+impl Secret {
+    /// Hash of a space's id.
+    pub fn space(&self, id: &[u8]) -> u64 {
+        self.hash(b's', &[id])
+    }
+
+    /// Hash of a reader: a user in an app.
+    pub fn reader(&self, user: &[u8], app: &[u8]) -> u64 {
+        self.hash(b'r', &[user, app])
+    }
+
+    /// Hash of the table that a walk is limited to.
+    pub fn table(&self, name: Option<&[u8]>) -> u64 {
+        match name {
+            Some(name) => self.hash(b't', &[name]),
+            None => self.hash(b'a', &[]),
+        }
+    }
+
+    fn hash(&self, kind: u8, parts: &[&[u8]]) -> u64 {
+        keyed(&self.0, kind, parts)
+    }
+}
+
+/// Identity of a history of transaction ids: where it began. Not secret, hence the fixed key.
+pub fn history(system: u64, database: u32, timeline: u32, switched_at: u64) -> u64 {
+    keyed(
+        b"mana_sync.histor",
+        b'h',
+        &[&system.to_be_bytes(), &database.to_be_bytes(), &timeline.to_be_bytes(), &switched_at.to_be_bytes()],
+    )
+}
+
+/// Checksum of a cursor's text; guards against damage, not against forgery.
+pub fn checksum(text: &[u8]) -> u64 {
+    keyed(b"mana_sync.cursor", b'c', &[text])
+}
+
+fn keyed(key: &[u8; SECRET_LENGTH], kind: u8, parts: &[&[u8]]) -> u64 {
+    let mut hasher = SipHasher24::new_with_key(key);
+    hasher.write_u8(kind);
+    for part in parts {
+        // The length first: ("ab", "c") is not ("a", "bc").
+        hasher.write(&(part.len() as u64).to_be_bytes());
+        hasher.write(part);
+    }
+    hasher.finish() & MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_kept_apart() {
+        let secret = Secret([7; SECRET_LENGTH]);
+        assert_ne!(secret.reader(b"ab", b"c"), secret.reader(b"a", b"bc"));
+        assert_ne!(secret.table(None), secret.table(Some(b"")));
+        assert_ne!(secret.space(b"x"), Secret([8; SECRET_LENGTH]).space(b"x"));
+    }
+}

@@ -1,0 +1,188 @@
+//! Which transactions of one history of transaction ids have been seen.
+//!
+//! This is PostgreSQL's snapshot (`xmin` left out, ids 64 bits wide) with one thing more: of the
+//! reader's own transaction, which is in progress, the rows up to a `seq` count as seen.
+
+/// A set of rows, described by their transactions: all of every transaction that had finished, and
+/// the first rows of some that had not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    /// No transaction from here on had finished. `xmax - 1` had, or `xmax` is 0: see `normalise`.
+    xmax: u64,
+    /// Transactions below `xmax` that had not finished, ascending.
+    open: Vec<u64>,
+    /// Unfinished transactions (below `xmax` or not) of which the rows up to a `seq` are seen, ascending.
+    partial: Vec<(u64, i64)>,
+}
+
+/// The `seq` of a finished transaction up to which its rows are seen: all.
+pub const ALL: i64 = i64::MAX;
+
+impl Snapshot {
+    /// A snapshot in which everything below `xmax` has finished but `open`; of the transactions in
+    /// `partial`, which have not finished either, the rows up to the given `seq` are seen.
+    pub fn new(xmax: u64, mut open: Vec<u64>, mut partial: Vec<(u64, i64)>) -> Snapshot {
+        partial.sort_unstable();
+        open.extend(partial.iter().map(|&(xact, _)| xact));
+        open.retain(|&xact| xact < xmax);
+        open.sort_unstable();
+        open.dedup();
+        partial.retain(|&(_, seq)| seq > 0);
+        Snapshot { xmax, open, partial }.normalise()
+    }
+
+    /// Lowers `xmax` over open transactions at its end, so that equal sets are equal values.
+    fn normalise(mut self) -> Snapshot {
+        while self.xmax > 0 && self.open.last() == Some(&(self.xmax - 1)) {
+            self.open.pop();
+            self.xmax -= 1;
+        }
+        self
+    }
+
+    /// No transaction from this id on had finished.
+    pub fn xmax(&self) -> u64 {
+        self.xmax
+    }
+
+    /// Transactions below `xmax` that had not finished, ascending.
+    pub fn open(&self) -> &[u64] {
+        &self.open
+    }
+
+    /// Unfinished transactions of which some rows are seen, with the last such `seq`.
+    pub fn partial(&self) -> &[(u64, i64)] {
+        &self.partial
+    }
+
+    /// The greatest id that this snapshot names, and one more.
+    pub fn end(&self) -> u64 {
+        self.xmax.max(self.partial.last().map_or(0, |&(xact, _)| xact.saturating_add(1)))
+    }
+
+    /// Ids that the snapshot names as unfinished, ascending.
+    pub fn unfinished(&self) -> Vec<u64> {
+        let mut ids = self.open.clone();
+        ids.extend(self.partial.iter().map(|&(xact, _)| xact).filter(|&xact| xact >= self.xmax));
+        ids
+    }
+
+    /// The rows of `xact` are seen up to this `seq`: [`ALL`], none (0), or those of a partly seen one.
+    pub fn horizon(&self, xact: u64) -> i64 {
+        if xact < self.xmax && self.open.binary_search(&xact).is_err() {
+            return ALL;
+        }
+        match self.partial.binary_search_by_key(&xact, |&(x, _)| x) {
+            Ok(at) => self.partial[at].1,
+            Err(_) => 0,
+        }
+    }
+
+    /// Whether the snapshot names `xact` as unfinished; for ids of an earlier epoch, of which all
+    /// others had finished whatever `xmax` says.
+    pub fn horizon_of_earlier(&self, xact: u64) -> i64 {
+        match self.open.binary_search(&xact) {
+            Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
+            _ => self.horizon(xact),
+        }
+    }
+
+    /// Whether a row is seen.
+    pub fn sees(&self, xact: u64, seq: i64) -> bool {
+        seq <= self.horizon(xact)
+    }
+
+    /// What either has seen.
+    pub fn union(&self, other: &Snapshot) -> Snapshot {
+        let finished = |xact: u64| self.horizon(xact) == ALL || other.horizon(xact) == ALL;
+        let mut open: Vec<u64> = self.open.iter().chain(&other.open).copied().filter(|&x| !finished(x)).collect();
+        open.sort_unstable();
+        open.dedup();
+        let mut partial: Vec<(u64, i64)> = self
+            .partial
+            .iter()
+            .chain(&other.partial)
+            .filter(|&&(xact, _)| !finished(xact))
+            .map(|&(xact, _)| (xact, self.horizon(xact).max(other.horizon(xact))))
+            .collect();
+        partial.sort_unstable();
+        partial.dedup();
+        Snapshot { xmax: self.xmax.max(other.xmax), open, partial }.normalise()
+    }
+
+    /// Whether all that `other` has seen is seen here.
+    pub fn contains(&self, other: &Snapshot) -> bool {
+        // xmax - 1 has finished in `other` (see `normalise`), and has not here when xmax is less.
+        other.xmax <= self.xmax
+            && self.open.iter().all(|&xact| other.horizon(xact) <= self.horizon(xact))
+            && other.partial.iter().all(|&(xact, seq)| seq <= self.horizon(xact))
+    }
+
+    /// A smaller set that names at most `keep` open transactions: everything from the next one on
+    /// counts as unseen. A reader that resumes from it gets rows twice, and misses none.
+    pub fn coarsen(&self, keep: usize) -> Snapshot {
+        if self.open.len() <= keep {
+            return self.clone();
+        }
+        Snapshot { xmax: self.open[keep], open: self.open[..keep].to_vec(), partial: self.partial.clone() }.normalise()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// The same set, spelled out: the horizon of each id below 24.
+    type Plain = BTreeMap<u64, i64>;
+
+    fn plain(snapshot: &Snapshot) -> Plain {
+        (0..24).map(|xact| (xact, snapshot.horizon(xact))).collect()
+    }
+
+    fn snapshots() -> impl Strategy<Value = Snapshot> {
+        (0u64..20, prop::collection::vec(0u64..20, 0..8), prop::collection::vec((0u64..22, 0i64..4), 0..3)).prop_map(
+            |(xmax, open, partial)| {
+                let partial: Vec<_> = partial.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+                Snapshot::new(xmax, open, partial)
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn union_is_the_greater_of_the_horizons(a in snapshots(), b in snapshots()) {
+            let (pa, pb) = (plain(&a), plain(&b));
+            let expected: Plain = pa.iter().map(|(xact, &seq)| (*xact, seq.max(pb[xact]))).collect();
+            prop_assert_eq!(plain(&a.union(&b)), expected);
+        }
+
+        #[test]
+        fn contains_is_a_horizon_nowhere_less(a in snapshots(), b in snapshots()) {
+            let (pa, pb) = (plain(&a), plain(&b));
+            prop_assert_eq!(a.contains(&b), pb.iter().all(|(xact, seq)| *seq <= pa[xact]));
+        }
+
+        #[test]
+        fn equal_sets_are_equal_values(a in snapshots(), b in snapshots()) {
+            prop_assert_eq!(a == b, plain(&a) == plain(&b));
+        }
+
+        #[test]
+        fn a_coarser_snapshot_claims_no_more(a in snapshots(), keep in 0usize..4) {
+            let coarse = a.coarsen(keep);
+            prop_assert!(a.contains(&coarse));
+            prop_assert!(coarse.open().len() <= keep);
+        }
+    }
+
+    #[test]
+    fn a_partly_seen_transaction_beyond_xmax_leaves_the_ids_between_unseen() {
+        // REPEATABLE READ: the snapshot is older than the reader's own transaction id.
+        let snapshot = Snapshot::new(10, vec![7], vec![(15, 3)]);
+        assert!(snapshot.sees(15, 3) && !snapshot.sees(15, 4));
+        assert!(!snapshot.sees(12, 1) && !snapshot.sees(7, 1) && snapshot.sees(9, 1));
+        assert_eq!(snapshot.end(), 16);
+    }
+}

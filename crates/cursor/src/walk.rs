@@ -1,0 +1,473 @@
+//! A page of changes: from a cursor to the next.
+//!
+//! At rest, a pull returns the rows that the server's snapshot sees and the cursor does not, and the
+//! new cursor is the union of both. A pull that is longer than a page becomes a walk, whose target
+//! stays fixed from page to page.
+//!
+//! A walk reads the reader's own rows and each space of the scope in parts, every part in the order
+//! of the log, and merges them:
+//!
+//! | part | from | rows |
+//! |---|---|---|
+//! | own | the cursor | the reader's own, but those in spaces that joined |
+//! | a space that the cursor covers | the cursor | other users' |
+//! | a space that joined since | the beginning | everybody's |
+//!
+//! In a walk that starts at the beginning of the log nothing has been seen before, and every space
+//! is read as a covered one.
+
+use crate::Position;
+use crate::cursor::{Cursor, Walk};
+use crate::history::{Seen, Server, Standing, View};
+use crate::keyed::Secret;
+use crate::plan::Plan;
+use crate::snapshot::Snapshot;
+
+/// Who pulls, and what.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The user.
+    pub user: &'a [u8],
+    /// The app.
+    pub app: &'a [u8],
+    /// The spaces of the scope, each once.
+    pub spaces: &'a [&'a [u8]],
+    /// Only this table.
+    pub table: Option<&'a [u8]>,
+    /// At most so many rows; at least 1.
+    pub page_size: usize,
+}
+
+/// Where to begin.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// Before the first row; with a time, only rows with `created_at` after it, in this walk.
+    Beginning(Option<i64>),
+    /// At a cursor.
+    Cursor(Cursor),
+}
+
+/// A part of the log that can be read in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The reader's own rows.
+    Own,
+    /// The rows of a space.
+    Space {
+        /// Its place in [`Request::spaces`].
+        index: usize,
+        /// Whether the reader's own rows in it are wanted too.
+        with_own: bool,
+    },
+}
+
+/// A stretch of a part to read: at most `limit` rows from `from` (inclusive) to `to` (exclusive).
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    /// Of which part.
+    pub part: Part,
+    /// From here, inclusive.
+    pub from: Position,
+    /// To here, exclusive.
+    pub to: Position,
+    /// At most so many rows.
+    pub limit: usize,
+}
+
+/// What all fetches of a walk leave out.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Places in [`Request::spaces`] whose rows [`Part::Own`] leaves out.
+    pub own_except: Vec<usize>,
+    /// Rows with `created_at` not after this are left out.
+    pub after: Option<i64>,
+}
+
+/// The log as one snapshot sees it.
+pub trait Source {
+    /// A row.
+    type Row;
+    /// Why it could not be read.
+    type Error;
+
+    /// Reads each stretch in order of position and hands its rows to `take` with the place of the
+    /// fetch in `fetches`. A stretch with fewer rows than its limit has no more.
+    fn fetch(
+        &mut self,
+        fetches: &[Fetch],
+        filter: &Filter,
+        take: &mut dyn FnMut(usize, Position, Self::Row),
+    ) -> Result<(), Self::Error>;
+}
+
+/// A page.
+#[derive(Debug)]
+pub struct Page<R> {
+    /// The rows, in the order of the log.
+    pub rows: Vec<R>,
+    /// Where to go on; `None` means where the page began: this server cannot tell more for now.
+    pub cursor: Option<Cursor>,
+    /// Whether the page was filled, so that there may be more now.
+    pub more: bool,
+}
+
+/// Why there is no page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Error<E> {
+    /// The cursor is from this server's own future: the server went back in time.
+    Future,
+    /// The log could not be read.
+    Source(E),
+}
+
+/// Reads the page of the log that follows `start`.
+///
+/// `now` is the snapshot that `source` reads with. `server` was read no earlier, and `now` was taken
+/// on the history that `server` is on.
+pub fn read_page<S: Source>(
+    server: &Server,
+    now: Snapshot,
+    request: &Request<'_>,
+    start: Start,
+    source: &mut S,
+) -> Result<Page<S::Row>, Error<S::Error>> {
+    let Some(now) = server.view(now) else {
+        // No epoch: nobody has written to this log. A cursor, if there is one, is foreign here or
+        // further than this standby is.
+        return match start {
+            Start::Cursor(_) if server.in_recovery => Ok(unchanged()),
+            _ => Ok(Page { rows: Vec::new(), cursor: Some(Cursor::default()), more: false }),
+        };
+    };
+    let mut state = match start {
+        Start::Beginning(after) => State { after, ..State::beginning(request) },
+        Start::Cursor(cursor) => match State::resume(server, request, cursor) {
+            Resumed::At(state) => state,
+            Resumed::NotYet => return Ok(unchanged()),
+            Resumed::Future => return Err(Error::Future),
+        },
+    };
+    // The reader has seen a later epoch than this snapshot is of, or is in a walk to a state that
+    // this server has not reached in full: it shows no rows, for it could not show all.
+    if state.seen.as_ref().is_some_and(|seen| seen.seen.order() > now.seen.order())
+        || state.walking.as_ref().is_some_and(|walking| !now.contains(&walking.target))
+    {
+        return Ok(unchanged());
+    }
+    let mut rows = Vec::new();
+    loop {
+        if state.walking.is_none() {
+            state.start(&now);
+        }
+        let room = request.page_size.saturating_sub(rows.len());
+        let last = state.read(room, source, &mut rows).map_err(Error::Source)?;
+        if let Some(last) = last {
+            // A full page: go on from its last row.
+            if let Some(walking) = &mut state.walking {
+                walking.last = last;
+            }
+            return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: true });
+        }
+        if state.finish(&now) {
+            return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: false });
+        }
+    }
+}
+
+fn unchanged<R>() -> Page<R> {
+    Page { rows: Vec::new(), cursor: None, more: false }
+}
+
+/// What a walk does with a space of the scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Membership {
+    /// Covered by the cursor, or seen from the beginning together with everything else.
+    Kept,
+    /// Read from the beginning although the rest is not.
+    Joined,
+    /// Not in this walk; the next one brings it from the beginning.
+    Later,
+}
+
+struct Walking {
+    target: View,
+    last: Position,
+    /// For each space of the scope.
+    spaces: Vec<Membership>,
+    /// Hashes of spaces that the cursor covers, and that this walk does not read to its end.
+    left: Vec<u64>,
+}
+
+struct State {
+    seen: Option<View>,
+    /// Hashes of the spaces that `seen` covers, where it came from a cursor.
+    hashes: Vec<u64>,
+    /// For each space of the scope, whether `seen` covers it.
+    covered: Vec<bool>,
+    walking: Option<Walking>,
+    after: Option<i64>,
+}
+
+enum Resumed {
+    At(State),
+    NotYet,
+    Future,
+}
+
+impl State {
+    fn beginning(request: &Request<'_>) -> State {
+        State { seen: None, hashes: Vec::new(), covered: vec![false; request.spaces.len()], walking: None, after: None }
+    }
+
+    fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor) -> Resumed {
+        let beginning = || Resumed::At(State::beginning(request));
+        let resolve = |seen: &Seen| match server.standing(seen) {
+            Standing::Shared(view) => Ok(Some(view)),
+            Standing::Foreign => Ok(None),
+            Standing::NotYet => Err(Resumed::NotYet),
+            Standing::Future => Err(Resumed::Future),
+        };
+        let seen = match cursor.seen.as_ref().map(&resolve).transpose() {
+            Ok(Some(None)) => return beginning(),
+            Ok(seen) => seen.flatten(),
+            Err(resumed) => return resumed,
+        };
+        let target = match cursor.walk.as_ref().map(|walk| resolve(&walk.target)).transpose() {
+            Ok(target) => target.flatten(),
+            Err(resumed) => return resumed,
+        };
+        if target.is_none() {
+            cursor.walk = None;
+        }
+        let Some(secret) = cursor.key().and_then(|epoch| server.secret(epoch)) else {
+            return beginning();
+        };
+        if cursor.reader != secret.reader(request.user, request.app) {
+            return beginning();
+        }
+        if cursor.walk.as_ref().is_some_and(|walk| walk.table != secret.table(request.table)) {
+            cursor.walk = None;
+        }
+        let scope: Vec<u64> = request.spaces.iter().map(|id| secret.space(id)).collect();
+        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
+        let mut state = State { seen, hashes: cursor.spaces, covered, walking: None, after: None };
+        if let (Some(walk), Some(target)) = (cursor.walk, target) {
+            let mut present = scope.clone();
+            present.sort_unstable();
+            let mut left = walk.left;
+            left.extend(state.hashes.iter().filter(|hash| present.binary_search(hash).is_err()));
+            left.sort_unstable();
+            left.dedup();
+            let from_beginning = state.seen.is_none();
+            let spaces = scope.iter().zip(&state.covered).map(|(hash, &covered)| {
+                if covered && left.binary_search(hash).is_err() {
+                    Membership::Kept
+                } else if walk.joined.binary_search(hash).is_err() {
+                    Membership::Later
+                } else if from_beginning {
+                    Membership::Kept
+                } else {
+                    Membership::Joined
+                }
+            });
+            state.walking = Some(Walking { target, last: walk.last, spaces: spaces.collect(), left });
+            state.after = walk.after;
+        }
+        state.rekey(server, request, secret);
+        Resumed::At(state)
+    }
+
+    /// Makes the hashes those of the epoch that the next cursor names, where that is another one
+    /// than the last cursor's. Spaces outside the scope are dropped: should the reader come back to
+    /// them, they are read from the beginning.
+    fn rekey(&mut self, server: &Server, request: &Request<'_>, old: &Secret) {
+        let Some(new) = self.seen.as_ref().and_then(|seen| server.secret(seen.seen.epoch)) else { return };
+        if new == old {
+            return;
+        }
+        let hashes = |chosen: &dyn Fn(usize) -> bool| hashes_of(request, new, chosen);
+        self.hashes = hashes(&|i| self.covered[i]);
+        if let Some(walking) = &mut self.walking {
+            walking.left = hashes(&|i| self.covered[i] && walking.spaces[i] == Membership::Later);
+        }
+    }
+
+    /// Begins the walk to `now`.
+    fn start(&mut self, now: &View) {
+        let spaces = match &self.seen {
+            None => vec![Membership::Kept; self.covered.len()],
+            Some(seen) => {
+                // A space is covered only by a server that sees all that has been seen: of what the
+                // cursor alone has seen, this server could not show the space's rows.
+                let joins = if now.contains(seen) { Membership::Joined } else { Membership::Later };
+                self.covered.iter().map(|&covered| if covered { Membership::Kept } else { joins }).collect()
+            }
+        };
+        // The hashes that are in no space of the scope are found when the cursor is made.
+        self.walking = Some(Walking { target: now.clone(), last: Position::START, spaces, left: Vec::new() });
+    }
+
+    /// Reads rows of the walk until there are `room`, and returns the last one's position then.
+    fn read<S: Source>(
+        &self,
+        room: usize,
+        source: &mut S,
+        rows: &mut Vec<S::Row>,
+    ) -> Result<Option<Position>, S::Error> {
+        let Some(walking) = &self.walking else { return Ok(None) };
+        let delta = Plan::new(self.seen.as_ref(), &walking.target);
+        let whole = Plan::new(None, &walking.target);
+        let mut stretches = vec![Stretch::new(Part::Own, &delta, walking.last)];
+        let mut filter = Filter { own_except: Vec::new(), after: self.after };
+        for (index, membership) in walking.spaces.iter().enumerate() {
+            match membership {
+                Membership::Kept => {
+                    stretches.push(Stretch::new(Part::Space { index, with_own: false }, &delta, walking.last));
+                }
+                Membership::Joined => {
+                    stretches.push(Stretch::new(Part::Space { index, with_own: true }, &whole, walking.last));
+                    filter.own_except.push(index);
+                }
+                Membership::Later => {}
+            }
+        }
+        let mut found = merge(stretches, room, &filter, source)?;
+        found.truncate(room);
+        let last = found.last().map(|(position, _)| *position).filter(|_| found.len() == room);
+        rows.extend(found.into_iter().map(|(_, row)| row));
+        Ok(last)
+    }
+
+    /// Ends the walk; true if the reader has then seen all that `now` sees.
+    fn finish(&mut self, now: &View) -> bool {
+        let Some(walking) = self.walking.take() else { return true };
+        self.covered = walking.spaces.iter().map(|&space| space != Membership::Later).collect();
+        self.hashes.clear();
+        self.after = None;
+        let at_rest = walking.target == *now;
+        self.seen = Some(match self.seen.take() {
+            Some(seen) => seen.union(&walking.target),
+            None => walking.target,
+        });
+        at_rest
+    }
+
+    fn cursor(&self, server: &Server, request: &Request<'_>) -> Cursor {
+        let mut cursor = Cursor {
+            reader: 0,
+            seen: self.seen.as_ref().map(|view| view.seen.clone()),
+            spaces: Vec::new(),
+            walk: self.walking.as_ref().map(|walking| Walk {
+                target: walking.target.seen.clone(),
+                last: walking.last,
+                joined: Vec::new(),
+                left: Vec::new(),
+                table: 0,
+                after: self.after,
+            }),
+        };
+        // Every state named here came from `server` or is shared with it.
+        let Some(secret) = cursor.key().and_then(|epoch| server.secret(epoch)) else { return Cursor::default() };
+        let hashes = |chosen: &dyn Fn(usize) -> bool| hashes_of(request, secret, chosen);
+        cursor.reader = secret.reader(request.user, request.app);
+        cursor.spaces = hashes(&|i| self.covered[i]);
+        if let (Some(walk), Some(walking)) = (&mut cursor.walk, &self.walking) {
+            walk.table = secret.table(request.table);
+            walk.joined = hashes(&|i| walking.spaces[i] != Membership::Later && !self.covered[i]);
+            // Spaces that have been left meanwhile stay in the cursor, so that going back to where
+            // the walk began brings nothing twice; they are marked, so that its end does not cover them.
+            if !self.hashes.is_empty() {
+                let current = std::mem::replace(&mut cursor.spaces, self.hashes.clone());
+                walk.left = walking.left.clone();
+                walk.left.extend(self.hashes.iter().filter(|hash| current.binary_search(hash).is_err()));
+                walk.left.sort_unstable();
+                walk.left.dedup();
+            }
+        }
+        cursor
+    }
+}
+
+/// Hashes of the chosen spaces of the scope, ascending.
+fn hashes_of(request: &Request<'_>, secret: &Secret, chosen: &dyn Fn(usize) -> bool) -> Vec<u64> {
+    let spaces = request.spaces.iter().enumerate().filter(|(i, _)| chosen(*i));
+    let mut hashes: Vec<u64> = spaces.map(|(_, id)| secret.space(id)).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
+}
+
+/// A part of the log as far as it has been read in this call.
+struct Stretch<'a> {
+    part: Part,
+    plan: &'a Plan<'a>,
+    /// Everything before it has been read; `None` when all has.
+    next: Option<Position>,
+    /// How many rows the next fetch asks for.
+    limit: usize,
+}
+
+impl<'a> Stretch<'a> {
+    fn new(part: Part, plan: &'a Plan<'a>, last: Position) -> Stretch<'a> {
+        Stretch { part, plan, next: plan.seek(last.next()), limit: 0 }
+    }
+}
+
+/// How many rows are asked for where an open transaction of the cursor has gone on: mostly there are
+/// none, and the row that comes back tells how far the part is empty.
+const PROBE: usize = 2;
+
+/// The first `room` rows of all stretches in order, or more, or all there are.
+///
+/// Each round reads on, in one call, in those stretches that could still have a row among the first
+/// `room`; a stretch doubles its share each time.
+fn merge<S: Source>(
+    mut stretches: Vec<Stretch<'_>>,
+    room: usize,
+    filter: &Filter,
+    source: &mut S,
+) -> Result<Vec<(Position, S::Row)>, S::Error> {
+    // The rows of a page come from all stretches alike, unless they do not: a little more than an
+    // equal share each is enough for most.
+    let share = match stretches.len() {
+        0 | 1 => room,
+        parts => room.div_ceil(parts).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),
+    };
+    let mut found: Vec<(Position, S::Row)> = Vec::new();
+    let mut positions: Vec<Position> = Vec::new();
+    loop {
+        // The room-th smallest position so far: what lies after it is not in the first `room`.
+        let bound = match positions.len() >= room {
+            true => *positions.select_nth_unstable(room - 1).1,
+            false => Position::END,
+        };
+        let mut fetches = Vec::new();
+        let mut of = Vec::new();
+        for (at, stretch) in stretches.iter_mut().enumerate() {
+            let Some(from) = stretch.next.filter(|next| *next <= bound) else { continue };
+            let least = if stretch.plan.in_last(from) { share } else { PROBE.min(room) };
+            stretch.limit = stretch.limit.saturating_mul(2).max(least).min(room.max(PROBE));
+            fetches.push(Fetch { part: stretch.part, from, to: stretch.plan.end(), limit: stretch.limit });
+            of.push(at);
+        }
+        if fetches.is_empty() {
+            found.sort_unstable_by_key(|(position, _)| *position);
+            return Ok(found);
+        }
+        let mut counts = vec![0; fetches.len()];
+        source.fetch(&fetches, filter, &mut |fetch, position, row| {
+            counts[fetch] += 1;
+            let stretch = &mut stretches[of[fetch]];
+            stretch.next = stretch.plan.seek(position.next());
+            if stretch.plan.wants(position) {
+                positions.push(position);
+                found.push((position, row));
+            }
+        })?;
+        for (fetch, count) in counts.into_iter().enumerate() {
+            if count < fetches[fetch].limit {
+                stretches[of[fetch]].next = None;
+            }
+        }
+    }
+}

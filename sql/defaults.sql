@@ -1,0 +1,24 @@
+-- Functions that the table's defaults, checks and policies call.
+
+CREATE FUNCTION mana_sync.uuidv7() RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_uuidv7';
+COMMENT ON FUNCTION mana_sync.uuidv7() IS
+    'A new time-ordered UUID (version 7, RFC 9562): ids that are written together lie together in the index.';
+
+-- Acts as the owner of the extension: a writer may not write to mana_sync.epochs itself. All it can
+-- do is to add the one row that describes the server it runs on, and only while there is none.
+CREATE FUNCTION mana_sync.open_epoch() RETURNS int
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'mana_sync_open_epoch';
+COMMENT ON FUNCTION mana_sync.open_epoch() IS
+    'Number of the epoch that this server writes in; opens it if this is the first write on its history.';
+
+CREATE FUNCTION mana_sync.current_epoch() RETURNS int
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_current_epoch';
+COMMENT ON FUNCTION mana_sync.current_epoch() IS
+    'Number of the epoch that a row written now belongs to. Default of mana_sync.sync_changes.epoch.';
+
+CREATE FUNCTION mana_sync.may_write_space(space_id text) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_may_write_space';
+COMMENT ON FUNCTION mana_sync.may_write_space(text) IS
+    'Whether the scope may write into a space: a member may; with no memberships in the scope anybody may, unless mana_sync.strict_spaces is on.';

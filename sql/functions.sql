@@ -1,0 +1,45 @@
+-- The functions that applications call. None is STRICT: a NULL argument is handled, never answered
+-- with NULL. All run with the caller's rights, so that row security holds for the caller. EXECUTE
+-- stays with PUBLIC, PostgreSQL's default: USAGE on the schema is the gate, and they can do nothing
+-- that the caller could not do in plain SQL.
+
+CREATE FUNCTION mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}') RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_with_scope';
+COMMENT ON FUNCTION mana_sync.with_scope(text, text[]) IS
+    'Says who is asking, and for which spaces, for the rest of this transaction. Replaces an earlier scope.';
+
+CREATE FUNCTION mana_sync.record_change(
+    app_id           text,
+    table_name       text,
+    record_id        text,
+    user_id          text,
+    space_id         text,
+    op               text,
+    client_id        text,
+    data             jsonb  DEFAULT NULL,
+    field_timestamps jsonb  DEFAULT '{}',
+    schema_version   int    DEFAULT 1,
+    actor            jsonb  DEFAULT NULL,
+    id               uuid   DEFAULT NULL,
+    space_ids        text[] DEFAULT NULL
+) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_record_change';
+COMMENT ON FUNCTION mana_sync.record_change(text, text, text, text, text, text, text, jsonb, jsonb, int, jsonb, uuid, text[]) IS
+    'Appends one change to the log and returns its id.';
+
+CREATE FUNCTION mana_sync.changes_since(
+    user_id           text   DEFAULT NULL,
+    app_id            text   DEFAULT NULL,
+    table_name        text   DEFAULT NULL,
+    since             text   DEFAULT NULL,
+    exclude_client_id text   DEFAULT NULL,
+    page_size         int    DEFAULT 5000,
+    space_ids         text[] DEFAULT NULL
+) RETURNS TABLE (
+    id uuid, app_id text, table_name text, record_id text, user_id text, op text, data jsonb,
+    field_timestamps jsonb, client_id text, created_at timestamptz, schema_version int, space_id text,
+    actor jsonb, cursor text
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
+COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
+    'A page of the changes that the user may see and has not seen, in the order of the log. The last row''s cursor is the next call''s since.';

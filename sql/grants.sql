@@ -1,0 +1,57 @@
+-- Privileges. Nothing here is granted to PUBLIC: a role has access once grant_access names it.
+
+CREATE FUNCTION mana_sync.grant_access(role regrole) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM mana_sync.require_owner('grant_access', role);
+    -- A function's EXECUTE is everybody's (see functions.sql); USAGE on the schema opens the gate.
+    EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA mana_sync TO %s', role);
+    EXECUTE pg_catalog.format('GRANT SELECT ON mana_sync.sync_changes TO %s', role);
+    -- Not epoch, xact, seq and created_at: their defaults are what orders the log.
+    EXECUTE pg_catalog.format('GRANT INSERT (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
+            client_id, schema_version, actor, space_id) ON mana_sync.sync_changes TO %s', role);
+    EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE mana_sync.sync_changes_seq TO %s', role);
+    IF (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles AS r
+        WHERE r.oid OPERATOR(pg_catalog.=) role::pg_catalog.oid) THEN
+        RAISE WARNING 'role % bypasses row-level security', role
+            USING DETAIL = 'It is a superuser or has BYPASSRLS, and sees the rows of every user.',
+                  HINT = 'Let the application connect as a plain role.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION mana_sync.grant_access(regrole) IS
+    'Lets a role call the functions, and read and append to the log under row-level security. For the owner of the extension.';
+
+CREATE FUNCTION mana_sync.revoke_access(role regrole) RETURNS void
+    LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    PERFORM mana_sync.require_owner('revoke_access', role);
+    EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA mana_sync FROM %s', role);
+    -- A table-wide REVOKE takes back the column privileges too.
+    EXECUTE pg_catalog.format('REVOKE ALL ON mana_sync.sync_changes FROM %s', role);
+    EXECUTE pg_catalog.format('REVOKE ALL ON SEQUENCE mana_sync.sync_changes_seq FROM %s', role);
+END
+$function$;
+COMMENT ON FUNCTION mana_sync.revoke_access(regrole) IS
+    'Takes back what grant_access gave. For the owner of the extension.';
+
+-- GRANT by a role that may not grant is a warning or a half-done job; these two say no instead.
+CREATE FUNCTION mana_sync.require_owner(function_name text, role regrole) RETURNS void
+    LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+    IF NOT (SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class AS c
+            WHERE c.oid OPERATOR(pg_catalog.=) 'mana_sync.sync_changes'::pg_catalog.regclass) THEN
+        RAISE EXCEPTION 'permission denied for function %', function_name
+            USING ERRCODE = '42501', DETAIL = 'Only the owner of the extension, or a superuser, may change who has access.';
+    END IF;
+    IF role IS NULL OR role::pg_catalog.oid OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN
+        RAISE EXCEPTION 'role must be the name of a role'
+            USING ERRCODE = '22023', DETAIL = 'Argument: role.';
+    END IF;
+END
+$function$;
+COMMENT ON FUNCTION mana_sync.require_owner(text, regrole) IS
+    'Raises 42501 unless the caller owns the extension, and 22023 for a role that is none.';

@@ -1,0 +1,105 @@
+-- The log and what gives its rows their order. Column defaults call functions of defaults.sql.
+
+-- One uninterrupted history of transaction ids: a (system, database, timeline) that the log was
+-- written on. The first writer on a new one adds a row through mana_sync.open_epoch(). Writers that
+-- are first at the same time do not wait for each other: each adds a row, with the same number and
+-- a fingerprint of its own, hence the primary key. CREATE EXTENSION adds no row: a restored dump
+-- brings the rows that belong to its log.
+CREATE TABLE mana_sync.epochs (
+    number            int         NOT NULL CONSTRAINT epochs_number_check CHECK (number OPERATOR(pg_catalog.>) 0),
+    fingerprint       bigint      NOT NULL,
+    secret            bytea       NOT NULL,
+    system_identifier bigint      NOT NULL,
+    database          oid         NOT NULL,
+    timeline          int         NOT NULL,
+    switched_at       pg_lsn      NOT NULL,
+    opened_at         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    CONSTRAINT epochs_pkey PRIMARY KEY (number, fingerprint)
+);
+
+COMMENT ON TABLE mana_sync.epochs IS
+    'Histories of transaction ids that the log was written on, one number for each: a new timeline, database or cluster begins a new one.';
+COMMENT ON COLUMN mana_sync.epochs.number IS 'Number of the epoch, from 1; the rows of the log carry it.';
+COMMENT ON COLUMN mana_sync.epochs.fingerprint IS 'Random; tells apart two histories that chose the same number. Cursors carry it.';
+COMMENT ON COLUMN mana_sync.epochs.secret IS 'Key of the hashes that cursors carry for spaces and readers. Not readable by application roles.';
+COMMENT ON COLUMN mana_sync.epochs.system_identifier IS 'System identifier of the cluster (pg_control_system()).';
+COMMENT ON COLUMN mana_sync.epochs.database IS 'OID of the database.';
+COMMENT ON COLUMN mana_sync.epochs.timeline IS 'Timeline of the write-ahead log.';
+COMMENT ON COLUMN mana_sync.epochs.switched_at IS 'Where that timeline left its parent; 0/0 for timeline 1.';
+COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When the first writer opened the epoch.';
+COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS 'Numbers begin at 1; cursors use 0 for the beginning of the log.';
+COMMENT ON CONSTRAINT epochs_pkey ON mana_sync.epochs IS 'Looked up by number; several fingerprints where writers were first at the same time.';
+
+-- CACHE 1 is relied upon: within a transaction a later row must have a greater seq.
+CREATE SEQUENCE mana_sync.sync_changes_seq AS bigint CACHE 1;
+
+COMMENT ON SEQUENCE mana_sync.sync_changes_seq IS 'Order of the rows of one transaction in mana_sync.sync_changes.';
+
+-- Columns of fixed width come first, which saves padding. seq stays the last column: its default is
+-- then the last expression evaluated for a row, so that no expression of the same INSERT can read
+-- the log between the number being drawn and the row being there.
+CREATE TABLE mana_sync.sync_changes (
+    id               uuid        NOT NULL DEFAULT mana_sync.uuidv7(),
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    xact             xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+    epoch            int         NOT NULL DEFAULT mana_sync.current_epoch(),
+    schema_version   int         NOT NULL DEFAULT 1,
+    user_id          text        NOT NULL CONSTRAINT sync_changes_user_id_check CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    app_id           text        NOT NULL,
+    table_name       text        NOT NULL,
+    record_id        text        NOT NULL,
+    op               text        NOT NULL CONSTRAINT sync_changes_op_check
+                                 CHECK (op OPERATOR(pg_catalog.=) ANY (ARRAY['insert', 'update', 'delete'])),
+    client_id        text        NOT NULL,
+    space_id         text,
+    data             jsonb,
+    field_timestamps jsonb       DEFAULT '{}',
+    actor            jsonb,
+    seq              bigint      NOT NULL DEFAULT pg_catalog.nextval('mana_sync.sync_changes_seq'),
+    CONSTRAINT sync_changes_pkey PRIMARY KEY (id)
+);
+
+ALTER SEQUENCE mana_sync.sync_changes_seq OWNED BY mana_sync.sync_changes.seq;
+
+COMMENT ON TABLE mana_sync.sync_changes IS
+    'The change log: append-only, one row a change. Its order, the position of a row, is (epoch, xact, seq).';
+COMMENT ON COLUMN mana_sync.sync_changes.id IS 'Id of the change; time-ordered (UUIDv7) unless the writer chose it.';
+COMMENT ON COLUMN mana_sync.sync_changes.created_at IS 'Start of the transaction that wrote the row. No cursor depends on it.';
+COMMENT ON COLUMN mana_sync.sync_changes.xact IS 'Transaction that wrote the row (its 64-bit id); second part of the position.';
+COMMENT ON COLUMN mana_sync.sync_changes.epoch IS 'Number in mana_sync.epochs of the history that xact belongs to; first part of the position.';
+COMMENT ON COLUMN mana_sync.sync_changes.schema_version IS 'Version of the client''s schema that the change was written under.';
+COMMENT ON COLUMN mana_sync.sync_changes.user_id IS 'Author of the change.';
+COMMENT ON COLUMN mana_sync.sync_changes.app_id IS 'Application that the record belongs to.';
+COMMENT ON COLUMN mana_sync.sync_changes.table_name IS 'Table (collection) of the record on the device.';
+COMMENT ON COLUMN mana_sync.sync_changes.record_id IS 'Id of the record on the device.';
+COMMENT ON COLUMN mana_sync.sync_changes.op IS 'insert, update or delete.';
+COMMENT ON COLUMN mana_sync.sync_changes.client_id IS 'Device that wrote the change.';
+COMMENT ON COLUMN mana_sync.sync_changes.space_id IS 'Shared space of the record; NULL for a private one.';
+COMMENT ON COLUMN mana_sync.sync_changes.data IS 'The record (insert), the fields that changed (update), or NULL.';
+COMMENT ON COLUMN mana_sync.sync_changes.field_timestamps IS 'When the device wrote each field: {field: RFC 3339 timestamp}.';
+COMMENT ON COLUMN mana_sync.sync_changes.actor IS 'Who acted for the user (a person, a program); opaque to the server.';
+COMMENT ON COLUMN mana_sync.sync_changes.seq IS 'Order within the transaction; last part of the position.';
+COMMENT ON CONSTRAINT sync_changes_user_id_check ON mana_sync.sync_changes IS 'An empty user is no user.';
+COMMENT ON CONSTRAINT sync_changes_op_check ON mana_sync.sync_changes IS 'The three operations of the wire format.';
+COMMENT ON CONSTRAINT sync_changes_pkey ON mana_sync.sync_changes IS 'An id is stored once: a change that is sent again is noticed.';
+
+-- For changes_since, own rows: one user's rows of an app in the order of the log (src/read.rs).
+-- There is none with the table name: a pull of one table filters the rows of its app, and a client
+-- pulls its tables one after the other, so that each row would be read once either way.
+CREATE INDEX sync_changes_own_idx ON mana_sync.sync_changes (user_id, app_id, epoch, xact, seq);
+COMMENT ON INDEX mana_sync.sync_changes_own_idx IS 'For changes_since: the rows of a user and app in the order of the log.';
+
+-- For changes_since, rows of spaces: the space leads, so that a member reads no other space's rows.
+CREATE INDEX sync_changes_space_idx ON mana_sync.sync_changes (space_id, app_id, epoch, xact, seq)
+    WHERE space_id IS NOT NULL;
+COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the rows of a space and app in the order of the log.';
+
+-- For the history of one record, read in plain SQL: WHERE app_id = … AND table_name = … AND record_id = ….
+CREATE INDEX sync_changes_record_idx ON mana_sync.sync_changes (app_id, table_name, record_id, user_id);
+COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For the history of a record.';
+
+-- pg_dump takes the rows of an extension's table only if it is marked. (The sequence too: its value
+-- orders the rows that are written after a restore.)
+SELECT pg_catalog.pg_extension_config_dump('mana_sync.epochs', '');
+SELECT pg_catalog.pg_extension_config_dump('mana_sync.sync_changes', '');
+SELECT pg_catalog.pg_extension_config_dump('mana_sync.sync_changes_seq', '');
