@@ -1,0 +1,42 @@
+# Each target does all of its own set-up; the scripts say what they do. PG=17 chooses another
+# installed major version of PostgreSQL, PG_CONFIG=/path/to/pg_config an installation anywhere.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo psql test setup build install fmt lint clean
+
+export PG PG_CONFIG PROFILE SUITE
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo '  PG=17                       another installed major version (make test PG=17)'
+	@echo '  PG_CONFIG=/path/pg_config   an installation of PostgreSQL anywhere'
+	@echo '  SUITE=regress               one suite of make test: cursor, regress, isolation, pgrx, servers'
+
+demo: ## two people, three devices, one shared space, played in SQL
+	@scripts/demo.sh
+
+psql: ## a prompt in the demo's database
+	@scripts/demo.sh --prompt
+
+test: ## every test
+	@scripts/test.sh
+
+setup: ## packages, cargo-pgrx, the private copy of PostgreSQL (the other targets do this too)
+	@scripts/setup.sh
+
+build: ## build, and install into the private copy of PostgreSQL
+	@scripts/install.sh
+
+install: ## build for release, and install into the PostgreSQL of PG_CONFIG (or of PATH)
+	@scripts/install-system.sh
+
+fmt: ## format the Rust sources
+	cargo fmt --all
+
+lint: ## rustfmt and clippy, warnings are errors
+	@scripts/lint.sh
+
+clean: ## remove the build, the private copies and the logs
+	@scripts/clean.sh
