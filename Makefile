@@ -5,14 +5,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help demo psql test setup build install fmt lint clean
 
-export PG PG_CONFIG PROFILE SUITE
-
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PG=17                       another installed major version (make test PG=17)'
 	@echo '  PG_CONFIG=/path/pg_config   an installation of PostgreSQL anywhere'
-	@echo '  SUITE=regress               one suite of make test: cursor, regress, isolation, pgrx, servers'
+	@echo '  SUITE=regress               one suite of make test: cursor, regress, isolation, servers, pgrx'
 
 demo: ## two people, three devices, one shared space, played in SQL
 	@scripts/demo.sh
