@@ -51,11 +51,13 @@ CONF
 
 cluster_stop() {
     [ -n "$cluster_dir" ] || return 0
-    local dir=$cluster_dir
+    local dir=$cluster_dir pid_file
     cluster_dir=
-    if [ -e "$dir/data/postmaster.pid" ]; then
-        as_server_user "$MANA_SYNC_PG_BIN/pg_ctl" stop --pgdata "$dir/data" --mode immediate --wait >/dev/null 2>&1 || true
-    fi
+    # cargo pgrx test puts its data directory one level deeper.
+    for pid_file in "$dir"/data/postmaster.pid "$dir"/data/*/postmaster.pid; do
+        [ ! -e "$pid_file" ] ||
+            as_server_user "$MANA_SYNC_PG_BIN/pg_ctl" stop --pgdata "${pid_file%/*}" --mode immediate --wait >/dev/null 2>&1 || true
+    done
     rm -rf "$dir"
 }
 

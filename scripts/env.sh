@@ -18,7 +18,9 @@ export MANA_SYNC_STATE=${MANA_SYNC_STATE:-/var/tmp/mana_sync-$(id -u)}
 export PGRX_HOME=$MANA_SYNC_STATE/pgrx
 export MANA_SYNC_PGRX_VERSION=0.18.1
 
-say() { printf '\n\033[1m==> %s\033[0m\n' "$*" >&2; }
+say() {
+    if [ -t 2 ]; then printf '\n\033[1m==> %s\033[0m\n' "$*" >&2; else printf '\n==> %s\n' "$*" >&2; fi
+}
 note() { printf '    %s\n' "$*" >&2; }
 die() {
     printf '\nmana_sync: %s\n' "$*" >&2
