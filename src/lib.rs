@@ -1,1 +1,62 @@
-//! mana_sync
+//! mana_sync: the change log of local-first apps, inside PostgreSQL.
+//!
+//! Devices push the changes they made and pull what changed since their cursor. The log is one table
+//! under row-level security ([`sql/`](../sql)); the functions around it are here.
+//!
+//! | module | what it is responsible for |
+//! |---|---|
+//! | [`scope`]     | who is asking, and for which spaces |
+//! | [`log`]       | writing: `record_change` |
+//! | [`read`]      | reading: `changes_since` |
+//! | [`snapshot`]  | the server's active snapshot, on a primary and on a standby |
+//! | [`epoch`]     | which history of transaction ids the server is on |
+//! | [`settings`]  | every setting |
+//! | [`error`]     | every SQLSTATE |
+//! | [`function`]  | glue: SQL functions in Rust, their arguments |
+//! | [`statement`] | glue: prepared statements |
+//!
+//! What a cursor means is in the crate `mana_sync_cursor`, which knows nothing of a server.
+
+use pgrx::prelude::*;
+
+mod epoch;
+mod error;
+mod function;
+mod log;
+mod read;
+mod scope;
+mod settings;
+mod snapshot;
+mod statement;
+#[cfg(any(test, feature = "pg_test"))]
+mod tests;
+
+::pgrx::pg_module_magic!(name, version);
+
+/// Called when a backend loads the library.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::register();
+    epoch::register();
+}
+
+// The install script: each file is one kind of object, and needs those before it.
+pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+pgrx::extension_sql_file!("../sql/defaults.sql", name = "defaults", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["defaults"]);
+pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["policies"]);
+pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["functions"], finalize);
+
+/// Required by `cargo pgrx test`.
+#[cfg(test)]
+pub mod pg_test {
+    /// Nothing to prepare.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// No settings beyond the defaults.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        vec![]
+    }
+}

@@ -402,7 +402,11 @@ mod tests {
         };
         let few = cursor(3, vec![4_999_999_000, 4_999_999_100]).to_text();
         assert!(few.len() < 200, "{}", few.len());
-        assert_eq!(cursor(103, vec![4_999_999_000, 4_999_999_100]).to_text().len() - few.len(), 801, "eight each, and one for the longer count");
+        assert_eq!(
+            cursor(103, vec![4_999_999_000, 4_999_999_100]).to_text().len() - few.len(),
+            801,
+            "eight each, and one for the longer count"
+        );
         // Many open writers: precision about them goes first, and about spaces never.
         let many = cursor(100, (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect());
         let text = many.to_text();

@@ -1,0 +1,236 @@
+//! Which history of transaction ids the server is on, and the epochs that the log was written in.
+//!
+//! The epochs are read with the table access method, not with SQL: application roles have no privilege
+//! on the table, which holds the secrets of cursors.
+
+use crate::error::Error;
+use crate::function::{Args, sql_function};
+use crate::snapshot::Pushed;
+use crate::statement::{Spi, Statement};
+use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
+use mana_sync_cursor::keyed::{self, SECRET_LENGTH, Secret};
+use pgrx::pg_sys;
+use std::cell::Cell;
+
+sql_function!(mana_sync_current_epoch, pg_finfo_mana_sync_current_epoch, current_epoch);
+sql_function!(mana_sync_open_epoch, pg_finfo_mana_sync_open_epoch, open_epoch);
+
+thread_local! {
+    /// The epoch that this backend writes in, once it is committed. A server that has begun to write
+    /// stays on its history for as long as it runs; a change of the table empties the cache.
+    static CURRENT: Cell<Option<u32>> = const { Cell::new(None) };
+    /// Where a timeline began.
+    static SWITCHED_AT: Cell<Option<(u32, u64)>> = const { Cell::new(None) };
+}
+
+static OPEN: Statement = Statement::new(c"SELECT mana_sync.open_epoch()", &[]);
+
+static ADD: Statement = Statement::new(
+    c"INSERT INTO mana_sync.epochs (number, fingerprint, secret, system_identifier, database, timeline, switched_at)
+      VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    &[
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+        pg_sys::BYTEAOID,
+        pg_sys::INT8OID,
+        pg_sys::OIDOID,
+        pg_sys::INT4OID,
+        pg_sys::PG_LSNOID,
+    ],
+);
+
+/// Called when the library is loaded.
+pub fn register() {
+    /// A definition changed: of any relation, or of one. DROP EXTENSION is such a change.
+    unsafe extern "C-unwind" fn forget(_: pg_sys::Datum, _: pg_sys::Oid) {
+        CURRENT.set(None);
+    }
+    // SAFETY: the callback touches nothing but the cell.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(forget), pg_sys::Datum::from(0usize)) };
+}
+
+/// `mana_sync.current_epoch() RETURNS int`
+fn current_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let number = match CURRENT.get() {
+        Some(number) => number,
+        None => {
+            let (server, settled) = look_up()?;
+            match server.writes_in() {
+                (number, false) => {
+                    if settled {
+                        CURRENT.set(Some(number));
+                    }
+                    number
+                }
+                (_, true) => {
+                    let spi = Spi::connect();
+                    let row = spi.select(&OPEN, &[]).iter().next();
+                    let number = row.and_then(|row| row.column(1)).map(|datum| datum.value() as u32);
+                    spi.finish();
+                    number.ok_or(Error::Installation("open_epoch returned nothing"))?
+                }
+            }
+        }
+    };
+    Ok(Some(pg_sys::Datum::from(number as i32)))
+}
+
+/// `mana_sync.open_epoch() RETURNS int`; runs as the owner of the extension.
+fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let (server, _) = look_up()?;
+    let (number, missing) = server.writes_in();
+    if missing {
+        let mut random = [0u8; 8 + SECRET_LENGTH];
+        // SAFETY: fills the array, or says that it could not.
+        assert!(
+            unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) },
+            "no random numbers from the system"
+        );
+        let (fingerprint, secret) = random.split_at(8);
+        let fingerprint = fingerprint.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte)) & keyed::MAX;
+        let timeline = timeline();
+        let spi = Spi::connect();
+        spi.insert(
+            &ADD,
+            &[
+                Some(pg_sys::Datum::from(number as i32)),
+                Some(pg_sys::Datum::from(fingerprint as i64)),
+                // A bytea and a text have the same form.
+                Some(crate::function::text_datum(secret)),
+                Some(pg_sys::Datum::from(server.here.system as i64)),
+                // SAFETY: a plain variable of the backend.
+                Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
+                Some(pg_sys::Datum::from(timeline as i32)),
+                Some(pg_sys::Datum::from(switched_at(timeline) as i64)),
+            ],
+        );
+        spi.finish();
+    }
+    Ok(Some(pg_sys::Datum::from(number as i32)))
+}
+
+/// What the server knows now, and whether the row of the epoch that it writes in is committed.
+fn look_up() -> Result<(Server, bool), Error> {
+    let fresh = Pushed::latest();
+    let (epochs, own) = epochs()?;
+    fresh.pop();
+    let server = Server { epochs, here: here(), in_recovery: false, next_xact: u64::MAX };
+    let (number, _) = server.writes_in();
+    // Of several rows for one epoch, any that is committed will do.
+    let settled = server
+        .epochs
+        .iter()
+        .zip(&own)
+        .any(|(known, &own)| known.epoch.number == number && known.history == server.here.history && !own);
+    Ok((server, settled))
+}
+
+/// Every epoch that the active snapshot sees, and whether the current transaction added it.
+pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
+    let mut epochs = Vec::new();
+    let mut own = Vec::new();
+    // SAFETY: the relation is open, with its description, while its tuples are read; the columns are
+    // those of sql/tables.sql, which `columns` checks the number of.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true);
+        let relation = match namespace {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            namespace => pg_sys::get_relname_relid(c"epochs".as_ptr(), namespace),
+        };
+        if relation == pg_sys::InvalidOid {
+            return Err(Error::Installation("there is no table mana_sync.epochs"));
+        }
+        let lock = pg_sys::AccessShareLock as i32;
+        let relation = pg_sys::table_open(relation, lock);
+        let columns = (*relation).rd_att;
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let column = |place: i32| {
+                let mut null = false;
+                let value = pg_sys::heap_getattr(tuple, place, columns, &mut null);
+                if null { Err(Error::Installation("a column of mana_sync.epochs is NULL")) } else { Ok(value) }
+            };
+            let secret = crate::function::text_of(column(3)?);
+            let system = column(4)?.value() as u64;
+            let (database, timeline, switched_at) =
+                (column(5)?.value() as u32, column(6)?.value() as u32, column(7)?.value() as u64);
+            epochs.push(KnownEpoch {
+                epoch: Epoch { number: column(1)?.value() as u32, fingerprint: column(2)?.value() as u64 & keyed::MAX },
+                secret: Secret(
+                    secret
+                        .try_into()
+                        .map_err(|_| Error::Installation("a secret in mana_sync.epochs has no 16 bytes"))?,
+                ),
+                system,
+                history: keyed::history(system, database, timeline, switched_at),
+            });
+            let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*tuple).t_data);
+            own.push(pg_sys::TransactionIdIsCurrentTransactionId(xmin));
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, lock);
+    }
+    Ok((epochs, own))
+}
+
+/// The history that the server is on.
+pub fn here() -> Here {
+    let timeline = timeline();
+    // SAFETY: plain reads of the backend's and the server's state.
+    let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), u32::from(pg_sys::MyDatabaseId)) };
+    Here { system, timeline, history: keyed::history(system, database, timeline, switched_at(timeline)) }
+}
+
+/// The timeline that the server writes, or replays. Not that of the control file, which keeps the old
+/// one for a while after a promotion.
+fn timeline() -> u32 {
+    // SAFETY: plain reads of the server's state.
+    unsafe {
+        if pg_sys::RecoveryInProgress() {
+            let mut timeline = 0;
+            pg_sys::GetXLogReplayRecPtr(&mut timeline);
+            return timeline;
+        }
+        // RecoveryInProgress, above, has set it in versions before 15.
+        #[cfg(any(feature = "pg13", feature = "pg14"))]
+        return pg_sys::ThisTimeLineID;
+        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+        return pg_sys::GetWALInsertionTimeLine();
+    }
+}
+
+/// An entry of a timeline's history: access/timeline.h, which pgrx does not bind.
+#[repr(C)]
+struct TimeLineHistoryEntry {
+    timeline: u32,
+    begin: u64,
+    end: u64,
+}
+
+unsafe extern "C-unwind" {
+    /// The entries of a timeline, its own first.
+    fn readTimeLineHistory(timeline: u32) -> *mut pg_sys::List;
+}
+
+/// Where a timeline left its parent; 0 for the first.
+fn switched_at(timeline: u32) -> u64 {
+    if timeline <= 1 {
+        return 0;
+    }
+    if let Some((_, position)) = SWITCHED_AT.get().filter(|(known, _)| *known == timeline) {
+        return position;
+    }
+    // SAFETY: the function has this form in PostgreSQL 13 to 18; it returns at least the timeline's own
+    // entry, or raises an error, which the guard carries over the Rust frames.
+    let position = unsafe {
+        let entries = pg_sys::ffi::pg_guard_ffi_boundary(|| readTimeLineHistory(timeline));
+        (*pg_sys::list_nth(entries, 0).cast::<TimeLineHistoryEntry>()).begin
+    };
+    SWITCHED_AT.set(Some((timeline, position)));
+    position
+}

@@ -1,0 +1,104 @@
+//! Every error that the extension raises by itself, with its SQLSTATE, DETAIL and HINT.
+
+use mana_sync_cursor::text::Damaged;
+use pgrx::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
+
+/// What can be wrong with a call.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An argument that must have a value is NULL or empty.
+    #[error("{0} must not be NULL or empty")]
+    Empty(&'static str),
+    /// An op that is none of the three.
+    #[error("op must be insert, update or delete")]
+    Op,
+    /// A page without rows.
+    #[error("page_size must be at least 1")]
+    PageSize,
+    /// The scope's setting is comma-separated: one id would become two.
+    #[error("a space id must not contain a comma")]
+    Comma,
+    /// A text that begins like a cursor and is none.
+    #[error("since is not a cursor that can be read: {0}")]
+    Cursor(#[from] Damaged),
+    /// Nobody is asking.
+    #[error("no user: user_id is NULL and there is no scope")]
+    NoScope,
+    /// A call for one user in the scope of another.
+    #[error("user_id is not the user of the scope")]
+    OtherUser,
+    /// A write into a space that the user is not a member of.
+    #[error("the user is not a member of the space")]
+    NotMember,
+    /// A write into a space, with memberships unknown and `mana_sync.strict_spaces` on.
+    #[error("the user's memberships are not known")]
+    UnknownMemberships,
+    /// The cursor names transactions that this server has not begun yet.
+    #[error("resync required: the cursor is from this server's future")]
+    Future,
+    /// The extension's objects are not what this library was built for.
+    #[error("the installation of mana_sync is damaged: {0}")]
+    Installation(&'static str),
+    /// The caller expects something else than a set of rows.
+    #[error("set-valued function called in context that cannot accept a set")]
+    NoSet,
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> ErrorReport {
+        use PgSqlErrorCode::*;
+        let message = error.to_string();
+        let (code, detail, hint): (_, String, Option<&str>) = match &error {
+            Error::Empty(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
+            Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
+            Error::PageSize => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: page_size.".into(), None),
+            Error::Comma => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "Argument: space_ids. The scope keeps its spaces in a comma-separated setting.".into(),
+                None,
+            ),
+            Error::Cursor(_) => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                "Argument: since. It begins like a cursor.".into(),
+                Some("Pass a cursor as it was returned, a timestamp of RFC 3339, or NULL for the beginning."),
+            ),
+            Error::NoScope => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "Argument: user_id.".into(),
+                Some("Pass user_id, or call mana_sync.with_scope(user_id) earlier in the transaction."),
+            ),
+            Error::OtherUser => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "Argument: user_id. The scope of this transaction is another user's.".into(),
+                Some("mana_sync.with_scope replaces the scope."),
+            ),
+            Error::NotMember => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "Argument: space_id. It is not among the spaces of the call, or of the scope.".into(),
+                None,
+            ),
+            Error::UnknownMemberships => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "Argument: space_id. mana_sync.strict_spaces is on, and neither the call nor the scope has spaces."
+                    .into(),
+                Some("Pass the user's spaces in space_ids."),
+            ),
+            Error::Future => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "Argument: since. It names transactions that this server has not begun: the server went back in time."
+                    .into(),
+                Some("Pull from the beginning, with since NULL."),
+            ),
+            Error::Installation(_) => {
+                (ERRCODE_INTERNAL_ERROR, "The library does not find what its install script creates.".into(), None)
+            }
+            Error::NoSet => (ERRCODE_FEATURE_NOT_SUPPORTED, "Call it in FROM.".into(), None),
+        };
+        let report = ErrorReport::new(code, message, "mana_sync").set_detail(detail);
+        match hint {
+            Some(hint) => report.set_hint(hint),
+            None => report,
+        }
+    }
+}

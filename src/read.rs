@@ -1,0 +1,395 @@
+//! Reading the log: `changes_since`.
+//!
+//! A call pushes one snapshot, and every query of it reads with that one. Which rows come next is
+//! decided in `mana_sync_cursor::walk`; here are the queries (`read/*.sql`), and the way of a row from
+//! a query to the caller, on which nothing in it is decoded.
+
+use crate::epoch;
+use crate::error::Error;
+use crate::function::{Args, BOOL, INT4, INT8, TEXT, XID8, array_datum, sql_function, text_datum};
+use crate::scope::{self, Scope};
+use crate::snapshot::{self, Pushed, Reading};
+use crate::statement::{Row, Spi, Statement};
+use mana_sync_cursor::Position;
+use mana_sync_cursor::cursor::Cursor;
+use mana_sync_cursor::history::Server;
+use mana_sync_cursor::text::looks_like_cursor;
+use mana_sync_cursor::walk::{self, Fetch, Filter, Page, Part, Request, Source, Start, read_page};
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+sql_function!(mana_sync_changes_since, pg_finfo_mana_sync_changes_since, changes_since);
+
+/// Reads a file as a C string.
+macro_rules! include_sql {
+    ($path:literal) => {
+        match CStr::from_bytes_with_nul(concat!(include_str!($path), "\0").as_bytes()) {
+            Ok(sql) => sql,
+            Err(_) => panic!("a zero byte in the file"),
+        }
+    };
+}
+
+static OWN: Statement = Statement::new(
+    const { include_sql!("read/own.sql") },
+    &[
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::INT4OID,
+        pg_sys::XID8OID,
+        pg_sys::INT8OID,
+        pg_sys::INT4OID,
+        pg_sys::XID8OID,
+        pg_sys::INT8OID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::INT8OID,
+    ],
+);
+
+static SPACES: Statement = Statement::new(
+    const { include_sql!("read/spaces.sql") },
+    &[
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::INT4ARRAYOID,
+        pg_sys::XID8ARRAYOID,
+        pg_sys::INT8ARRAYOID,
+        pg_sys::INT4ARRAYOID,
+        pg_sys::XID8ARRAYOID,
+        pg_sys::INT8ARRAYOID,
+        pg_sys::BOOLARRAYOID,
+        pg_sys::INT8ARRAYOID,
+    ],
+);
+
+static OWN_TRANSACTION: Statement = Statement::new(
+    const { include_sql!("read/own_transaction.sql") },
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::INT4OID, pg_sys::XID8OID, pg_sys::TEXTARRAYOID],
+);
+
+/// Where a query's row has what the result has: behind its position and part.
+const POSITION_COLUMNS: usize = 4;
+/// `changes_since` returns the rest of a query's row, and the cursor.
+const RESULT_COLUMNS: usize = 14;
+
+/// Settings of the planner while a reading statement runs, for it may be planned then: the statements
+/// are ordered index scans, also on a table that was small or not analysed when they were planned, and
+/// take less time than a just-in-time compilation.
+const PLANNER: [(&CStr, &[u8]); 5] = [
+    (c"enable_seqscan", b"off"),
+    (c"enable_bitmapscan", b"off"),
+    (c"enable_sort", b"off"),
+    (c"enable_indexscan", b"on"),
+    (c"jit", b"off"),
+];
+
+/// `mana_sync.changes_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
+///
+/// Errors: 22023 for an empty user or app, a `page_size` below 1 and a damaged cursor; 42501 without a
+/// user or for another one than the scope's; 55000 for a cursor from the server's own future.
+fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let result = ResultSet::new(args)?;
+    let app = args.text(1).filter(|app| !app.is_empty()).ok_or(Error::Empty("app_id"))?;
+    let page_size = match args.int(5) {
+        None => 5000,
+        Some(size) if size < 1 => return Err(Error::PageSize),
+        Some(size) => size as usize,
+    };
+    let start = parse_since(args.text(3))?;
+    let scope = Scope::enter(args.text(0), args.texts(6))?;
+    let level = scope::open_level();
+    for (name, value) in PLANNER {
+        scope::set_for_call(name, value);
+    }
+    let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
+    let request = Request {
+        user: &scope.user,
+        app,
+        spaces: &spaces,
+        table: args.text(2).filter(|table| !table.is_empty()),
+        page_size,
+    };
+    let spi = Spi::connect();
+    let (pushed, here, reading) = take_snapshot();
+    let server = server(here, &reading)?;
+    let mut log = Log::new(&spi, &request, args.text(4).filter(|client| !client.is_empty()));
+    let page = match label_is_certain(&server, &reading)? {
+        true => read_page(&server, log.now(&server, &reading), &request, start, &mut log),
+        // Nothing that this transaction can tell would be sure; the next one knows.
+        false => Ok(Page { rows: Vec::new(), cursor: None, more: false }),
+    };
+    let page = page.map_err(|walk::Error::Future| Error::Future)?;
+    if let Some((last, others)) = page.rows.split_last() {
+        let cursor = page.cursor.ok_or(Error::Installation("a page without a cursor"))?.to_text();
+        snapshot::flush();
+        for row in others {
+            result.add(row, None);
+        }
+        result.add(last, Some(&cursor));
+    }
+    pushed.pop();
+    spi.finish();
+    scope::close_level(level);
+    scope.leave();
+    Ok(None)
+}
+
+/// `since`: a cursor, a timestamp of RFC 3339, or the beginning.
+fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
+    let Some(since) = since.filter(|since| !since.is_empty()) else { return Ok(Start::Beginning(None)) };
+    if looks_like_cursor(since) {
+        return Ok(Start::Cursor(Cursor::from_text(since)?));
+    }
+    /// PostgreSQL counts microseconds from 2000-01-01.
+    const POSTGRES_EPOCH: i64 = 946_684_800;
+    let time = std::str::from_utf8(since).ok().and_then(|text| chrono::DateTime::parse_from_rfc3339(text).ok());
+    match time {
+        Some(time) => {
+            let micros = (time.timestamp() - POSTGRES_EPOCH) * 1_000_000 + i64::from(time.timestamp_subsec_micros());
+            Ok(Start::Beginning(Some(micros)))
+        }
+        None => {
+            pg_sys::panic::ErrorReport::new(
+                pgrx::PgSqlErrorCode::ERRCODE_WARNING,
+                "since is neither a cursor nor a timestamp: reading from the beginning",
+                "mana_sync",
+            )
+            .set_detail("Argument: since.")
+            .set_hint("Pass a cursor as it was returned, a timestamp of RFC 3339, or NULL for the beginning.")
+            .report(pgrx::PgLogLevel::WARNING);
+            Ok(Start::Beginning(None))
+        }
+    }
+}
+
+/// Pushes the snapshot that the call reads with, and tells on which history it was taken. A standby
+/// may change its timeline at any moment, hence the second look.
+fn take_snapshot() -> (Pushed, mana_sync_cursor::history::Here, Reading) {
+    loop {
+        let before = epoch::here();
+        let pushed = Pushed::transaction();
+        let reading = Reading::active();
+        if before == epoch::here() || snapshot::is_fixed() {
+            return (pushed, before, reading);
+        }
+        pushed.pop();
+    }
+}
+
+/// What the server knows. The epochs are read with a snapshot no older than the call's.
+fn server(here: mana_sync_cursor::history::Here, reading: &Reading) -> Result<Server, Error> {
+    let fresh = Pushed::latest();
+    let (epochs, _) = epoch::epochs()?;
+    fresh.pop();
+    Ok(Server { epochs, here, in_recovery: reading.in_recovery, next_xact: reading.next_xact })
+}
+
+/// Whether the snapshot was taken on the history that the server is on now. It may not have been where
+/// a standby's transaction keeps one snapshot, and the timeline changed under it: then the epoch that
+/// the server is in now is not the latest that the snapshot sees.
+fn label_is_certain(server: &Server, reading: &Reading) -> Result<bool, Error> {
+    if !reading.in_recovery || !snapshot::is_fixed() || server.here.timeline == 1 {
+        return Ok(true);
+    }
+    let (seen, _) = epoch::epochs()?;
+    let seen = Server { epochs: seen, ..server.clone() };
+    Ok(!seen.writes_in().1)
+}
+
+/// The log as the call's snapshot sees it.
+struct Log<'a> {
+    spi: &'a Spi,
+    user: pg_sys::Datum,
+    app: pg_sys::Datum,
+    table: Option<pg_sys::Datum>,
+    exclude_client: Option<pg_sys::Datum>,
+    spaces: Vec<pg_sys::Datum>,
+}
+
+impl<'a> Log<'a> {
+    fn new(spi: &'a Spi, request: &Request<'_>, exclude_client: Option<&[u8]>) -> Log<'a> {
+        Log {
+            spi,
+            user: text_datum(request.user),
+            app: text_datum(request.app),
+            table: request.table.map(text_datum),
+            exclude_client: exclude_client.map(text_datum),
+            spaces: request.spaces.iter().map(|id| text_datum(id)).collect(),
+        }
+    }
+
+    /// The call's snapshot, with what the reader's own transaction has written so far. Only what the
+    /// query sees counts: a row of the same command is not there yet, though its seq may be given out.
+    fn now(&self, server: &Server, reading: &Reading) -> mana_sync_cursor::snapshot::Snapshot {
+        let own = reading.own.and_then(|own| {
+            let (number, missing) = server.writes_in();
+            if missing {
+                return None;
+            }
+            let row = self.spi.read(
+                &OWN_TRANSACTION,
+                &[
+                    Some(self.user),
+                    Some(self.app),
+                    Some(int4(number)),
+                    Some(pg_sys::Datum::from(own)),
+                    Some(array_datum(self.spaces.clone(), &TEXT)),
+                ],
+            );
+            row.iter().next()?.column(1).map(|seq| seq.value() as i64)
+        });
+        reading.snapshot(own.unwrap_or(0))
+    }
+
+    fn fetch_own(&self, fetch: &Fetch, filter: &Filter) -> crate::statement::Rows {
+        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
+        self.spi.read(
+            &OWN,
+            &[
+                Some(self.user),
+                Some(self.app),
+                self.table,
+                self.exclude_client,
+                filter.after.map(pg_sys::Datum::from),
+                Some(int4(fetch.from.epoch)),
+                Some(pg_sys::Datum::from(fetch.from.xact)),
+                Some(pg_sys::Datum::from(fetch.from.seq)),
+                Some(int4(fetch.to.epoch)),
+                Some(pg_sys::Datum::from(fetch.to.xact)),
+                Some(pg_sys::Datum::from(fetch.to.seq)),
+                (!except.is_empty()).then(|| array_datum(except, &TEXT)),
+                Some(pg_sys::Datum::from(fetch.limit as i64)),
+            ],
+        )
+    }
+
+    fn fetch_spaces(&self, parts: &[(usize, bool, &Fetch)], filter: &Filter) -> crate::statement::Rows {
+        let column = |of: &crate::function::ElementType, value: &dyn Fn(&(usize, bool, &Fetch)) -> pg_sys::Datum| {
+            Some(array_datum(parts.iter().map(value).collect(), of))
+        };
+        self.spi.read(
+            &SPACES,
+            &[
+                Some(self.user),
+                Some(self.app),
+                self.table,
+                self.exclude_client,
+                filter.after.map(pg_sys::Datum::from),
+                column(&TEXT, &|(space, _, _)| self.spaces[*space]),
+                column(&INT4, &|(_, _, fetch)| int4(fetch.from.epoch)),
+                column(&XID8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.from.xact)),
+                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.from.seq)),
+                column(&INT4, &|(_, _, fetch)| int4(fetch.to.epoch)),
+                column(&XID8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.to.xact)),
+                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.to.seq)),
+                column(&BOOL, &|(_, with_own, _)| pg_sys::Datum::from(*with_own)),
+                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.limit as i64)),
+            ],
+        )
+    }
+}
+
+impl Source for Log<'_> {
+    type Row = Row;
+    /// Errors of PostgreSQL end the call by themselves.
+    type Error = std::convert::Infallible;
+
+    fn fetch(
+        &mut self,
+        fetches: &[Fetch],
+        filter: &Filter,
+        take: &mut dyn FnMut(usize, Position, Row),
+    ) -> Result<(), Self::Error> {
+        let mut spaces = Vec::new();
+        let mut places = Vec::new();
+        for (place, fetch) in fetches.iter().enumerate() {
+            match fetch.part {
+                Part::Own => self.fetch_own(fetch, filter).iter().for_each(|row| take(place, position(&row), row)),
+                Part::Space { index, with_own } => {
+                    spaces.push((index, with_own, fetch));
+                    places.push(place);
+                }
+            }
+        }
+        if !spaces.is_empty() {
+            for row in self.fetch_spaces(&spaces, filter).iter() {
+                let part = row.column(4).map_or(0, |place| place.value());
+                take(places[part - 1], position(&row), row);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The position of a query's row. Its columns are NOT NULL.
+fn position(row: &Row) -> Position {
+    let part = |place| row.column(place).map_or(0, |datum| datum.value());
+    Position::new(part(1) as u32, part(2) as u64, part(3) as i64)
+}
+
+/// An epoch's number as an `int`.
+fn int4(number: u32) -> pg_sys::Datum {
+    pg_sys::Datum::from(i32::try_from(number).unwrap_or(i32::MAX))
+}
+
+/// The rows that the call returns.
+struct ResultSet {
+    store: *mut pg_sys::Tuplestorestate,
+    columns: pg_sys::TupleDesc,
+}
+
+impl ResultSet {
+    fn new(args: &Args) -> Result<ResultSet, Error> {
+        // SAFETY: `resultinfo` is NULL or a node. The store and its description are put into the memory
+        // of the query, which reads the store after the call, and ends it.
+        unsafe {
+            let info = (*args.fcinfo()).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            if info.is_null() || (*info).type_ != pg_sys::NodeTag::T_ReturnSetInfo {
+                return Err(Error::NoSet);
+            }
+            let modes = (*info).allowedModes as u32;
+            if modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as u32 == 0 {
+                return Err(Error::NoSet);
+            }
+            let mut columns = std::ptr::null_mut();
+            let before = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
+            let class = pg_sys::get_call_result_type(args.fcinfo(), std::ptr::null_mut(), &mut columns);
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE || (*columns).natts as usize != RESULT_COLUMNS {
+                pg_sys::MemoryContextSwitchTo(before);
+                return Err(Error::Installation("changes_since is declared with other columns"));
+            }
+            let random = modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random as u32 != 0;
+            let store = pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem);
+            (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+            (*info).setResult = store;
+            (*info).setDesc = columns;
+            pg_sys::MemoryContextSwitchTo(before);
+            Ok(ResultSet { store, columns })
+        }
+    }
+
+    /// Copies a row; what is stored out of line stays there.
+    fn add(&self, row: &Row, cursor: Option<&str>) {
+        let mut values = [pg_sys::Datum::from(0usize); POSITION_COLUMNS + RESULT_COLUMNS];
+        let mut nulls = [true; POSITION_COLUMNS + RESULT_COLUMNS];
+        // SAFETY: a row of the reading queries has one column less than the arrays, and the store
+        // copies what it is given.
+        unsafe {
+            assert_eq!((*row.columns).natts as usize, POSITION_COLUMNS + RESULT_COLUMNS - 1);
+            pg_sys::heap_deform_tuple(row.tuple, row.columns, values.as_mut_ptr(), nulls.as_mut_ptr());
+            if let Some(cursor) = cursor {
+                values[POSITION_COLUMNS + RESULT_COLUMNS - 1] = text_datum(cursor.as_bytes());
+                nulls[POSITION_COLUMNS + RESULT_COLUMNS - 1] = false;
+            }
+            let (values, nulls) = (&mut values[POSITION_COLUMNS..], &mut nulls[POSITION_COLUMNS..]);
+            pg_sys::tuplestore_putvalues(self.store, self.columns, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Glue: prepared statements, each planned once in a backend and run many times.
+
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// A statement that a backend prepares at its first use and keeps.
+///
+/// It always runs with a generic plan: its shape does not depend on the values, and planning takes
+/// longer than most runs. PostgreSQL plans it again when an object it uses changes.
+pub struct Statement {
+    sql: &'static CStr,
+    parameters: &'static [pg_sys::Oid],
+    plan: AtomicPtr<pg_sys::_SPI_plan>,
+}
+
+impl Statement {
+    /// A statement and the types of its parameters.
+    pub const fn new(sql: &'static CStr, parameters: &'static [pg_sys::Oid]) -> Statement {
+        Statement { sql, parameters, plan: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// A backend has one thread; the atomic is there for Rust, not for it.
+    fn plan(&self) -> pg_sys::SPIPlanPtr {
+        let plan = self.plan.load(Ordering::Relaxed);
+        if !plan.is_null() {
+            return plan;
+        }
+        // SAFETY: connected to SPI (`Spi` exists); the number of parameters is that of their types.
+        let plan = unsafe {
+            let mut types = self.parameters.to_vec();
+            let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
+            let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
+            assert!(!plan.is_null(), "SPI_prepare_cursor failed");
+            assert_eq!(pg_sys::SPI_keepplan(plan), 0, "SPI_keepplan failed");
+            plan
+        };
+        self.plan.store(plan, Ordering::Relaxed);
+        plan
+    }
+}
+
+/// A connection to PostgreSQL's server programming interface. After an error PostgreSQL ends it by
+/// itself, with the transaction or subtransaction.
+pub struct Spi(());
+
+/// The rows of a statement. They stay until the connection is finished.
+#[derive(Clone, Copy)]
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+}
+
+/// A row of a statement.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// The tuple, in memory of the connection.
+    pub tuple: pg_sys::HeapTuple,
+    /// Its description.
+    pub columns: pg_sys::TupleDesc,
+}
+
+impl Spi {
+    /// Connects.
+    pub fn connect() -> Spi {
+        // SAFETY: called within a function call, which has a transaction.
+        let result = unsafe { pg_sys::SPI_connect() };
+        assert_eq!(result, pg_sys::SPI_OK_CONNECT as i32, "SPI_connect failed");
+        Spi(())
+    }
+
+    /// Ends the connection and frees its rows.
+    pub fn finish(self) {
+        // SAFETY: connected.
+        let result = unsafe { pg_sys::SPI_finish() };
+        assert_eq!(result, pg_sys::SPI_OK_FINISH as i32, "SPI_finish failed");
+    }
+
+    /// Reads with the active snapshot.
+    pub fn read(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) -> Rows {
+        self.execute(statement, values, true, pg_sys::SPI_OK_SELECT)
+    }
+
+    /// Runs a SELECT that may write, with a snapshot of its own.
+    pub fn select(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) -> Rows {
+        self.execute(statement, values, false, pg_sys::SPI_OK_SELECT)
+    }
+
+    /// Runs an INSERT.
+    pub fn insert(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) {
+        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT);
+    }
+
+    fn execute(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], read_only: bool, expected: u32) -> Rows {
+        assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
+        let nulls: Vec<c_char> =
+            values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
+        let mut values: Vec<pg_sys::Datum> =
+            values.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))).collect();
+        // SAFETY: connected; values and nulls have the length of the plan's parameters.
+        unsafe {
+            let result = pg_sys::SPI_execute_plan(statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+            assert_eq!(result, expected as i32, "{:?}", statement.sql);
+            Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }
+        }
+    }
+}
+
+impl Rows {
+    /// All rows.
+    pub fn iter(self) -> impl Iterator<Item = Row> {
+        // SAFETY: a SELECT leaves a table of `count` tuples, which lives as long as the connection.
+        (0..self.count)
+            .map(move |i| unsafe { Row { tuple: *(*self.table).vals.add(i), columns: (*self.table).tupdesc } })
+    }
+}
+
+impl Row {
+    /// A column, from 1; `None` is NULL.
+    pub fn column(&self, place: i32) -> Option<pg_sys::Datum> {
+        let mut null = false;
+        // SAFETY: the tuple and its description belong together.
+        let value = unsafe { pg_sys::heap_getattr(self.tuple, place, self.columns, &mut null) };
+        (!null).then_some(value)
+    }
+}
