@@ -11,4 +11,8 @@ cd "$MANA_SYNC_ROOT"
 say "Building mana_sync for PostgreSQL $PG (the first time takes 2 to 4 minutes)"
 profile=()
 if [ "${PROFILE:-debug}" = release ]; then profile=(--release); fi
-cargo pgrx install --package mana_sync --pg-config "$PG_CONFIG" --no-default-features --features "pg$PG" "${profile[@]}"
+log=$MANA_SYNC_STATE/install.log
+cargo pgrx install --package mana_sync --pg-config "$PG_CONFIG" --no-default-features --features "pg$PG" "${profile[@]}" >"$log" || {
+    cat "$log" >&2
+    die 'the extension does not build'
+}
