@@ -37,7 +37,7 @@ play() {
         awk -v bold="$bold" -v plain="$plain" '
             /^SELECT demo\.expect/ || /^\\set ON_ERROR_STOP/ || /^--#/ { next }
             { comment = /^--( |$)/; sub(/^psql:[^ ]*: /, "") }
-            comment && !after_comment && !after_blank { print "" }
+            (/^-- ==/ || (comment && !after_comment)) && !after_blank { print "" }
             /^-- ==/ { $0 = bold $0 plain }
             { print; fflush(); after_comment = comment; after_blank = /^$/ }'
 }
