@@ -32,7 +32,9 @@ pub struct Unwritten {
 /// Seen are the rows of `epoch` that `snapshot` sees, and all rows of earlier epochs but those of
 /// transactions that `snapshot` names as unfinished (prepared transactions outlive a failover).
 /// Where `unwritten` is set, `epoch` is the last that was written, all its rows are of the earlier
-/// kind, and `snapshot` is one of the history that `unwritten` names.
+/// kind, and `snapshot` is one of the history that `unwritten` names. It tells which transactions were
+/// unfinished, and nothing of an epoch that is opened on that history later: two servers may go on
+/// separately from the same point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Seen {
     /// The latest epoch that has been seen.
@@ -165,36 +167,28 @@ impl Server {
                 false => Standing::Foreign,
             };
         }
-        let mut seen = seen.clone();
-        if let Some(unwritten) = seen.unwritten {
-            // Somebody may have written on that history since: nothing of its epoch was there then,
-            // so the snapshot describes what has been seen of it.
-            let written = self
-                .epochs
-                .iter()
-                .filter(|known| known.history == unwritten.history && known.epoch.number > seen.epoch.number)
-                .min_by_key(|known| known.epoch);
-            if let Some(known) = written {
-                seen.epoch = known.epoch;
-                seen.unwritten = None;
-            } else if unwritten.history != self.here.history {
-                return match self.in_recovery && unwritten.timeline > self.here.timeline {
-                    true => Standing::NotYet,
-                    false => Standing::Foreign,
-                };
+        let of_here = match seen.unwritten {
+            None => self.current().is_some_and(|known| known.epoch.number == seen.epoch.number),
+            Some(unwritten) if unwritten.history == self.here.history => true,
+            // Somebody has written on that history since, and then it was this server's.
+            Some(unwritten) if self.epochs.iter().any(|known| known.history == unwritten.history) => false,
+            Some(unwritten) if self.in_recovery && unwritten.timeline > self.here.timeline => {
+                return Standing::NotYet;
             }
-        }
-        let of_here =
-            seen.unwritten.is_some() || self.current().is_some_and(|known| known.epoch.number == seen.epoch.number);
+            Some(_) => return Standing::Foreign,
+        };
         if of_here && !self.in_recovery && seen.snapshot.end() > self.next_xact {
             return Standing::Future;
         }
-        Standing::Shared(self.resolve(seen))
+        Standing::Shared(self.resolve(seen.clone()))
     }
 
     fn resolve(&self, seen: Seen) -> View {
         let system = match seen.unwritten {
-            Some(_) => Some(self.here.system),
+            Some(unwritten) if unwritten.history == self.here.history => Some(self.here.system),
+            Some(unwritten) => {
+                self.epochs.iter().find(|known| known.history == unwritten.history).map(|known| known.system)
+            }
             None => self.known(seen.epoch).map(|known| known.system),
         };
         let mut kin: Vec<u32> = self

@@ -19,7 +19,6 @@
 use crate::Position;
 use crate::cursor::{Cursor, Walk};
 use crate::history::{Seen, Server, Standing, View};
-use crate::keyed::Secret;
 use crate::plan::Plan;
 use crate::snapshot::Snapshot;
 
@@ -273,23 +272,7 @@ impl State {
             state.walking = Some(Walking { target, last: walk.last, spaces: spaces.collect(), left });
             state.after = walk.after;
         }
-        state.rekey(server, request, secret);
         Resumed::At(state)
-    }
-
-    /// Makes the hashes those of the epoch that the next cursor names, where that is another one
-    /// than the last cursor's. Spaces outside the scope are dropped: should the reader come back to
-    /// them, they are read from the beginning.
-    fn rekey(&mut self, server: &Server, request: &Request<'_>, old: &Secret) {
-        let Some(new) = self.seen.as_ref().and_then(|seen| server.secret(seen.seen.epoch)) else { return };
-        if new == old {
-            return;
-        }
-        let hashes = |chosen: &dyn Fn(usize) -> bool| hashes_of(request, new, chosen);
-        self.hashes = hashes(&|i| self.covered[i]);
-        if let Some(walking) = &mut self.walking {
-            walking.left = hashes(&|i| self.covered[i] && walking.spaces[i] == Membership::Later);
-        }
     }
 
     /// Begins the walk to `now`.
@@ -368,7 +351,13 @@ impl State {
         };
         // Every state named here came from `server` or is shared with it.
         let Some(secret) = cursor.key().and_then(|epoch| server.secret(epoch)) else { return Cursor::default() };
-        let hashes = |chosen: &dyn Fn(usize) -> bool| hashes_of(request, secret, chosen);
+        let hashes = |chosen: &dyn Fn(usize) -> bool| {
+            let spaces = request.spaces.iter().enumerate().filter(|(i, _)| chosen(*i));
+            let mut hashes: Vec<u64> = spaces.map(|(_, id)| secret.space(id)).collect();
+            hashes.sort_unstable();
+            hashes.dedup();
+            hashes
+        };
         cursor.reader = secret.reader(request.user, request.app);
         cursor.spaces = hashes(&|i| self.covered[i]);
         if let (Some(walk), Some(walking)) = (&mut cursor.walk, &self.walking) {
@@ -386,15 +375,6 @@ impl State {
         }
         cursor
     }
-}
-
-/// Hashes of the chosen spaces of the scope, ascending.
-fn hashes_of(request: &Request<'_>, secret: &Secret, chosen: &dyn Fn(usize) -> bool) -> Vec<u64> {
-    let spaces = request.spaces.iter().enumerate().filter(|(i, _)| chosen(*i));
-    let mut hashes: Vec<u64> = spaces.map(|(_, id)| secret.space(id)).collect();
-    hashes.sort_unstable();
-    hashes.dedup();
-    hashes
 }
 
 /// A part of the log as far as it has been read in this call.
