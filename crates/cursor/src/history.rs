@@ -125,7 +125,8 @@ impl Server {
     /// The latest epoch; where it has several fingerprints, the least.
     fn latest(&self) -> Option<Epoch> {
         let number = self.epochs.iter().map(|known| known.epoch.number).max()?;
-        self.epochs.iter().map(|known| known.epoch).filter(|epoch| epoch.number == number).min()
+        let latest = self.epochs.iter().filter(|known| known.epoch.number == number);
+        latest.map(|known| known.epoch).min()
     }
 
     /// The number of the epoch that a row written on this server belongs to, and whether a writer

@@ -131,11 +131,11 @@ pub fn read_page<S: Source>(
     source: &mut S,
 ) -> Result<Page<S::Row>, Error<S::Error>> {
     let Some(now) = server.view(now) else {
-        // No epoch: nobody has written to this log. A cursor, if there is one, is foreign here or
-        // further than this standby is.
+        // No epoch: nothing in this log has been committed, or replayed by this standby. A cursor may
+        // come from a transaction that is prepared.
         return match start {
-            Start::Cursor(_) if server.in_recovery => Ok(unchanged()),
-            _ => Ok(Page { rows: Vec::new(), cursor: Some(Cursor::default()), more: false }),
+            Start::Cursor(_) => Ok(unchanged()),
+            Start::Beginning(_) => Ok(Page { rows: Vec::new(), cursor: Some(Cursor::default()), more: false }),
         };
     };
     let mut state = match start {
