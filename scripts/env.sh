@@ -85,9 +85,10 @@ else
     elif [ -z "${PG:-}" ] && [ -s "$MANA_SYNC_STATE/default-pg" ]; then
         PG=$(cat "$MANA_SYNC_STATE/default-pg")
     fi
+    PG=${PG:-}
     MANA_SYNC_SOURCE=${PG:+$(installed_pg_config "$PG")}
 fi
-case ${PG:-} in
+case $PG in
     '' | 13 | 14 | 15 | 16 | 17 | 18) ;;
     *) die "PG=$PG: PostgreSQL 13 to 18 are supported" ;;
 esac

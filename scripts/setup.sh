@@ -28,19 +28,20 @@ apt_updated=
 apt_update() {
     if [ -z "$apt_updated" ]; then
         say 'Reading the package lists (apt-get update)'
-        as_root apt-get update -qq || note 'apt-get update failed; going on with the lists that are there'
+        as_root apt-get update -qq >&2 || note 'apt-get update failed; going on with the lists that are there'
         apt_updated=yes
     fi
 }
 
-apt_has() { apt-cache show "$1" 2>/dev/null | grep -q '^Version:'; }
+# (Not piped into grep -q, which would end apt-cache with SIGPIPE, a failure under pipefail.)
+apt_has() { [[ $(apt-cache show "$1" 2>/dev/null) == *Version:* ]]; }
 
-# Version 15 if it is there or can be had, otherwise the newest.
+# Sets PG: version 15 if it is there or can be had, otherwise the newest.
 choose_pg() {
     local version
     for version in 15 18 17 16 14 13; do
         if [ -n "$(installed_pg_config "$version")" ]; then
-            echo "$version"
+            PG=$version
             return
         fi
     done
@@ -49,7 +50,7 @@ choose_pg() {
     apt_update
     for version in 15 18 17 16 14 13; do
         if apt_has "postgresql-$version" && apt_has "postgresql-server-dev-$version"; then
-            echo "$version"
+            PG=$version
             return
         fi
     done
@@ -58,7 +59,7 @@ choose_pg() {
 
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] || compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null ||
-        ldconfig -p 2>/dev/null | grep -q 'libclang[-.].*so'
+        [[ $(ldconfig -p 2>/dev/null) == *libclang[-.]* ]]
 }
 
 missing_packages() {
@@ -109,7 +110,7 @@ install_packages() {
 }
 
 if [ -z "$PG" ]; then
-    PG=$(choose_pg)
+    choose_pg
     echo "$PG" >"$MANA_SYNC_STATE/default-pg"
     MANA_SYNC_SOURCE=$(installed_pg_config "$PG")
 fi
