@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Compares what is written down twice; needs no server.
+#
+#   - tests/members.txt and the lines in sql/install.sql, which the regress suite compares with the catalog
+#   - the tour in README.md and the examples in docs/reference.md with the files of the regress suite that
+#     run them, and with their output
+#
+# Prints a line for each comparison, as pg_regress does.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+status=0 number=0
+
+# same TITLE FILE FILE
+same() {
+    number=$((number + 1))
+    if [ -s "$2" ] && diff -u "$2" "$3"; then
+        echo "ok $number - $1"
+    else
+        echo "not ok $number - $1"
+        status=1
+    fi
+}
+
+# The fenced blocks between <!-- begin NAME --> and <!-- end NAME --> of a document, without blank lines.
+blocks() {
+    awk -v begin="<!-- begin $2 -->" -v end="<!-- end $2 -->" '
+        $0 == begin { inside = 1; next }
+        $0 == end { inside = 0 }
+        inside && /^```/ { block = !block; next }
+        inside && block && NF' "$1"
+}
+
+# The output of a regress file between its lines "-- == begin" and "-- == end", without blank lines.
+# psql repeats its input in it.
+output() { sed -n '/^-- == begin/,/^-- == end/p' "expected/$1.out" | sed '/^-- == /d; /^[[:space:]]*$/d'; }
+
+same 'the ledger in tests/members.txt is that in sql/install.sql' \
+    <(grep -v '^#' ../members.txt) <(sed -n '/^COPY ledger /,/^\\\.$/p' sql/install.sql | sed '1d; $d')
+same 'the tour in README.md is sql/tour.sql with its output' <(blocks ../../README.md tour) <(output tour)
+same 'the examples in docs/reference.md are sql/reference.sql with its output' \
+    <(blocks ../../docs/reference.md examples) <(output reference)
+exit "$status"

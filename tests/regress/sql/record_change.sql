@@ -1,0 +1,117 @@
+-- record_change: one change, appended.
+CREATE EXTENSION mana_sync;
+SELECT mana_sync.grant_access('regress_app') \g /dev/null
+SET ROLE regress_app;
+
+-- Positional and by name. Seven arguments are needed, the others have defaults.
+SELECT mana_sync.record_change('todo', 'items', 'short', 'ada', NULL, 'insert', 'phone') IS NOT NULL AS recorded;
+SELECT mana_sync.record_change(
+           app_id => 'todo', table_name => 'items', record_id => 'full', user_id => 'ada', space_id => 'home',
+           op => 'update', client_id => 'phone', data => '{"title": "Milk"}',
+           field_timestamps => '{"title": "2026-03-01T08:15:00Z"}', schema_version => 3, actor => '{"agent": "import"}',
+           id => '0190f5fe-7c00-7000-8000-000000000001', space_ids => '{home}');
+\x on
+SELECT record_id, app_id, table_name, user_id, space_id, op, client_id, data, field_timestamps, schema_version, actor,
+       created_at <= now() AS created, id = '0190f5fe-7c00-7000-8000-000000000001' AS given_id
+    FROM mana_sync.changes_since('ada', 'todo');
+\x off
+
+-- What is handled, and not refused: an empty space is a private record, a schema_version that is NULL or
+-- not positive is 1, NULL field_timestamps are {}, a NULL client_id is ''.
+SELECT count(mana_sync.record_change('edge', 'items', 'empty space', 'ada', '', 'insert', 'phone'));
+SELECT count(mana_sync.record_change('edge', 'items', 'version 0', 'ada', NULL, 'insert', 'phone', schema_version => 0));
+SELECT count(mana_sync.record_change('edge', 'items', 'version -7', 'ada', NULL, 'insert', 'phone', schema_version => -7));
+SELECT count(mana_sync.record_change('edge', 'items', 'version 2147483647', 'ada', NULL, 'insert', 'phone', schema_version => 2147483647));
+SELECT count(mana_sync.record_change('edge', 'items', 'NULLs', 'ada', NULL, 'insert', NULL, NULL, NULL, NULL, NULL, NULL, NULL));
+SELECT count(mana_sync.record_change('edge', 'items', 'empty client', 'ada', NULL, 'delete', ''));
+SELECT record_id, space_id IS NULL AS private, schema_version, field_timestamps, client_id = '' AS no_client, op
+    FROM mana_sync.changes_since('ada', 'edge');
+
+-- data, field_timestamps and actor are stored as they come. JSON's null is not SQL's.
+SELECT count(mana_sync.record_change('json', 'items', 'JSON null', 'ada', NULL, 'insert', 'phone', 'null', 'null', 1, 'null'));
+SELECT count(mana_sync.record_change('json', 'items', 'SQL NULL', 'ada', NULL, 'insert', 'phone', NULL));
+SELECT count(mana_sync.record_change('json', 'items', 'array', 'ada', NULL, 'insert', 'phone', '[1, "two", [3]]'));
+SELECT count(mana_sync.record_change('json', 'items', 'numbers', 'ada', NULL, 'insert', 'phone',
+    '{"big": 12345678901234567890.123456789012345678901, "tiny": 1e-30, "zeros": 1.500, "int64": 9223372036854775808}'));
+SELECT record_id, data, field_timestamps, actor, data IS NULL AS is_null FROM mana_sync.changes_since('ada', 'json');
+
+-- Text of any script is an id, quotes and backslashes too, and long ones.
+SELECT count(mana_sync.record_change('ünï', 'таблица', '牛乳 🥛', 'аda''s \ "x"', 'größe', 'insert', '電話',
+    '{"ключ": "значение 🎉", "escape": "\u00e9 \ud83e\udd5b \n"}', space_ids => '{größe}'));
+SELECT app_id, table_name, record_id, user_id, space_id, client_id, data
+    FROM mana_sync.changes_since('аda''s \ "x"', 'ünï');
+SELECT count(mana_sync.record_change('long', 'items', repeat('r', 200), repeat('u', 200), repeat('s', 200), 'insert', 'phone',
+    jsonb_build_object('blob', repeat('0123456789', 200000)), space_ids => ARRAY[repeat('s', 200)]));
+SELECT length(record_id), length(user_id), length(space_id), length(data ->> 'blob')
+    FROM mana_sync.changes_since(repeat('u', 200), 'long');
+
+-- An id is stored once. Ids that the extension makes are UUIDs of version 7, in order.
+SELECT * FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'again', 'ada', NULL, 'insert', 'phone',
+    id => '0190f5fe-7c00-7000-8000-000000000001') $$) \gx
+SELECT count(*), bool_and(substr(id::text, 15, 1) = '7') AS version_7, bool_and(substr(id::text, 20, 1) IN ('8', '9', 'a', 'b')) AS variant
+    FROM mana_sync.changes_since('ada', 'edge');
+SELECT bool_and(id > before) AS ascending
+    FROM (SELECT id, lag(id) OVER (ORDER BY n) AS before
+          FROM (SELECT n, mana_sync.record_change('ids', 'items', n::text, 'ada', NULL, 'insert', 'phone') AS id
+                FROM generate_series(1, 1000) AS n) AS written) AS pairs;
+
+-- The result is the id of the row.
+SELECT mana_sync.record_change('ret', 'items', 'one', 'ada', NULL, 'insert', 'phone') AS id \gset
+SELECT id = :'id' AS same FROM mana_sync.changes_since('ada', 'ret');
+
+-- The order of the log is the order of the calls, within a transaction too. Every row of a
+-- transaction has the same created_at; no cursor depends on it.
+BEGIN;
+SELECT count(mana_sync.record_change('order', 'items', n::text, 'ada', NULL, 'insert', 'phone')) FROM generate_series(1, 5) AS n;
+SELECT count(mana_sync.record_change('order', 'items', n::text, 'ada', NULL, 'update', 'phone')) FROM generate_series(5, 1, -1) AS n;
+COMMIT;
+SELECT string_agg(op || ' ' || record_id, ', ') AS log, count(DISTINCT created_at) AS times
+    FROM mana_sync.changes_since('ada', 'order');
+
+-- A plain INSERT by the role gets the same defaults, under its scope.
+BEGIN;
+SELECT mana_sync.with_scope('ada');
+INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id)
+    VALUES ('plain', 'items', 'one', 'ada', 'insert', 'phone'), ('plain', 'items', 'two', 'ada', 'insert', 'phone');
+SELECT record_id, field_timestamps, schema_version, substr(id::text, 15, 1) AS uuid_version, created_at = now() AS now,
+       xact = pg_current_xact_id() AS xact, epoch, seq > lag(seq, 1, 0::bigint) OVER () AS seq
+    FROM mana_sync.sync_changes WHERE app_id = 'plain' ORDER BY epoch, xact, seq;
+COMMIT;
+SELECT record_id FROM mana_sync.changes_since('ada', 'plain');
+
+-- What is rolled back was never there.
+BEGIN;
+SELECT count(mana_sync.record_change('undo', 'items', 'one', 'ada', NULL, 'insert', 'phone'));
+SAVEPOINT s;
+SELECT count(mana_sync.record_change('undo', 'items', 'two', 'ada', NULL, 'insert', 'phone'));
+ROLLBACK TO s;
+SELECT count(mana_sync.record_change('undo', 'items', 'three', 'ada', NULL, 'insert', 'phone'));
+COMMIT;
+BEGIN;
+SELECT count(mana_sync.record_change('undo', 'items', 'four', 'ada', NULL, 'insert', 'phone'));
+ROLLBACK;
+SELECT record_id FROM mana_sync.changes_since('ada', 'undo');
+
+-- Prepared, as a driver calls it: the plan outlives a change of the table.
+PREPARE push (text, jsonb) AS
+    SELECT count(mana_sync.record_change('prep', 'items', $1, 'ada', NULL, 'insert', 'phone', $2));
+EXECUTE push ('one', '{}');
+RESET ROLE;
+CREATE INDEX sync_changes_extra ON mana_sync.sync_changes (client_id);
+SET ROLE regress_app;
+EXECUTE push ('two', '{}');
+RESET ROLE;
+DROP INDEX mana_sync.sync_changes_extra;
+SET ROLE regress_app;
+EXECUTE push ('three', '{}');
+SELECT record_id FROM mana_sync.changes_since('ada', 'prep');
+DEALLOCATE push;
+
+-- Nothing is written where nothing may be.
+BEGIN READ ONLY;
+SELECT * FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'ro', 'ada', NULL, 'insert', 'phone') $$) \gx
+ROLLBACK;
+
+RESET ROLE;
+SELECT mana_sync.revoke_access('regress_app') \g /dev/null
+DROP EXTENSION mana_sync;
