@@ -62,7 +62,6 @@ pg_regress() {
     fi
     as_server_user "$program" --bindir "$MANA_SYNC_PG_BIN" --host "$PGHOST" --port "$PGPORT" --user "$PGUSER" \
         --inputdir "$work" --outputdir "$work/out" --dbname "mana_sync_$1" "${choice[@]}" || status=$?
-    rm -rf "${results:?}/$1"
     cp -r "$work/out" "$results/$1"
     cp "$cluster_dir/log" "$results/$1/server.log"
     return "$status"
@@ -95,25 +94,41 @@ count() {
     [ "$f" = 0 ]
 }
 
+# What went wrong: the differences, or cargo's output between the last test's line and the summary.
+show_failure() {
+    local log=$2
+    if [ -s "$results/$1/regression.diffs" ]; then
+        cat "$results/$1/regression.diffs"
+    else
+        # The beginning and the end of it, which are enough to know what to look for in the log.
+        awk '
+            /^(failures:|error)/ { on = 1 }
+            on { line[++n] = $0 }
+            { last[NR % 40] = $0 }
+            END {
+                if (!on) for (i = NR - 39; i <= NR; i++) { if (i > 0) print last[i % 40] }
+                for (i = 1; i <= n; i++) {
+                    if (n <= 250 || i <= 100 || i > n - 150) print line[i]
+                    else if (i == 101) print "[…]"
+                }
+            }' "$log"
+    fi
+}
+
 run_suite() {
-    local log=$logs/$1.log status line started=$SECONDS
+    local log=$logs/$1.log status started=$SECONDS
+    rm -rf "${results:?}/$1"
     say "$1: $(title_of "$1")"
     # The log has everything; the terminal sees what is going on.
     set +e
     (
         set -e
         "suite_$1"
-    ) 2>&1 </dev/null | tee "$log" | grep -E --line-buffered '^(test |ok [0-9]|not ok [0-9]|     .*\.\.\. |error)'
+    ) 2>&1 </dev/null | tee "$log" | grep -E --line-buffered '^(test |ok [0-9]|not ok [0-9]|     .*\.\.\. |error| +Compiling (mana_sync|pgrx))'
     status=${PIPESTATUS[0]}
     set -e
     if ! count "$1" "$log" "$status"; then
-        if [ -s "$results/$1/regression.diffs" ]; then
-            cat "$results/$1/regression.diffs"
-        else
-            # cargo prints the failures' output between the last test's line and the summary.
-            line=$(grep -nE -m 1 '^(failures:|error)' "$log" | cut -d : -f 1 || true)
-            if [ -n "$line" ]; then tail -n +"$line" "$log" | head -n 300; else tail -n 40 "$log"; fi
-        fi
+        show_failure "$1" "$log"
     fi
 }
 
