@@ -21,18 +21,19 @@ same() {
     fi
 }
 
-# The fenced blocks between <!-- begin NAME --> and <!-- end NAME --> of a document, without blank lines.
+# The fenced blocks between <!-- begin NAME --> and <!-- end NAME --> of a document, without blank lines and
+# spaces at the end of a line.
 blocks() {
     awk -v begin="<!-- begin $2 -->" -v end="<!-- end $2 -->" '
         $0 == begin { inside = 1; next }
         $0 == end { inside = 0 }
         inside && /^```/ { block = !block; next }
-        inside && block && NF' "$1"
+        inside && block && NF { sub(/ +$/, ""); print }' "$1"
 }
 
-# The output of a regress file between its lines "-- == begin" and "-- == end", without blank lines.
-# psql repeats its input in it.
-output() { sed -n '/^-- == begin/,/^-- == end/p' "expected/$1.out" | sed '/^-- == /d; /^[[:space:]]*$/d'; }
+# The output of a regress file between its lines "-- == begin" and "-- == end", likewise. psql
+# repeats its input in it.
+output() { sed -n '/^-- == begin/,/^-- == end/p' "expected/$1.out" | sed '/^-- == /d; s/ *$//; /^$/d'; }
 
 same 'the ledger in tests/members.txt is that in sql/install.sql' \
     <(grep -v '^#' ../members.txt) <(sed -n '/^COPY ledger /,/^\\\.$/p' sql/install.sql | sed '1d; $d')

@@ -155,10 +155,22 @@ COMMIT;
 SELECT code FROM outcome('RESET mana_sync.strict_spaces');
 RESET ROLE;
 RESET mana_sync.strict_spaces;
+-- It can be set for a database or a role, and then holds in a new session from the first call on, also if the
+-- role tried to turn it off before the library was loaded.
+ALTER ROLE regress_app LOGIN;
+ALTER ROLE regress_app SET mana_sync.strict_spaces = on;
+\set me :USER
+\connect - regress_app
+SELECT code FROM outcome('ALTER ROLE regress_app SET mana_sync.strict_spaces = off');
+SET mana_sync.strict_spaces = off;
+SELECT code FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'r', 'ada', 'elsewhere', 'insert', 'phone') $$);
+SHOW mana_sync.strict_spaces;
+\connect - :me
+ALTER ROLE regress_app RESET mana_sync.strict_spaces;
+ALTER ROLE regress_app NOLOGIN;
 -- None of the refused ones is there.
 SELECT count(*) FROM mana_sync.sync_changes WHERE record_id = 'r';
 
 DROP FUNCTION pull, write;
-DROP TABLE got, many;
 SELECT mana_sync.revoke_access('regress_app') \g /dev/null
 DROP EXTENSION mana_sync;

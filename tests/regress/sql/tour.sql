@@ -1,21 +1,23 @@
--- The tour of README.md, which shows this file and its output (tests/regress/check.sh compares them).
--- == tour
--- As a superuser, once: the extension, and a plain role for the application server.
+-- The tour of README.md, which shows these statements and what they give (tests/regress/check.sh compares them).
+-- == begin
+-- == install
 CREATE EXTENSION mana_sync;
 CREATE ROLE app LOGIN;
 SELECT mana_sync.grant_access('app');
 SET ROLE app;  -- an application server connects as this role
--- One change. The device may choose the id: sent twice, it is stored once, and the second is an error.
+-- == write
 SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'insert', 'phone',
            '{"title": "Milk", "done": false}', id => '0190f5fe-7c00-7000-8000-000000000001',
            space_ids => '{home}');
--- A batch, in one statement: all of it or none.
+-- == batch
 SELECT count(mana_sync.record_change('todo', 'items', item, 'ada', space, 'insert', 'phone', data,
                                      space_ids => '{home}')) AS recorded
     FROM (VALUES ('bread', 'home', '{"title": "Bread"}'::jsonb),
                  ('gift',  NULL,   '{"title": "Gift for Ben"}')) AS batch (item, space, data);
+-- == page 1
 SELECT record_id, space_id, op, data, cursor IS NOT NULL AS cursor
     FROM mana_sync.changes_since('ada', 'todo', page_size => 2, space_ids => '{home}');
+-- == cursor
 SELECT cursor
     FROM mana_sync.changes_since('ada', 'todo', page_size => 2, space_ids => '{home}')
     WHERE cursor IS NOT NULL \gset
@@ -24,16 +26,15 @@ SELECT record_id, space_id, op, data, cursor IS NOT NULL AS cursor
 SELECT cursor
     FROM mana_sync.changes_since('ada', 'todo', since => :'cursor', page_size => 2, space_ids => '{home}')
     WHERE cursor IS NOT NULL \gset
--- Later, her laptop ticks off the milk: an update, with the time at which the field was written.
+-- == update
 SELECT count(mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'update', 'laptop',
                  '{"done": true}', '{"done": "2026-03-01T08:20:00Z"}', space_ids => '{home}')) AS recorded;
 SELECT record_id, op, client_id, data, field_timestamps
     FROM mana_sync.changes_since('ada', 'todo', since => :'cursor', space_ids => '{home}');
--- Ben, who is in no space, has nothing to read.
-SELECT record_id FROM mana_sync.changes_since('ben', 'todo');
--- Ben in the space: its history, Ada's private gift not in it.
+-- == join
+SELECT user_id, record_id, op FROM mana_sync.changes_since('ben', 'todo');
 SELECT user_id, record_id, op FROM mana_sync.changes_since('ben', 'todo', space_ids => '{home}');
--- with_scope says it once for a transaction. Plain SQL then sees what the user may see.
+-- == scope
 BEGIN;
 SELECT mana_sync.with_scope('ben', '{home}');
 SELECT user_id, op, data
@@ -42,9 +43,8 @@ SELECT user_id, op, data
     ORDER BY epoch, xact, seq;
 SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'delete', 'phone');
 ROLLBACK;
--- And without a scope, nothing.
 SELECT count(*) FROM mana_sync.sync_changes;
--- == end of the tour
+-- == end
 RESET ROLE;
 SELECT mana_sync.revoke_access('app');
 DROP ROLE app;

@@ -1,0 +1,49 @@
+-- The examples of docs/reference.md, which shows these statements and what they give
+-- (tests/regress/check.sh compares them).
+CREATE EXTENSION mana_sync;
+CREATE ROLE app;
+-- == begin
+-- == grant_access
+SELECT mana_sync.grant_access('app');
+SELECT has_table_privilege('app', 'mana_sync.sync_changes', 'SELECT') AS "select",
+       has_column_privilege('app', 'mana_sync.sync_changes', 'data', 'INSERT') AS "insert",
+       has_table_privilege('app', 'mana_sync.sync_changes', 'UPDATE') AS "update",
+       has_table_privilege('app', 'mana_sync.sync_changes', 'DELETE') AS "delete";
+SET ROLE app;
+-- == record_change
+SELECT mana_sync.record_change(
+           app_id => 'todo', table_name => 'items', record_id => 'milk', user_id => 'ada',
+           space_id => 'home', op => 'insert', client_id => 'phone',
+           data => '{"title": "Milk", "done": false}', space_ids => '{home}',
+           id => '0190f5fe-7c00-7000-8000-000000000001');
+SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'update', 'phone',
+           '{"done": true}', '{"done": "2026-03-01T08:20:00Z"}',
+           id => '0190f5fe-7c00-7000-8000-000000000002');
+-- == record_change error
+SELECT mana_sync.record_change('todo', 'items', 'milk', 'eve', 'home', 'delete', 'tablet',
+           space_ids => '{}');
+-- == with_scope
+BEGIN;
+SELECT mana_sync.with_scope('ben', '{home,work}');
+SELECT current_setting('app.current_user_id') AS user_id,
+       current_setting('app.current_user_space_ids') AS space_ids;
+SELECT record_id, user_id, op, data FROM mana_sync.sync_changes ORDER BY epoch, xact, seq;
+COMMIT;
+SELECT record_id, user_id, op, data FROM mana_sync.sync_changes ORDER BY epoch, xact, seq;
+-- == changes_since
+SELECT record_id, op, client_id, data, cursor IS NOT NULL AS has_cursor
+    FROM mana_sync.changes_since('ada', 'todo', 'items', space_ids => '{home}');
+SELECT cursor FROM mana_sync.changes_since('ada', 'todo', 'items', space_ids => '{home}')
+    WHERE cursor IS NOT NULL \gset
+SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', 'items', since => :'cursor', space_ids => '{home}');
+-- == changes_since junk
+SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => 'last week');
+SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => left(:'cursor', 20));
+-- == uuidv7
+SELECT substr(mana_sync.uuidv7()::text, 15, 1) AS version;
+-- == revoke_access
+RESET ROLE;
+SELECT mana_sync.revoke_access('app');
+DROP ROLE app;
+-- == end
+DROP EXTENSION mana_sync;
