@@ -13,7 +13,9 @@ status=0 number=0
 # same TITLE FILE FILE
 same() {
     number=$((number + 1))
-    if [ -s "$2" ] && diff -u "$2" "$3"; then
+    local left right
+    left=$(cat "$2") right=$(cat "$3")
+    if [ -n "$left" ] && diff -u <(echo "$left") <(echo "$right"); then
         echo "ok $number - $1"
     else
         echo "not ok $number - $1"
@@ -21,13 +23,13 @@ same() {
     fi
 }
 
-# The fenced blocks between <!-- begin NAME --> and <!-- end NAME --> of a document, without blank lines and
+# The blocks fenced as sql or text between <!-- begin NAME --> and <!-- end NAME --> of a document, without blank lines and
 # spaces at the end of a line.
 blocks() {
     awk -v begin="<!-- begin $2 -->" -v end="<!-- end $2 -->" '
         $0 == begin { inside = 1; next }
         $0 == end { inside = 0 }
-        inside && /^```/ { block = !block; next }
+        /^```/ { block = /^```(sql|text)$/; next }
         inside && block && NF { sub(/ +$/, ""); print }' "$1"
 }
 

@@ -39,8 +39,6 @@ SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', 'items', since => :'
 -- == changes_since junk
 SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => 'last week');
 SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => left(:'cursor', 20));
--- == uuidv7
-SELECT substr(mana_sync.uuidv7()::text, 15, 1) AS version;
 -- == revoke_access
 RESET ROLE;
 SELECT mana_sync.revoke_access('app');
