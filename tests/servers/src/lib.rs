@@ -1,0 +1,21 @@
+//! Harness for the tests of `mana_sync` on real servers (`tests/`), run by `make test SUITE=servers`.
+//!
+//! - [`cluster`]: a private server: start, stop, kill, connect, remove
+//! - [`standby`]: streaming standbys of it
+//! - [`process`]: the server's programs, run as an unprivileged user
+//! - [`device`]: a reader with its cursor and everything that it was given
+//! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
+//! - [`oracle`]: what a device should have, by plain SQL, and the comparison
+//! - [`random`]: the seed of a run
+
+pub mod cluster;
+pub mod device;
+pub mod naive;
+pub mod oracle;
+pub mod process;
+pub mod random;
+pub mod standby;
+
+pub use cluster::{Cluster, Options};
+pub use device::Device;
+pub use oracle::{Delivered, Difference};

@@ -1,0 +1,73 @@
+//! A reader: a user's device with its cursor, and everything that it was given.
+
+use postgres::{Client, Error, GenericClient};
+use uuid::Uuid;
+
+use crate::oracle::{Delivered, Difference, allowed};
+
+/// One device. It keeps its cursor between pulls as a real one does: an error leaves it as it was.
+#[derive(Clone)]
+pub struct Device {
+    /// Whose device it is.
+    pub user: String,
+    /// The app that it syncs.
+    pub app: String,
+    /// The spaces that the user is a member of.
+    pub spaces: Vec<String>,
+    /// Where to go on; none at first.
+    pub cursor: Option<String>,
+    /// What it was given.
+    pub delivered: Delivered,
+}
+
+impl Device {
+    /// A device that has not pulled yet.
+    pub fn new(user: &str, app: &str, spaces: &[&str]) -> Self {
+        let spaces = spaces.iter().map(|space| space.to_string()).collect();
+        Self { user: user.into(), app: app.into(), spaces, cursor: None, delivered: Delivered::default() }
+    }
+
+    /// Pulls one page; returns its number of rows. Also checks that the cursor is on the last row and on no other.
+    pub fn pull_page(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<usize, Error> {
+        Ok(self.pull_page_ids(client, page_size)?.len())
+    }
+
+    /// [`Device::pull_page`] that returns the ids.
+    pub fn pull_page_ids(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<Vec<Uuid>, Error> {
+        let sql = "SELECT id, user_id, app_id, space_id, cursor
+                   FROM mana_sync.changes_since(user_id => $1, app_id => $2, since => $3, page_size => $4, space_ids => $5)";
+        let rows = client.query(sql, &[&self.user, &self.app, &self.cursor, &page_size, &self.spaces])?;
+        assert!(rows.len() <= page_size as usize, "a page of {page_size} has {} rows", rows.len());
+        let mut ids = Vec::with_capacity(rows.len());
+        for (i, row) in rows.iter().enumerate() {
+            let cursor: Option<String> = row.get("cursor");
+            assert_eq!(cursor.is_some(), i + 1 == rows.len(), "row {i} of {}: cursor {cursor:?}", rows.len());
+            let id: Uuid = row.get("id");
+            self.delivered.add(id);
+            ids.push(id);
+            self.cursor = cursor.or(self.cursor.take());
+        }
+        Ok(ids)
+    }
+
+    /// Pulls until a page is empty; returns the number of rows.
+    pub fn pull(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<usize, Error> {
+        let mut count = 0;
+        loop {
+            match self.pull_page(client, page_size)? {
+                0 => return Ok(count),
+                rows => count += rows,
+            }
+        }
+    }
+
+    /// Whether a change by `user` in `space` is for this device.
+    pub fn sees(&self, user: &str, space: Option<&str>) -> bool {
+        user == self.user || space.is_some_and(|space| self.spaces.iter().any(|own| own == space))
+    }
+
+    /// How what it was given differs from what its scope allows.
+    pub fn compare(&self, superuser: &mut Client) -> Difference {
+        self.delivered.compare(&allowed(superuser, &self.user, &self.app, &self.spaces))
+    }
+}

@@ -1,0 +1,119 @@
+//! The server's programs, run as the user that servers run as, and processes looked up in `/proc`.
+//!
+//! Two environment variables say how; `make test` sets both:
+//!
+//! - `MANA_SYNC_PG_BIN`: directory of `initdb`, `pg_ctl`, `pg_basebackup` of a server that has the extension installed
+//! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as (they refuse to run as root)
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long anything may take that should happen at once: a busy machine is slow, a hang is for ever.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Path of one of the server's programs.
+pub fn program(name: &str) -> PathBuf {
+    let bin = std::env::var_os("MANA_SYNC_PG_BIN").filter(|bin| !bin.is_empty()).unwrap_or_else(|| {
+        panic!("MANA_SYNC_PG_BIN is not set: run these tests with `make test` (SUITE=servers for these alone)")
+    });
+    let path = Path::new(&bin).join(name);
+    assert!(path.exists(), "{} is not there: run `make test`, which installs the server's programs", path.display());
+    path
+}
+
+/// One of the server's programs, to be run as the user that servers run as.
+pub fn server_command(name: &str) -> Command {
+    let mut command = Command::new(program(name));
+    // A directory that the user may enter; and no setting of the caller's PostgreSQL.
+    command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C");
+    for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
+        command.env_remove(variable);
+    }
+    if let Some(owner) = server_user() {
+        command.uid(owner.uid).gid(owner.gid).env("HOME", "/nonexistent");
+    }
+    command
+}
+
+/// Runs a command to its end; what it said is shown only if it fails.
+pub fn run(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = [output.stdout, output.stderr].concat();
+    Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said)))
+}
+
+/// Makes a file or directory the property of the user that servers run as.
+pub fn give_to_server(path: &Path) {
+    if let Some(owner) = server_user() {
+        chown(path, Some(owner.uid), Some(owner.gid))
+            .unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
+    }
+}
+
+/// Sends a signal, by its name, to processes; those that are gone already do not matter.
+pub fn signal(name: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
+}
+
+/// Processes whose parent is `parent`.
+pub fn children(parent: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc is readable");
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|&pid| stat(pid).is_some_and(|stat| stat.parent == parent)).collect()
+}
+
+/// Whether a process runs. (One that ended and was not collected by its parent does not.)
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+}
+
+/// Waits for a condition, and panics with its description after [`PATIENCE`].
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited {} s in vain: {what}", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+struct Stat {
+    state: char,
+    parent: u32,
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // pid (name) state parent …, where the name may hold anything.
+    let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
+    Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
+}
+
+#[derive(Clone, Copy)]
+struct Owner {
+    uid: u32,
+    gid: u32,
+}
+
+/// The user that servers run as, unless it is the caller.
+fn server_user() -> Option<Owner> {
+    static OWNER: OnceLock<Option<Owner>> = OnceLock::new();
+    *OWNER.get_or_init(|| {
+        let user = std::env::var("MANA_SYNC_RUN_AS").ok().filter(|user| !user.is_empty())?;
+        Some(Owner { uid: id("-u", &user), gid: id("-g", &user) })
+    })
+}
+
+fn id(option: &str, user: &str) -> u32 {
+    let output = Command::new("id").args([option, user]).output().expect("the program id runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("MANA_SYNC_RUN_AS={user}: there is no such user"))
+}

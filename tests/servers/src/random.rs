@@ -1,0 +1,19 @@
+//! The seed of a run. Threads race, so that a seed does not repeat a run; it repeats what each thread does.
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+/// Seed of this run: `MANA_SYNC_SEED`, else the test's own. Printed, for the next run.
+pub fn seed(test: &str, default: u64) -> u64 {
+    let seed = match std::env::var("MANA_SYNC_SEED") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("MANA_SYNC_SEED={text} is not a number")),
+        Err(_) => default,
+    };
+    println!("{test}: seed {seed} (MANA_SYNC_SEED={seed} repeats it)");
+    seed
+}
+
+/// Random numbers of one thread of a run.
+pub fn rng(seed: u64, thread: u64) -> StdRng {
+    StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(thread))
+}

@@ -1,0 +1,77 @@
+//! Streaming standbys: how they are made, how far they are, and what can be done to them.
+
+use postgres::Client;
+
+use crate::cluster::{Cluster, DATABASE};
+use crate::process::{run, server_command, wait_until};
+
+impl Cluster {
+    /// A running standby that streams from this server. Its settings are this server's own.
+    pub fn standby(&self, name: &str) -> Cluster {
+        let mut standby = Cluster::empty(name);
+        let source = format!("host={} user=postgres application_name={name}", self.socket_dir().display());
+        let mut command = server_command("pg_basebackup");
+        command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &source, "-D"]).arg(standby.data());
+        run(&mut command).unwrap_or_else(|error| panic!("{error}"));
+        standby.rename(name);
+        // A primary that waits for a standby is set up so by its configuration, which was copied.
+        standby.configure(&[("synchronous_standby_names", "")]);
+        standby.start();
+        standby
+    }
+
+    /// Makes commits on this primary wait for the standby (where `synchronous_commit` is on, the default).
+    pub fn wait_for_commits_of(&self, standby: &Cluster) {
+        self.configure(&[("synchronous_standby_names", standby.name())]);
+        self.reload();
+        let mut client = self.superuser(DATABASE);
+        wait_until("the standby is synchronous", || {
+            let sql = "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND sync_state = 'sync'";
+            let row = client.query_one(sql, &[&standby.name()]).expect("pg_stat_replication is readable");
+            row.get::<_, i64>(0) == 1
+        });
+    }
+
+    /// Stops replay on this standby; what is received is kept and not shown. Returns when it has stopped.
+    pub fn pause_replay(&self) {
+        let mut client = self.superuser(DATABASE);
+        client.batch_execute("SELECT pg_wal_replay_pause()").expect("replay can be paused");
+        // Before PostgreSQL 14 there is no telling a request from a pause.
+        if server_version(&mut client) >= 140000 {
+            wait_until("replay pauses", || {
+                let row =
+                    client.query_one("SELECT pg_get_wal_replay_pause_state()", &[]).expect("the state is readable");
+                row.get::<_, &str>(0) == "paused"
+            });
+        }
+    }
+
+    /// Lets replay on this standby go on.
+    pub fn resume_replay(&self) {
+        self.superuser(DATABASE).batch_execute("SELECT pg_wal_replay_resume()").expect("replay can be resumed");
+    }
+
+    /// Waits until a standby shows everything that this primary has committed. Its replay must not be paused.
+    pub fn wait_until_caught_up(&self, standby: &Cluster) {
+        let mut primary = self.superuser(DATABASE);
+        // A commit that is flushed, so that everything before it is.
+        primary.batch_execute("SELECT pg_logical_emit_message(true, 'mana_sync', '')").expect("WAL can be written");
+        let row = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).expect("the position is readable");
+        let position: String = row.get(0);
+        let mut client = standby.superuser(DATABASE);
+        wait_until("the standby catches up", || {
+            let sql = "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn";
+            client.query_one(sql, &[&position]).expect("the position is readable").get(0)
+        });
+    }
+
+    /// Makes this standby a primary, and waits until it is one.
+    pub fn promote(&self) {
+        run(&mut self.pg_ctl("promote")).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+/// `server_version_num` of the server.
+pub fn server_version(client: &mut Client) -> i32 {
+    client.query_one("SELECT current_setting('server_version_num')::int", &[]).expect("the version is readable").get(0)
+}
