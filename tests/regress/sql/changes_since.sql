@@ -7,6 +7,23 @@ CREATE FUNCTION write(who text, record text, tab text DEFAULT 'items', client te
     RETURNS bigint LANGUAGE sql AS $$ SELECT count(mana_sync.record_change(app, tab, record, who, NULL, 'insert', client)) $$;
 SET ROLE regress_app;
 
+-- == The first write of a log, rolled back
+-- It opened the log's first epoch, which is gone with it: its cursor counts for nothing.
+BEGIN;
+SELECT write('eve', 'never');
+SELECT cursor FROM mana_sync.changes_since('eve', 'todo') \gset
+ROLLBACK;
+BEGIN;
+SAVEPOINT s;
+SELECT write('eve', 'never');
+ROLLBACK TO s;
+SELECT write('eve', 'one');
+COMMIT;
+SELECT write('eve', 'two');
+SELECT record_id FROM mana_sync.changes_since('eve', 'todo', since => :'cursor');
+SELECT cursor FROM mana_sync.changes_since('eve', 'todo', since => :'cursor') OFFSET 1 \gset
+SELECT record_id FROM mana_sync.changes_since('eve', 'todo', since => :'cursor');
+
 -- == Pages
 SELECT sum(write('ada', 'r' || n)) FROM generate_series(1, 5) AS n;
 -- The cursor is on the last row of a page, and on no other.
