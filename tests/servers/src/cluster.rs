@@ -259,7 +259,7 @@ const WATCHDOG: &str = r#"
 read -r _
 pid=$(head -n 1 "$1/data/postmaster.pid") && [ "/proc/$pid/cwd" -ef "$1/data" ] && kill -QUIT "$pid" && {
     tries=0
-    while kill -0 "$pid" && [ $tries -lt 200 ]; do
+    while [ "/proc/$pid/cwd" -ef "$1/data" ] && [ $tries -lt 200 ]; do
         sleep 0.05
         tries=$((tries + 1))
     done

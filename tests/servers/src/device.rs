@@ -52,9 +52,18 @@ impl Device {
 
     /// Pulls until a page is empty; returns the number of rows.
     pub fn pull(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<usize, Error> {
+        self.pull_by(client, || page_size)
+    }
+
+    /// [`Device::pull`] with a size for each page.
+    pub fn pull_by(
+        &mut self,
+        client: &mut impl GenericClient,
+        mut page_size: impl FnMut() -> i32,
+    ) -> Result<usize, Error> {
         let mut count = 0;
         loop {
-            match self.pull_page(client, page_size)? {
+            match self.pull_page(client, page_size())? {
                 0 => return Ok(count),
                 rows => count += rows,
             }

@@ -6,6 +6,7 @@
 //! - [`device`]: a reader with its cursor and everything that it was given
 //! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
+//! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`random`]: the seed of a run
 
 pub mod cluster;
@@ -15,6 +16,7 @@ pub mod oracle;
 pub mod process;
 pub mod random;
 pub mod standby;
+pub mod writers;
 
 pub use cluster::{Cluster, Options};
 pub use device::Device;

@@ -1,7 +1,7 @@
 //! The seed of a run. Threads race, so that a seed does not repeat a run; it repeats what each thread does.
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// Seed of this run: `MANA_SYNC_SEED`, else the test's own. Printed, for the next run.
 pub fn seed(test: &str, default: u64) -> u64 {
@@ -16,4 +16,9 @@ pub fn seed(test: &str, default: u64) -> u64 {
 /// Random numbers of one thread of a run.
 pub fn rng(seed: u64, thread: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(thread))
+}
+
+/// Size of a page: from a single row to everything.
+pub fn page_size(rng: &mut StdRng) -> i32 {
+    [1, 2, 7, 30, 100, 300, 1000, 5000][rng.random_range(0..8)]
 }
