@@ -34,7 +34,7 @@ impl Device {
 
     /// [`Device::pull_page`] that returns the ids.
     pub fn pull_page_ids(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<Vec<Uuid>, Error> {
-        let sql = "SELECT id, user_id, app_id, space_id, cursor
+        let sql = "SELECT id, cursor
                    FROM mana_sync.changes_since(user_id => $1, app_id => $2, since => $3, page_size => $4, space_ids => $5)";
         let rows = client.query(sql, &[&self.user, &self.app, &self.cursor, &page_size, &self.spaces])?;
         assert!(rows.len() <= page_size as usize, "a page of {page_size} has {} rows", rows.len());

@@ -1,0 +1,203 @@
+//! Real input: 18 years of a public repository's history as pushes (13,417 of them, 36,629 changes, 300 users, 118 spaces),
+//! replayed from several connections at once, while a device for each user keeps pulling.
+//!
+//! The file is not part of the repository; without it the test says so and passes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use flate2::read::GzDecoder;
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::oracle::{Difference, allowed};
+use mana_sync_servers::random::{page_size, rng, seed};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::{Client, Error, Statement};
+use rand::Rng;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+const WRITERS: usize = 4;
+const READERS: usize = 3;
+
+/// A line of the file.
+struct Push {
+    user: String,
+    app: String,
+    client: String,
+    schema_version: i32,
+    changes: Vec<Change>,
+}
+
+/// A change, as the columns that it is stored in.
+struct Change {
+    id: Uuid,
+    table: String,
+    record: String,
+    op: String,
+    space: Option<String>,
+    data: Option<Value>,
+    field_timestamps: Value,
+}
+
+#[test]
+fn every_device_holds_the_history_that_its_scope_allows_once() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
+    let Ok(file) = File::open(&path) else {
+        println!("replay: SKIPPED, {} is not there", path.display());
+        return;
+    };
+    let seed = seed("replay", 18);
+    let pushes: Vec<Push> =
+        BufReader::new(GzDecoder::new(file)).lines().map(|line| parse(&line.expect("a line"))).collect();
+    let changes: usize = pushes.iter().map(|push| push.changes.len()).sum();
+    let mut devices = devices_of(&pushes);
+    println!("{} pushes, {changes} changes, {} devices", pushes.len(), devices.len());
+
+    let cluster = Cluster::with_log(Options::default());
+    let start = Instant::now();
+    let (next, writing) = (AtomicUsize::new(0), AtomicUsize::new(WRITERS));
+    let (mut early, mut pages) = (0, 0);
+    thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            let mut client = cluster.app(DATABASE);
+            let (pushes, next, writing) = (&pushes, &next, &writing);
+            scope.spawn(move || {
+                let statement = client.prepare(RECORD_CHANGE).expect("record_change can be prepared");
+                while let Some(push) = pushes.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    record(&mut client, &statement, push).expect("the push is recorded");
+                }
+                writing.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        let share = devices.len().div_ceil(READERS);
+        let readers: Vec<_> = devices
+            .chunks_mut(share)
+            .enumerate()
+            .map(|(number, devices)| {
+                let mut client = cluster.app(DATABASE);
+                let (mut rng, writing) = (rng(seed, number as u64), &writing);
+                scope.spawn(move || {
+                    let (mut early, mut pages) = (0, 0);
+                    while writing.load(Ordering::SeqCst) > 0 {
+                        let device = rng.random_range(0..devices.len());
+                        early += devices[device].pull_page(&mut client, page_size(&mut rng)).expect("a page is read");
+                        pages += 1;
+                    }
+                    // Whoever is still in the middle of a walk finishes it with what came since.
+                    for device in devices {
+                        device.pull_by(&mut client, || page_size(&mut rng)).expect("the rest is read");
+                    }
+                    (early, pages)
+                })
+            })
+            .collect();
+        for reader in readers {
+            let (rows, calls) = reader.join().expect("the reader is well");
+            early += rows;
+            pages += calls;
+        }
+    });
+    println!("{early} deliveries in {pages} pages while it was written; {:.1} s in all", start.elapsed().as_secs_f32());
+
+    let mut superuser = cluster.superuser(DATABASE);
+    let row = superuser.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0) as usize, changes, "the log holds every change");
+    let mut total = Difference::default();
+    for device in &devices {
+        let by_sql = allowed(&mut superuser, &device.user, &device.app, &device.spaces);
+        assert_eq!(by_sql, in_file(&pushes, device), "{}: the log is what the file says", device.user);
+        let difference = device.delivered.compare(&by_sql);
+        difference.assert_exact(&device.user);
+        total.add(difference);
+    }
+    println!("{} devices: {total}", devices.len());
+    assert!(early > 0 && total.expected > changes);
+}
+
+const RECORD_CHANGE: &str = "SELECT mana_sync.record_change(
+    app_id => $1, table_name => $2, record_id => $3, user_id => $4, space_id => $5, op => $6, client_id => $7,
+    data => $8, field_timestamps => $9, schema_version => $10, id => $11)";
+
+/// Records one push as one transaction.
+fn record(client: &mut Client, statement: &Statement, push: &Push) -> Result<(), Error> {
+    let mut transaction = client.transaction()?;
+    for c in &push.changes {
+        let row = transaction.query_one(
+            statement,
+            &[
+                &push.app,
+                &c.table,
+                &c.record,
+                &push.user,
+                &c.space,
+                &c.op,
+                &push.client,
+                &c.data,
+                &c.field_timestamps,
+                &push.schema_version,
+                &c.id,
+            ],
+        )?;
+        assert_eq!(row.get::<_, Uuid>(0), c.id);
+    }
+    transaction.commit()
+}
+
+/// A device for each user, whose spaces are those the user ever wrote in.
+fn devices_of(pushes: &[Push]) -> Vec<Device> {
+    let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for push in pushes {
+        let own = spaces.entry((&push.user, &push.app)).or_default();
+        own.extend(push.changes.iter().filter_map(|change| change.space.as_deref()));
+    }
+    spaces.into_iter().map(|((user, app), spaces)| Device::new(user, app, &Vec::from_iter(spaces))).collect()
+}
+
+/// What the file itself says that a device should have.
+fn in_file(pushes: &[Push], device: &Device) -> HashSet<Uuid> {
+    let pushes = pushes.iter().filter(|push| push.app == device.app);
+    let changes = pushes.flat_map(|push| push.changes.iter().map(|change| (&push.user, change)));
+    changes.filter(|(user, change)| device.sees(user, change.space.as_deref())).map(|(_, change)| change.id).collect()
+}
+
+fn parse(line: &str) -> Push {
+    let push: HashMap<String, Value> = serde_json::from_str(line).expect("a line is a JSON object");
+    let changes = push["changes"].as_array().expect("changes is an array");
+    Push {
+        user: text(&push["userId"]),
+        app: text(&push["appId"]),
+        client: text(&push["clientId"]),
+        schema_version: push["schemaVersion"].as_i64().expect("schemaVersion is a number") as i32,
+        changes: changes.iter().map(parse_change).collect(),
+    }
+}
+
+/// As in the wire format: an update has fields with a time each, an insert data, a delete its time.
+fn parse_change(change: &Value) -> Change {
+    let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
+    if let Some(fields) = change.get("fields").and_then(Value::as_object) {
+        data = Some(fields.iter().map(|(name, field)| (name.clone(), field["value"].clone())).collect());
+        field_timestamps = fields.iter().map(|(name, field)| (name.clone(), field["at"].clone())).collect();
+    }
+    if let Some(deleted_at) = change.get("deletedAt") {
+        data = Some(Map::from_iter([("deletedAt".to_string(), deleted_at.clone())]).into());
+    }
+    Change {
+        id: text(&change["eventId"]).parse().expect("eventId is a UUID"),
+        table: text(&change["table"]),
+        record: text(&change["id"]),
+        op: text(&change["op"]),
+        space: change.get("spaceId").map(text),
+        data,
+        field_timestamps: field_timestamps.into(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_string()
+}
