@@ -42,7 +42,12 @@ suite_pgrx() {
         "${run_as[@]}" --pgdata "$cluster_dir/data"
 }
 
-suite_regress() { pg_regress regress sql regress/pg_regress; }
+suite_regress() {
+    local status=0
+    tests/regress/check.sh || status=1
+    pg_regress regress sql regress/pg_regress
+    return "$status"
+}
 
 suite_isolation() { pg_regress isolation specs isolation/pg_isolation_regress; }
 
