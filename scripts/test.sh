@@ -90,7 +90,7 @@ count() {
         /^ok [0-9]/ { p++ }
         /^not ok [0-9]/ { f++ }
         /^(test|    ).*\.\.\. +ok +[0-9]+ ms/ { p++ }
-        /^(test|    ).*\.\.\. +FAILED/ && !/^test .*::/ { f++ }
+        /^(test|    ).*\.\.\. +FAILED.* ms$/ { f++ }
         END { print p + 0, f + 0, s + 0 }' "$2")
     # A suite that could not run counts as one failure, as does one without a test.
     if { [ "$3" != 0 ] && [ "$f" = 0 ]; } || [ "$((p + f))" = 0 ]; then f=$((f + 1)); fi
