@@ -2,9 +2,8 @@
 
 -- One uninterrupted history of transaction ids: a (system, database, timeline) that the log was
 -- written on. The first writer on a new one adds a row through mana_sync.open_epoch(). Writers that
--- are first at the same time do not wait for each other: each adds a row, with the same number and
--- a fingerprint of its own, hence the primary key. CREATE EXTENSION adds no row: a restored dump
--- brings the rows that belong to its log.
+-- are first at the same time do not wait for each other: each adds an equal row, hence no primary
+-- key. CREATE EXTENSION adds no row: a restored dump brings the rows that belong to its log.
 CREATE TABLE mana_sync.epochs (
     number            int         NOT NULL CONSTRAINT epochs_number_check CHECK (number OPERATOR(pg_catalog.>) 0),
     fingerprint       bigint      NOT NULL,
@@ -13,22 +12,20 @@ CREATE TABLE mana_sync.epochs (
     database          oid         NOT NULL,
     timeline          int         NOT NULL,
     switched_at       pg_lsn      NOT NULL,
-    opened_at         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    CONSTRAINT epochs_pkey PRIMARY KEY (number, fingerprint)
+    opened_at         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
 COMMENT ON TABLE mana_sync.epochs IS
     'Histories of transaction ids that the log was written on, one number for each: a new timeline, database or cluster begins a new one.';
-COMMENT ON COLUMN mana_sync.epochs.number IS 'Number of the epoch, from 1; the rows of the log carry it.';
-COMMENT ON COLUMN mana_sync.epochs.fingerprint IS 'Random; tells apart two histories that chose the same number. Cursors carry it.';
+COMMENT ON COLUMN mana_sync.epochs.number IS 'Number of the epoch, from 1, greater for a later one; the rows of the log carry it.';
+COMMENT ON COLUMN mana_sync.epochs.fingerprint IS 'Tells apart two histories that chose the same number. Cursors carry it.';
 COMMENT ON COLUMN mana_sync.epochs.secret IS 'Key of the hashes that cursors carry for spaces and readers. Not readable by application roles.';
 COMMENT ON COLUMN mana_sync.epochs.system_identifier IS 'System identifier of the cluster (pg_control_system()).';
 COMMENT ON COLUMN mana_sync.epochs.database IS 'OID of the database.';
 COMMENT ON COLUMN mana_sync.epochs.timeline IS 'Timeline of the write-ahead log.';
 COMMENT ON COLUMN mana_sync.epochs.switched_at IS 'Where that timeline left its parent; 0/0 for timeline 1.';
-COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When the first writer opened the epoch.';
+COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When a first writer opened the epoch.';
 COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS 'Numbers begin at 1; cursors use 0 for the beginning of the log.';
-COMMENT ON CONSTRAINT epochs_pkey ON mana_sync.epochs IS 'Looked up by number; several fingerprints where writers were first at the same time.';
 
 -- CACHE 1 is relied upon: within a transaction a later row must have a greater seq.
 CREATE SEQUENCE mana_sync.sync_changes_seq AS bigint CACHE 1;

@@ -8,7 +8,7 @@ use crate::function::{Args, sql_function};
 use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
 use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
-use mana_sync_cursor::keyed::{self, SECRET_LENGTH, Secret};
+use mana_sync_cursor::keyed::{self, Secret};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -80,14 +80,7 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let (server, _) = look_up()?;
     let (number, missing) = server.writes_in();
     if missing {
-        let mut random = [0u8; 8 + SECRET_LENGTH];
-        // SAFETY: fills the array, or says that it could not.
-        assert!(
-            unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) },
-            "no random numbers from the system"
-        );
-        let (fingerprint, secret) = random.split_at(8);
-        let fingerprint = fingerprint.iter().fold(0u64, |value, &byte| value << 8 | u64::from(byte)) & keyed::MAX;
+        let (fingerprint, secret) = identity(&server.here(), number);
         let timeline = timeline();
         let spi = Spi::connect();
         spi.insert(
@@ -96,8 +89,8 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
                 Some(pg_sys::Datum::from(number as i32)),
                 Some(pg_sys::Datum::from(fingerprint as i64)),
                 // A bytea and a text have the same form.
-                Some(crate::function::text_datum(secret)),
-                Some(pg_sys::Datum::from(server.here.system as i64)),
+                Some(crate::function::text_datum(&secret.0)),
+                Some(pg_sys::Datum::from(server.here().system as i64)),
                 // SAFETY: a plain variable of the backend.
                 Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
                 Some(pg_sys::Datum::from(timeline as i32)),
@@ -109,19 +102,31 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     Ok(Some(pg_sys::Datum::from(number as i32)))
 }
 
+/// Fingerprint and secret of an epoch that is opened now.
+///
+/// They depend on the start of the server, to the microsecond, and on the random numbers that initdb
+/// put into the control file, and not on who asks. So all writers that are first at the same time add
+/// equal rows, none waits for another, and one that is rolled back takes nothing with it that a cursor
+/// has named; while two servers that go on separately from one point have different fingerprints.
+fn identity(here: &Here, number: u32) -> (u64, Secret) {
+    // SAFETY: plain variables of the server; the nonce has this many bytes and is there as long as the
+    // server's shared memory.
+    let (started, postmaster, nonce) = unsafe {
+        let nonce = &*pg_sys::GetMockAuthenticationNonce().cast::<[u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize]>();
+        (pg_sys::PgStartTime, pg_sys::PostmasterPid, nonce)
+    };
+    let run = [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat();
+    keyed::identity(nonce, here.history, number, &run)
+}
+
 /// What the server knows now, and whether the row of the epoch that it writes in is committed.
 fn look_up() -> Result<(Server, bool), Error> {
     let fresh = Pushed::latest();
     let (epochs, own) = epochs()?;
     fresh.pop();
-    let server = Server { epochs, here: here(), in_recovery: false, next_xact: u64::MAX };
-    let (number, _) = server.writes_in();
+    let server = Server::new(epochs.clone(), here(), false, u64::MAX);
     // Of several rows for one epoch, any that is committed will do.
-    let settled = server
-        .epochs
-        .iter()
-        .zip(&own)
-        .any(|(known, &own)| known.epoch.number == number && known.history == server.here.history && !own);
+    let settled = epochs.iter().zip(&own).any(|(known, &own)| server.is_current(known) && !own);
     Ok((server, settled))
 }
 

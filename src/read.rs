@@ -188,18 +188,18 @@ fn server(here: mana_sync_cursor::history::Here, reading: &Reading) -> Result<Se
     let fresh = Pushed::latest();
     let (epochs, _) = epoch::epochs()?;
     fresh.pop();
-    Ok(Server { epochs, here, in_recovery: reading.in_recovery, next_xact: reading.next_xact })
+    Ok(Server::new(epochs, here, reading.in_recovery, reading.next_xact))
 }
 
 /// Whether the snapshot was taken on the history that the server is on now. It may not have been where
 /// a standby's transaction keeps one snapshot, and the timeline changed under it: then the epoch that
 /// the server is in now is not the latest that the snapshot sees.
 fn label_is_certain(server: &Server, reading: &Reading) -> Result<bool, Error> {
-    if !reading.in_recovery || !snapshot::is_fixed() || server.here.timeline == 1 {
+    if !reading.in_recovery || !snapshot::is_fixed() || server.here().timeline == 1 {
         return Ok(true);
     }
     let (seen, _) = epoch::epochs()?;
-    let seen = Server { epochs: seen, ..server.clone() };
+    let seen = Server::new(seen, server.here(), reading.in_recovery, reading.next_xact);
     Ok(!seen.writes_in().1)
 }
 

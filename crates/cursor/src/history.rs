@@ -79,14 +79,10 @@ pub struct Here {
 /// What a server knows when it answers a pull.
 #[derive(Clone, Debug)]
 pub struct Server {
-    /// Every epoch of the log, in any order.
-    pub epochs: Vec<KnownEpoch>,
-    /// The history that it is on.
-    pub here: Here,
-    /// Whether it is a standby.
-    pub in_recovery: bool,
-    /// The next transaction id; read after the snapshot.
-    pub next_xact: u64,
+    epochs: Vec<KnownEpoch>,
+    here: Here,
+    in_recovery: bool,
+    next_xact: u64,
 }
 
 /// A [`Seen`] that this server can compare with its rows.
@@ -97,6 +93,9 @@ pub struct View {
     /// Numbers of the epochs whose ids come from the same system as the snapshot's, and whose rows
     /// are of the earlier kind.
     pub kin: Vec<u32>,
+    /// Those of them that were opened on the snapshot's own history (by writers that were first at the
+    /// same time): the snapshot tells all about their rows.
+    pub twins: Vec<u32>,
 }
 
 /// What a state that a cursor names is to a server.
@@ -113,6 +112,28 @@ pub enum Standing {
 }
 
 impl Server {
+    /// A server that sees `epochs` (every row of `mana_sync.epochs`, in any order) and is on the history
+    /// `here`, as a standby or not; `next_xact` is the next transaction id, read after the snapshot.
+    pub fn new(epochs: Vec<KnownEpoch>, here: Here, in_recovery: bool, next_xact: u64) -> Server {
+        Server { epochs, here, in_recovery, next_xact }
+    }
+
+    /// The history that it is on.
+    pub fn here(&self) -> Here {
+        self.here
+    }
+
+    /// Whether it is a standby.
+    pub fn in_recovery(&self) -> bool {
+        self.in_recovery
+    }
+
+    /// Whether the row of the epoch that this server writes in is `known`.
+    pub fn is_current(&self, known: &KnownEpoch) -> bool {
+        self.current().is_some_and(|current| current.epoch.number == known.epoch.number)
+            && known.history == self.here.history
+    }
+
     /// The epoch that this server writes in: the latest, if that is of its own history.
     fn current(&self) -> Option<&KnownEpoch> {
         let latest = self.latest()?.number;
@@ -131,10 +152,14 @@ impl Server {
 
     /// The number of the epoch that a row written on this server belongs to, and whether a writer
     /// has to add it first.
+    ///
+    /// A new epoch's number is the latest one's plus the timeline. An epoch of an earlier timeline may
+    /// become visible only later, with a prepared transaction that opened it and outlived the failover:
+    /// by this rule it has a smaller number.
     pub fn writes_in(&self) -> (u32, bool) {
         match self.current() {
             Some(known) => (known.epoch.number, false),
-            None => (self.latest().map_or(1, |epoch| epoch.number + 1), true),
+            None => (self.latest().map_or(0, |epoch| epoch.number).saturating_add(self.here.timeline), true),
         }
     }
 
@@ -185,23 +210,29 @@ impl Server {
     }
 
     fn resolve(&self, seen: Seen) -> View {
-        let system = match seen.unwritten {
-            Some(unwritten) if unwritten.history == self.here.history => Some(self.here.system),
-            Some(unwritten) => {
-                self.epochs.iter().find(|known| known.history == unwritten.history).map(|known| known.system)
-            }
-            None => self.known(seen.epoch).map(|known| known.system),
+        let of = |history: u64| self.epochs.iter().find(|known| known.history == history);
+        let (system, history) = match seen.unwritten {
+            Some(unwritten) if unwritten.history == self.here.history => (Some(self.here.system), None),
+            Some(unwritten) => (of(unwritten.history).map(|known| known.system), None),
+            None => match self.known(seen.epoch) {
+                Some(known) => (Some(known.system), Some(known.history)),
+                None => (None, None),
+            },
         };
-        let mut kin: Vec<u32> = self
-            .epochs
-            .iter()
-            .filter(|known| Some(known.system) == system)
-            .map(|known| known.epoch.number)
-            .filter(|&number| number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some()))
-            .collect();
-        kin.sort_unstable();
-        kin.dedup();
-        View { seen, kin }
+        let earlier = |known: &&KnownEpoch| {
+            let number = known.epoch.number;
+            number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some())
+        };
+        let numbers = |wanted: &dyn Fn(&KnownEpoch) -> bool| {
+            let chosen = self.epochs.iter().filter(earlier).filter(|known| wanted(known));
+            let mut numbers: Vec<u32> = chosen.map(|known| known.epoch.number).collect();
+            numbers.sort_unstable();
+            numbers.dedup();
+            numbers
+        };
+        let kin = numbers(&|known| Some(known.system) == system);
+        let twins = numbers(&|known| Some(known.history) == history);
+        View { seen, kin, twins }
     }
 }
 
@@ -211,7 +242,7 @@ impl View {
         let latest = self.seen.epoch.number;
         if epoch > latest {
             0
-        } else if epoch == latest && self.seen.unwritten.is_none() {
+        } else if (epoch == latest && self.seen.unwritten.is_none()) || self.twins.contains(&epoch) {
             self.seen.snapshot.horizon(xact)
         } else if self.kin.contains(&epoch) {
             self.seen.snapshot.horizon_of_earlier(xact)

@@ -5,6 +5,7 @@
 //! 48 bits of it are kept.
 
 use siphasher::sip::SipHasher24;
+use siphasher::sip128::Hasher128;
 use std::hash::Hasher;
 
 /// Length of an epoch's secret in bytes.
@@ -49,6 +50,23 @@ pub fn history(system: u64, database: u32, timeline: u32, switched_at: u64) -> u
         b'h',
         &[&system.to_be_bytes(), &database.to_be_bytes(), &timeline.to_be_bytes(), &switched_at.to_be_bytes()],
     )
+}
+
+/// Fingerprint and secret of an epoch: the same for everybody who knows the same, and nobody's guess
+/// without `nonce`, whose first half is the key.
+pub fn identity(nonce: &[u8; 32], history: u64, number: u32, run: &[u8]) -> (u64, Secret) {
+    let (key, rest) = nonce.split_at(SECRET_LENGTH);
+    let mut secret_key = [0; SECRET_LENGTH];
+    secret_key.copy_from_slice(key);
+    let part = |kind: u8| {
+        let mut hasher = siphasher::sip128::SipHasher24::new_with_key(&secret_key);
+        for part in [&[kind][..], rest, &history.to_be_bytes(), &number.to_be_bytes(), run] {
+            hasher.write(&(part.len() as u64).to_be_bytes());
+            hasher.write(part);
+        }
+        hasher.finish128().as_u128()
+    };
+    (part(b'f') as u64 & MAX, Secret(part(b'k').to_be_bytes()))
 }
 
 /// Checksum of a cursor's text; guards against damage, not against forgery.

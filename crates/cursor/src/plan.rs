@@ -49,6 +49,9 @@ impl<'a> Plan<'a> {
                         }
                     }
                 }
+                for &epoch in &view.twins {
+                    add(Position::new(epoch, view.seen.snapshot.xmax(), 0), Position::new(epoch + 1, 0, 0));
+                }
                 add(end_of_finished(view), end);
             }
         }

@@ -327,12 +327,15 @@ impl State {
         self.covered = walking.spaces.iter().map(|&space| space != Membership::Later).collect();
         self.hashes.clear();
         self.after = None;
-        let at_rest = walking.target == *now;
-        self.seen = Some(match self.seen.take() {
+        let at_target = walking.target == *now;
+        let seen = match self.seen.take() {
             Some(seen) => seen.union(&walking.target),
             None => walking.target,
-        });
-        at_rest
+        };
+        // A space that was joined in the middle of the walk is read in one more, if this server can.
+        let joins = self.covered.contains(&false) && now.contains(&seen);
+        self.seen = Some(seen);
+        at_target && !joins
     }
 
     fn cursor(&self, server: &Server, request: &Request<'_>) -> Cursor {

@@ -76,7 +76,6 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column actor of table mana_sync.sync_changes
 0.1.0	column seq of table mana_sync.sync_changes
 0.1.0	constraint epochs_number_check on table mana_sync.epochs
-0.1.0	constraint epochs_pkey on table mana_sync.epochs
 0.1.0	constraint sync_changes_op_check on table mana_sync.sync_changes
 0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
 0.1.0	constraint sync_changes_user_id_check on table mana_sync.sync_changes
