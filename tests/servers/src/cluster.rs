@@ -167,10 +167,11 @@ impl Cluster {
     /// kill -9 of the postmaster and all its children at once: nothing is written any more, nothing flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");
-        // A stopped postmaster neither starts a process nor reacts to the death of one.
+        // A stopped postmaster starts no process, and what is stopped does not react to the death of another.
         signal("STOP", &[postmaster]);
         let mut pids = children(postmaster);
-        pids.insert(0, postmaster);
+        pids.push(postmaster);
+        signal("STOP", &pids);
         signal("KILL", &pids);
         wait_until("the killed server is gone", || !pids.iter().any(|&pid| is_alive(pid)));
         // Where dead processes are collected late (in some containers) the next postmaster would take this one for alive.

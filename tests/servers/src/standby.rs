@@ -20,15 +20,17 @@ impl Cluster {
         standby
     }
 
-    /// Makes commits on this primary wait for the standby (where `synchronous_commit` is on, the default).
-    pub fn wait_for_commits_of(&self, standby: &Cluster) {
-        self.configure(&[("synchronous_standby_names", standby.name())]);
+    /// Makes commits on this primary wait for all of these standbys (where `synchronous_commit` is on, the default).
+    pub fn wait_for_commits_of(&self, standbys: &[&Cluster]) {
+        let names: Vec<&str> = standbys.iter().map(|standby| standby.name()).collect();
+        self.configure(&[("synchronous_standby_names", &format!("FIRST {} ({})", names.len(), names.join(", ")))]);
         self.reload();
         let mut client = self.superuser(DATABASE);
-        wait_until("the standby is synchronous", || {
-            let sql = "SELECT count(*) FROM pg_stat_replication WHERE application_name = $1 AND sync_state = 'sync'";
-            let row = client.query_one(sql, &[&standby.name()]).expect("pg_stat_replication is readable");
-            row.get::<_, i64>(0) == 1
+        wait_until("the standbys are synchronous", || {
+            let sql =
+                "SELECT count(*) FROM pg_stat_replication WHERE application_name = ANY ($1) AND sync_state = 'sync'";
+            let row = client.query_one(sql, &[&names]).expect("pg_stat_replication is readable");
+            row.get::<_, i64>(0) as usize == names.len()
         });
     }
 

@@ -7,7 +7,7 @@ use mana_sync_servers::{Cluster, Device, Options};
 fn a_device_pulls_from_primary_and_standby() {
     let primary = Cluster::with_log(Options::default().durable());
     let standby = primary.standby("standby1");
-    primary.wait_for_commits_of(&standby);
+    primary.wait_for_commits_of(&[&standby]);
     let mut app = primary.app(DATABASE);
     let write = "SELECT mana_sync.record_change('app', 'notes', 'n1', 'ann', NULL, 'insert', 'phone', '{}')";
     app.batch_execute(write).unwrap();

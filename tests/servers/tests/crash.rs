@@ -1,0 +1,274 @@
+//! kill -9 of the server, again and again. What was not written to the log's disk is gone, transaction ids are given out
+//! again, prepared transactions come back; cursors from before the crash still lose nothing.
+
+use std::collections::HashSet;
+use std::thread;
+use std::time::Duration;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::oracle::{Delivered, Difference};
+use mana_sync_servers::random::{page_size, rng, seed};
+use mana_sync_servers::writers::{APP, Acknowledged, Change, Stop, Writer};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::{Client, Error, IsolationLevel};
+use rand::Rng;
+use rand::rngs::StdRng;
+use uuid::Uuid;
+
+const USERS: &[&str] = &["ann", "bob", "cem"];
+const SPACES: &[&str] = &["home", "work", "club", "team"];
+const ROUNDS: u64 = 15;
+
+#[test]
+fn cursors_from_before_a_crash_lose_nothing_after_it() {
+    let seed = seed("crash", 9);
+    // Nothing but a cursor, a durable commit or a full page of WAL makes the server write WAL: the end of it is lost.
+    let cluster = Cluster::with_log(Options::default().durable().set("wal_writer_delay", "10s"));
+    let scopes: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
+    let mut devices = scopes.map(|(user, spaces)| Device::new(user, APP, spaces));
+    let mut naive = SnapshotReader::default();
+    let (lazy, durable) = (Acknowledged::default(), Acknowledged::default());
+    let mut prepared = Prepared::default();
+    let mut rng = rng(seed, 0);
+    let (mut reused, mut revived) = (0, 0);
+
+    for round in 0..ROUNDS {
+        let ending = [Ending::Sudden, Ending::AbortsPulled, Ending::AbortsUnseen][round as usize % 3];
+        prepared.prepare(&cluster, &mut rng, round);
+        let before = match ending {
+            Ending::Sudden => {
+                work(&cluster, &mut devices, &lazy, &durable, seed + round, || cluster.kill());
+                None
+            }
+            Ending::AbortsPulled | Ending::AbortsUnseen => {
+                work(&cluster, &mut devices, &lazy, &durable, seed + round, || ());
+                let next = quiet_end(&cluster, &mut devices, &mut naive, &lazy, ending, &mut rng);
+                cluster.kill();
+                Some(next)
+            }
+        };
+        cluster.start();
+        let mut superuser = cluster.superuser(DATABASE);
+        let after = next_xid(&mut superuser);
+        let again = before.map_or(0, |before| before.saturating_sub(after));
+        reused += again;
+
+        // Lazily committed transactions may be gone, the others may not.
+        let log = log_ids(&mut superuser);
+        let gone = durable.ids().difference(&log).count();
+        assert_eq!(gone, 0, "round {round}: {gone} changes committed with synchronous_commit = on are not in the log");
+
+        // Ids are given out again, to transactions that are committed this time.
+        let (mut app, mut total) = (cluster.app(DATABASE), Difference::default());
+        let mut writer = writer(rng.random(), &durable);
+        for _ in 0..10 {
+            writer.transaction(&mut app).expect("writing succeeds");
+        }
+        let committed = prepared.finish(&mut app, &mut rng, round, 2);
+        revived += committed.len();
+        durable.add(committed);
+        for device in &mut devices {
+            device.pull_by(&mut app, || page_size(&mut rng)).expect("an old cursor is good");
+            let difference = device.compare(&mut superuser);
+            difference.assert_complete(&format!("round {round}, {}", device.user));
+            total.add(difference);
+        }
+        naive.pull(&mut superuser).expect("plain SQL works");
+        println!("round {round} ({ending:?}): {total}; {again} transaction ids were given out again");
+    }
+
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let committed = prepared.finish(&mut app, &mut rng, ROUNDS, 0);
+    revived += committed.len();
+    durable.add(committed);
+    let (log, mut total) = (log_ids(&mut superuser), Difference::default());
+    for device in &mut devices {
+        device.pull_by(&mut app, || page_size(&mut rng)).expect("an old cursor is good");
+        let difference = device.compare(&mut superuser);
+        difference.assert_complete(&device.user);
+        total.add(difference);
+    }
+    naive.pull(&mut superuser).expect("plain SQL works");
+    let naive = naive.delivered.compare(&log);
+    let lost_with_server = lazy.ids().difference(&log).count();
+    println!("{ROUNDS} crashes: {total}; {reused} transaction ids were given out twice");
+    println!("{lost_with_server} of {} lazily committed changes were lost with the server", lazy.len());
+    println!("{revived} changes were committed by prepared transactions that survived crashes");
+    println!("with a snapshot for a cursor that does not wait for WAL: {naive}");
+    assert_eq!(durable.ids().difference(&log).count(), 0, "what was committed durably is there");
+    assert_eq!(total.repeated, 0, "a crash repeats nothing either");
+    assert!(reused > 0, "no transaction id was given out twice: nothing is proven");
+    assert!(revived > 0, "no prepared transaction survived: nothing is proven");
+    assert!(
+        !naive.lost.is_empty(),
+        "a cursor that does not wait for WAL loses changes; if none are counted, this test counts none"
+    );
+}
+
+/// What happens just before the kill.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    /// Everybody is at work.
+    Sudden,
+    /// Transactions abort, and every device pulls after that.
+    AbortsPulled,
+    /// Transactions abort after the devices' last pull.
+    AbortsUnseen,
+}
+
+/// Writers and devices at work for a while; `interrupt` is called while they are. After a kill they all fail, and end.
+fn work(
+    cluster: &Cluster,
+    devices: &mut [Device],
+    lazy: &Acknowledged,
+    durable: &Acknowledged,
+    seed: u64,
+    interrupt: impl FnOnce(),
+) {
+    let stop = Stop::after(Duration::from_secs(30));
+    thread::scope(|scope| {
+        let stop = &stop;
+        for number in 0..5 {
+            let (level, acknowledged) = if number < 3 { ("off", lazy) } else { ("on", durable) };
+            let mut writer = writer(seed * 100 + number, acknowledged);
+            let mut client = cluster.app(DATABASE);
+            client.batch_execute(&format!("SET synchronous_commit = {level}")).expect("the level is known");
+            scope.spawn(move || expect_or_killed(writer.run(&mut client, stop)));
+        }
+        for (number, device) in devices.iter_mut().enumerate() {
+            let (mut client, mut rng) = (cluster.app(DATABASE), rng(seed, 50 + number as u64));
+            scope.spawn(move || {
+                while !stop.is_due() {
+                    let page = device.pull_page(&mut client, page_size(&mut rng));
+                    if page.is_err() {
+                        return expect_or_killed(page.map(|_| ()));
+                    }
+                    thread::sleep(Duration::from_micros(rng.random_range(0..5000)));
+                }
+            });
+        }
+        thread::sleep(Duration::from_millis(300 + seed % 7 * 40));
+        interrupt();
+        stop.now();
+    });
+}
+
+/// Transactions that get an id and abort; their abort records are not written when the server is killed next.
+/// Returns the next transaction id.
+fn quiet_end(
+    cluster: &Cluster,
+    devices: &mut [Device],
+    naive: &mut SnapshotReader,
+    lazy: &Acknowledged,
+    ending: Ending,
+    rng: &mut StdRng,
+) -> u64 {
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    app.batch_execute("SET synchronous_commit = off").expect("off is a level");
+    let mut writer = writer(rng.random(), lazy);
+    for _ in 0..rng.random_range(5..30) {
+        let mut transaction = app.transaction().expect("a transaction begins");
+        if rng.random_bool(0.8) {
+            transaction.execute("SELECT pg_current_xact_id()", &[]).expect("an id is given out");
+        } else {
+            writer.write(&mut transaction, "ann", 1).expect("writing succeeds");
+        }
+        transaction.rollback().expect("a rollback succeeds");
+    }
+    if ending == Ending::AbortsPulled {
+        // A few new changes, so that the devices get a cursor, and so few that they fill no page of WAL.
+        let mut transaction = app.transaction().expect("a transaction begins");
+        let changes = writer.write(&mut transaction, "ann", 3).expect("writing succeeds");
+        transaction.commit().expect("a commit succeeds");
+        lazy.add(changes);
+        for device in devices {
+            if rng.random_bool(0.5) {
+                device.pull_page(&mut app, rng.random_range(1..3)).expect("a page is read");
+            } else {
+                device.pull(&mut app, 100).expect("a pull succeeds");
+            }
+        }
+    } else {
+        naive.pull(&mut superuser).expect("plain SQL works");
+    }
+    next_xid(&mut superuser)
+}
+
+fn writer(seed: u64, acknowledged: &Acknowledged) -> Writer<'_> {
+    Writer::new(USERS, SPACES, rng(seed, 1), acknowledged)
+}
+
+/// The only error that a client may get is that its server is gone.
+fn expect_or_killed(result: Result<(), Error>) {
+    if let Err(error) = result {
+        assert!(error.as_db_error().is_none(), "{error}: {:?}", error.as_db_error());
+    }
+}
+
+/// Every id of the log, by plain SQL.
+fn log_ids(superuser: &mut Client) -> HashSet<Uuid> {
+    let rows = superuser.query("SELECT id FROM mana_sync.sync_changes", &[]).expect("the log is readable");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// The id after the last one that was given out to a transaction which has ended.
+fn next_xid(superuser: &mut Client) -> u64 {
+    let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
+    let row = superuser.query_one(sql, &[]).expect("a snapshot is taken");
+    row.get::<_, &str>(0).parse().expect("a transaction id is a number")
+}
+
+/// A reader whose cursor is `pg_current_snapshot()`, in plain SQL. It is exact until the server crashes.
+#[derive(Default)]
+struct SnapshotReader {
+    snapshot: Option<String>,
+    delivered: Delivered,
+}
+
+impl SnapshotReader {
+    fn pull(&mut self, superuser: &mut Client) -> Result<(), Error> {
+        let repeatable = superuser.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
+        let mut transaction = repeatable.read_only(true).start()?;
+        let sql = "SELECT id FROM mana_sync.sync_changes
+                   WHERE $1::text IS NULL OR NOT pg_visible_in_snapshot(xact, $1::text::pg_snapshot)";
+        let rows = transaction.query(sql, &[&self.snapshot])?;
+        rows.iter().for_each(|row| self.delivered.add(row.get(0)));
+        self.snapshot = transaction.query_one("SELECT pg_current_snapshot()::text", &[])?.get(0);
+        transaction.commit()
+    }
+}
+
+/// Prepared transactions, which a crash does not end.
+#[derive(Default)]
+struct Prepared(Vec<(u64, String, Vec<Change>)>);
+
+impl Prepared {
+    /// Prepares one.
+    fn prepare(&mut self, cluster: &Cluster, rng: &mut StdRng, round: u64) {
+        let nobody = Acknowledged::default();
+        let mut client = cluster.app(DATABASE);
+        client.batch_execute("BEGIN").expect("a transaction begins");
+        let changes = writer(rng.random(), &nobody).write(&mut client, "ann", 5).expect("writing succeeds");
+        let name = format!("round {round}");
+        client.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).expect("it can be prepared");
+        self.0.push((round, name, changes));
+    }
+
+    /// Ends those that were prepared some rounds ago, one in four by a rollback; returns what was committed.
+    fn finish(&mut self, client: &mut Client, rng: &mut StdRng, round: u64, age: u64) -> Vec<Change> {
+        let mut committed = Vec::new();
+        self.0.retain_mut(|(prepared, name, changes)| {
+            if *prepared + age > round {
+                return true;
+            }
+            let commit = rng.random_ratio(3, 4);
+            let verb = if commit { "COMMIT" } else { "ROLLBACK" };
+            client.batch_execute(&format!("{verb} PREPARED '{name}'")).expect("it is still there");
+            if commit {
+                committed.append(changes);
+            }
+            false
+        });
+        committed
+    }
+}

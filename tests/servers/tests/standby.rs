@@ -1,0 +1,162 @@
+//! Readers that go to the primary for one page and to a standby for the next, in the middle of a page walk too, while
+//! writers write and the standby's replay is paused and resumed. Nothing is lost.
+
+use std::thread;
+use std::time::Duration;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::oracle::Difference;
+use mana_sync_servers::random::{page_size, rng, seed};
+use mana_sync_servers::writers::{APP, Acknowledged, Stop, Tally, Writer};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+const USERS: &[&str] = &["ann", "bob", "cem"];
+const SPACES: &[&str] = &["home", "work", "club", "team"];
+const SCOPES: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
+const WRITERS: u64 = 6;
+const TIME: Duration = Duration::from_secs(15);
+
+#[test]
+fn readers_alternate_between_a_primary_and_a_standby_that_falls_behind() {
+    let primary = Cluster::with_log(Options::default());
+    let standby = primary.standby("standby1");
+    let seed = seed("standby", 1);
+    run(&primary, &[&standby], &[&standby], "on", seed);
+}
+
+/// The commits wait until two standbys have applied them. One of the two pauses, so that the other shows them before the
+/// primary does, for as long as the pause.
+#[test]
+fn readers_alternate_between_a_primary_and_a_synchronous_standby_that_shows_commits_first() {
+    let primary = Cluster::with_log(Options::default());
+    let (ahead, slow) = (primary.standby("ahead"), primary.standby("slow"));
+    primary.wait_for_commits_of(&[&ahead, &slow]);
+    let seed = seed("synchronous standby", 2);
+    let shown_first = run(&primary, &[&ahead, &slow], &[&slow], "remote_apply", seed);
+    assert!(shown_first > 0, "the standby never showed a change before the primary did: nothing is proven");
+}
+
+/// Writers, readers on the primary and all standbys, and pauses of some standbys; then everything must be there, once. Returns
+/// how many changes a standby delivered while the primary did not show them.
+fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronous_commit: &str, seed: u64) -> usize {
+    let acknowledged = Acknowledged::default();
+    let stop = Stop::after(TIME);
+    let (mut tally, mut ahead, mut pauses) = (Tally::default(), 0, 0);
+    let mut devices = Vec::new();
+    thread::scope(|scope| {
+        let (acknowledged, stop) = (&acknowledged, &stop);
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|number| {
+                let mut writer = Writer::new(USERS, SPACES, rng(seed, number), acknowledged);
+                let mut client = primary.app(DATABASE);
+                // Every other writer waits for what the test is about, the others for what is usual.
+                let level = if number % 2 == 0 { synchronous_commit } else { "on" };
+                client.batch_execute(&format!("SET synchronous_commit = {level}")).expect("the level is known");
+                scope.spawn(move || {
+                    writer.run(&mut client, stop).expect("writing succeeds");
+                    writer.tally
+                })
+            })
+            .collect();
+        let readers: Vec<_> = (0..SCOPES.len())
+            .map(|number| {
+                let mut reader = Reader::new(primary, standbys, number, rng(seed, 100 + number as u64));
+                scope.spawn(move || {
+                    while !stop.is_due() {
+                        reader.visit();
+                        thread::sleep(Duration::from_micros(reader.rng.random_range(0..10_000)));
+                    }
+                    reader
+                })
+            })
+            .collect();
+        let pauser = scope.spawn(move || {
+            let (mut rng, mut pauses) = (rng(seed, 200), 0);
+            while !stop.is_due() {
+                paused.iter().for_each(|standby| standby.pause_replay());
+                thread::sleep(Duration::from_millis(rng.random_range(0..600)));
+                paused.iter().for_each(|standby| standby.resume_replay());
+                thread::sleep(Duration::from_millis(rng.random_range(0..300)));
+                pauses += 1;
+            }
+            pauses
+        });
+        writers.into_iter().for_each(|writer| tally.add(writer.join().expect("the writer is well")));
+        for reader in readers {
+            let reader = reader.join().expect("the reader is well");
+            ahead += reader.ahead;
+            println!("{}: pages by server, the primary first: {:?}", reader.device.user, reader.pages);
+            devices.push(reader.device);
+        }
+        pauses = pauser.join().expect("the pauses are well");
+    });
+    println!("written: {tally:?}; {pauses} pauses; {} deliveries by a standby before the primary showed them", ahead);
+
+    let (mut app, mut superuser) = (primary.app(DATABASE), primary.superuser(DATABASE));
+    let mut total = Difference::default();
+    // The rest comes from a standby and from the primary; each must then agree that there is no more.
+    for standby in standbys {
+        primary.wait_until_caught_up(standby);
+        for device in &mut devices {
+            device.pull(&mut standby.app(DATABASE), 777).expect("the standby gives the rest");
+        }
+    }
+    for device in &mut devices {
+        assert_eq!(
+            device.compare(&mut superuser).lost.len(),
+            0,
+            "{} has everything from standbys that caught up",
+            device.user
+        );
+        device.pull(&mut app, 777).expect("the primary gives the rest");
+        let difference = device.compare(&mut superuser);
+        println!("{}: {difference}", device.user);
+        difference.assert_exact(&device.user);
+        total.add(difference);
+    }
+    println!("{total}");
+    assert!(total.expected > 1000, "too little was written to prove anything: {total}");
+    let row = superuser.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0) as usize, tally.changes, "the log holds what was committed");
+    ahead
+}
+
+/// A device that goes to a server of its choice for each page.
+struct Reader {
+    device: Device,
+    /// The primary first.
+    servers: Vec<Client>,
+    superuser: Client,
+    rng: StdRng,
+    pages: Vec<usize>,
+    ahead: usize,
+}
+
+impl Reader {
+    fn new(primary: &Cluster, standbys: &[&Cluster], scope: usize, rng: StdRng) -> Self {
+        let (user, spaces) = SCOPES[scope];
+        let mut servers = vec![primary.app(DATABASE)];
+        servers.extend(standbys.iter().map(|standby| standby.app(DATABASE)));
+        let pages = vec![0; servers.len()];
+        let superuser = primary.superuser(DATABASE);
+        Self { device: Device::new(user, APP, spaces), servers, superuser, rng, pages, ahead: 0 }
+    }
+
+    /// A few pages from one server.
+    fn visit(&mut self) {
+        let server = self.rng.random_range(0..self.servers.len());
+        for _ in 0..self.rng.random_range(1..4) {
+            let size = page_size(&mut self.rng);
+            let ids = self.device.pull_page_ids(&mut self.servers[server], size).expect("a page is read");
+            self.pages[server] += 1;
+            if server > 0 && !ids.is_empty() {
+                let sql = "SELECT count(*) FROM mana_sync.sync_changes WHERE id = ANY ($1)";
+                let shown: i64 = self.superuser.query_one(sql, &[&ids]).expect("the log is readable").get(0);
+                self.ahead += ids.len() - shown as usize;
+            }
+        }
+    }
+}
