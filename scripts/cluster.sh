@@ -40,9 +40,10 @@ log_line_prefix = '%m [%p] %a '
 $(printf '%s\n' "$@")
 CONF
     chmod 755 "$cluster_dir"
-    # setsid: ^C is for the script, which then stops the server; descriptor 9 may be a lock.
-    if ! as_server_user setsid "$MANA_SYNC_PG_BIN/pg_ctl" start --pgdata "$cluster_dir/data" --wait --timeout 60 \
-        --log "$cluster_dir/log" >/dev/null 2>&1 9>&-; then
+    # setsid: ^C is for the script, which then stops the server. With RUST_BACKTRACE in its environment, the
+    # server would show one in the DETAIL of each error that passes through Rust.
+    if ! as_server_user env -u RUST_BACKTRACE -u RUST_LIB_BACKTRACE setsid "$MANA_SYNC_PG_BIN/pg_ctl" start --pgdata "$cluster_dir/data" --wait --timeout 60 \
+        --log "$cluster_dir/log" >/dev/null 2>&1; then
         cat "$cluster_dir/log" >&2
         die 'the private cluster did not start'
     fi
