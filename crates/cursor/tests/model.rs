@@ -267,9 +267,7 @@ impl Choices<'_> {
 }
 
 fn run(world: World, choices: &[u8]) {
-    if std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some() {
-        eprintln!("new run");
-    }
+    let trace = std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some();
     let mut choose = Choices(choices.iter().cycle(), 0);
     let here = |timeline: u32, at: u64| Here { system: 42, timeline, history: keyed::history(42, 5, timeline, at) };
     let mut node = Node { here: here(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
@@ -403,7 +401,7 @@ fn run(world: World, choices: &[u8]) {
             }
             _ => {}
         }
-        if std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some() {
+        if trace {
             eprintln!(
                 "action {action}, timeline {}, standby at {standby}, new {:?}",
                 node.here.timeline,
@@ -458,6 +456,15 @@ fn config() -> ProptestConfig {
 
 fn schedule() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(any::<u8>(), 1..160)
+}
+
+/// Runs one schedule again, to see what happens in it:
+/// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model again -- --nocapture`
+#[test]
+fn again() {
+    let Ok(choices) = std::env::var("MANA_SYNC_MODEL_TRACE") else { return };
+    let choices: Vec<u8> = choices.split(',').filter_map(|choice| choice.trim().parse().ok()).collect();
+    run(World { spaces_change: true, forks: true, crashes: true }, &choices);
 }
 
 proptest! {
