@@ -89,6 +89,8 @@ impl Stop {
 pub struct Tally {
     /// Transactions that were committed.
     pub commits: usize,
+    /// Of these, through PREPARE TRANSACTION and COMMIT PREPARED.
+    pub in_two_phases: usize,
     /// Transactions that were rolled back.
     pub aborts: usize,
     /// Savepoints that were rolled back to.
@@ -101,6 +103,7 @@ impl Tally {
     /// Adds another writer's.
     pub fn add(&mut self, other: Tally) {
         self.commits += other.commits;
+        self.in_two_phases += other.in_two_phases;
         self.aborts += other.aborts;
         self.partial_rollbacks += other.partial_rollbacks;
         self.changes += other.changes;
@@ -138,19 +141,30 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes one transaction, which is rolled back one time in ten, and notes its changes if it was committed.
+    /// Writes one transaction, which is rolled back one time in ten and committed in two phases one time in twenty, and
+    /// notes its changes if it was committed.
     pub fn transaction(&mut self, client: &mut Client) -> Result<(), Error> {
         let mut transaction = client.transaction()?;
         let changes = self.fill(&mut transaction)?;
         if self.rng.random_ratio(1, 10) {
             transaction.rollback()?;
             self.tally.aborts += 1;
+            return Ok(());
+        }
+        if self.rng.random_ratio(1, 20) {
+            let name: u64 = self.rng.random();
+            transaction.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
+            // Ends the client's transaction object; the server has none any more, and only warns.
+            transaction.commit()?;
+            self.pause();
+            client.batch_execute(&format!("COMMIT PREPARED '{name}'"))?;
+            self.tally.in_two_phases += 1;
         } else {
             transaction.commit()?;
-            self.tally.commits += 1;
-            self.tally.changes += changes.len();
-            self.acknowledged.add(changes);
         }
+        self.tally.commits += 1;
+        self.tally.changes += changes.len();
+        self.acknowledged.add(changes);
         Ok(())
     }
 

@@ -42,7 +42,7 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
             }
             Ending::AbortsPulled | Ending::AbortsUnseen => {
                 work(&cluster, &mut devices, &lazy, &durable, seed + round, || ());
-                let next = quiet_end(&cluster, &mut devices, &mut naive, &lazy, ending, &mut rng);
+                let (next, _open) = quiet_end(&cluster, &mut devices, &mut naive, &lazy, ending, &mut rng);
                 cluster.kill();
                 Some(next)
             }
@@ -153,8 +153,8 @@ fn work(
     });
 }
 
-/// Transactions that get an id and abort; their abort records are not written when the server is killed next.
-/// Returns the next transaction id.
+/// Transactions that get an id and abort, or stay open; their records are not written when the server is killed next.
+/// Returns the next transaction id, and the clients of the open ones.
 fn quiet_end(
     cluster: &Cluster,
     devices: &mut [Device],
@@ -162,7 +162,8 @@ fn quiet_end(
     lazy: &Acknowledged,
     ending: Ending,
     rng: &mut StdRng,
-) -> u64 {
+) -> (u64, Vec<Client>) {
+    let mut open = Vec::new();
     let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     app.batch_execute("SET synchronous_commit = off").expect("off is a level");
     let mut writer = writer(rng.random(), lazy);
@@ -174,6 +175,11 @@ fn quiet_end(
             writer.write(&mut transaction, "ann", 1).expect("writing succeeds");
         }
         transaction.rollback().expect("a rollback succeeds");
+        if rng.random_ratio(1, 8) {
+            let mut client = cluster.app(DATABASE);
+            client.batch_execute("BEGIN; SELECT pg_current_xact_id()").expect("an id is given out");
+            open.push(client);
+        }
     }
     if ending == Ending::AbortsPulled {
         // A few new changes, so that the devices get a cursor, and so few that they fill no page of WAL.
@@ -191,7 +197,7 @@ fn quiet_end(
     } else {
         naive.pull(&mut superuser).expect("plain SQL works");
     }
-    next_xid(&mut superuser)
+    (next_xid(&mut superuser), open)
 }
 
 fn writer(seed: u64, acknowledged: &Acknowledged) -> Writer<'_> {
