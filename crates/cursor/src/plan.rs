@@ -45,12 +45,18 @@ impl<'a> Plan<'a> {
                     for xact in view.seen.snapshot.unfinished() {
                         let seen = view.horizon(epoch, xact);
                         if target.horizon(epoch, xact) > seen {
-                            add(Position::new(epoch, xact, seen + 1), Position::new(epoch, xact + 1, 0));
+                            add(
+                                Position::new(epoch, xact, seen.saturating_add(1)),
+                                Position::new(epoch, xact.saturating_add(1), 0),
+                            );
                         }
                     }
                 }
                 for &epoch in &view.twins {
-                    add(Position::new(epoch, view.seen.snapshot.xmax(), 0), Position::new(epoch + 1, 0, 0));
+                    add(
+                        Position::new(epoch, view.seen.snapshot.xmax(), 0),
+                        Position::new(epoch.saturating_add(1), 0, 0),
+                    );
                 }
                 add(end_of_finished(view), end);
             }
@@ -94,7 +100,7 @@ fn end_of(view: &View) -> Position {
     let number = view.seen.epoch.number;
     match view.seen.unwritten {
         None => Position::new(number, view.seen.snapshot.end(), 0),
-        Some(_) => Position::new(number + 1, 0, 0),
+        Some(_) => Position::new(number.saturating_add(1), 0, 0),
     }
 }
 
@@ -103,6 +109,6 @@ fn end_of_finished(view: &View) -> Position {
     let number = view.seen.epoch.number;
     match view.seen.unwritten {
         None => Position::new(number, view.seen.snapshot.xmax(), 0),
-        Some(_) => Position::new(number + 1, 0, 0),
+        Some(_) => Position::new(number.saturating_add(1), 0, 0),
     }
 }
