@@ -167,6 +167,9 @@ fn quiet_end(
     let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     app.batch_execute("SET synchronous_commit = off").expect("off is a level");
     let mut writer = writer(rng.random(), lazy);
+    for device in devices.iter_mut() {
+        device.pull(&mut app, 1000).expect("a pull succeeds");
+    }
     for _ in 0..rng.random_range(5..30) {
         let mut transaction = app.transaction().expect("a transaction begins");
         if rng.random_bool(0.8) {
@@ -182,11 +185,13 @@ fn quiet_end(
         }
     }
     if ending == Ending::AbortsPulled {
-        // A few new changes, so that the devices get a cursor, and so few that they fill no page of WAL.
-        let mut transaction = app.transaction().expect("a transaction begins");
-        let changes = writer.write(&mut transaction, "ann", 3).expect("writing succeeds");
-        transaction.commit().expect("a commit succeeds");
-        lazy.add(changes);
+        // A new change by each, so that the devices get a cursor; together they fill no page of WAL.
+        for user in USERS {
+            let mut transaction = app.transaction().expect("a transaction begins");
+            let changes = writer.write(&mut transaction, user, 1).expect("writing succeeds");
+            transaction.commit().expect("a commit succeeds");
+            lazy.add(changes);
+        }
         for device in devices {
             if rng.random_bool(0.5) {
                 device.pull_page(&mut app, rng.random_range(1..3)).expect("a page is read");
