@@ -8,7 +8,7 @@ CREATE FUNCTION write(who text, record text, tab text DEFAULT 'items', client te
 SET ROLE regress_app;
 
 -- == The first write of a log, rolled back
--- It opened the log's first epoch, which is gone with it: its cursor counts for nothing.
+-- Its cursor is of a transaction that never was, and of an epoch that has yet to begin: it loses nothing.
 BEGIN;
 SELECT write('eve', 'never');
 SELECT cursor FROM mana_sync.changes_since('eve', 'todo') \gset

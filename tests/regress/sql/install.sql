@@ -211,7 +211,7 @@ SELECT mana_sync.record_change('todo', 'items', 'bread', 'ada', NULL, 'insert', 
 SELECT record_id, cursor IS NOT NULL AS has_cursor FROM mana_sync.changes_since('ada', 'todo');
 SELECT number FROM mana_sync.epochs;
 
--- A cursor of the dropped log would count for nothing; here both happen in one transaction.
+-- A cursor of the dropped log hides nothing of the new one. Here both happen in one transaction.
 SELECT cursor FROM mana_sync.changes_since('ada', 'todo') \gset
 BEGIN;
 DROP EXTENSION mana_sync;

@@ -34,6 +34,9 @@ SELECT count(mana_sync.record_change('json', 'items', 'array', 'ada', NULL, 'ins
 SELECT count(mana_sync.record_change('json', 'items', 'numbers', 'ada', NULL, 'insert', 'phone',
     '{"big": 12345678901234567890.123456789012345678901, "tiny": 1e-30, "zeros": 1.500, "int64": 9223372036854775808}'));
 SELECT record_id, data, field_timestamps, actor, data IS NULL AS is_null FROM mana_sync.changes_since('ada', 'json');
+SELECT count(mana_sync.record_change('exact', 'items', literal, 'ada', NULL, 'insert', 'phone', literal::jsonb))
+    FROM unnest(ARRAY['0.1000000000000000055511151231257827', '12345678901234567890', '1e400', '-1e-400', '1.10', '-0']) AS literal;
+SELECT record_id, data::text = record_id::jsonb::text AS exact FROM mana_sync.changes_since('ada', 'exact');
 
 -- Text of any script is an id, quotes and backslashes too, and long ones.
 SELECT count(mana_sync.record_change('ünï', 'таблица', '牛乳 🥛', 'аda''s \ "x"', 'größe', 'insert', '電話',

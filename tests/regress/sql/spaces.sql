@@ -116,6 +116,19 @@ SELECT page, count(*), count(DISTINCT record), bool_and(n > before OR before IS 
     FROM (SELECT page, record, substr(record, 5)::int AS n, lag(substr(record, 5)::int) OVER (PARTITION BY page ORDER BY n) AS before FROM many) AS m
     GROUP BY page ORDER BY page;
 
+-- A cursor is short: each space adds about 8 characters.
+SELECT write('eve', NULL, 'eve-private');
+SELECT length(none) < 200 AS short, round((length(forty) - length(none)) / 40.0) AS "for a space"
+    FROM (SELECT (pull('eve', '{}')).next AS none,
+                 (pull('eve', (SELECT array_agg('s' || n) FROM generate_series(0, 39) AS n))).next AS forty) AS cursors;
+-- Any text without a comma is a space id.
+SELECT ARRAY[' ', E'a\nb', '"q"', '{x}', E'back\\slash', '''', '%s', 'ünï 🥛', repeat('s', 500)] AS odd \gset
+SELECT sum(write('gil', id, 'gil-' || n)) FROM unnest(:'odd'::text[]) WITH ORDINALITY AS s (id, n);
+SELECT records FROM pull('hal', :'odd');
+SELECT records FROM pull('hal', ARRAY['  ', 'a', 'b', 'q', 'x', 'back', 'ünï']);
+-- An array of any shape.
+SELECT records FROM pull('hal', '{{home,nowhere},{nothing,home}}');
+SELECT records FROM pull('hal', '[7:8]={home,nowhere}');
 -- == Writing into a space
 -- Where the memberships are known, only into those: by the call …
 SELECT * FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'r', 'ada', 'work', 'insert', 'phone', space_ids => '{home}') $$) \gx
