@@ -58,6 +58,12 @@ is_server() {
 
 major_of() { "$1" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/'; }
 
+# The one among the server's programs: the one in PATH may be a wrapper, of one version today and of
+# another tomorrow.
+own_pg_config() {
+    if [ -x "$("$1" --bindir)/pg_config" ]; then echo "$("$1" --bindir)/pg_config"; else echo "$1"; fi
+}
+
 # The pg_config of an installed major version: one that was named before, or Debian's.
 installed_pg_config() {
     local remembered=$MANA_SYNC_STATE/pg$1/source
@@ -66,7 +72,7 @@ installed_pg_config() {
     elif is_server "/usr/lib/postgresql/$1/bin/pg_config"; then
         echo "/usr/lib/postgresql/$1/bin/pg_config"
     elif command -v pg_config >/dev/null && [ "$(major_of pg_config)" = "$1" ] && is_server "$(command -v pg_config)"; then
-        command -v pg_config
+        own_pg_config "$(command -v pg_config)"
     fi
 }
 
@@ -77,6 +83,7 @@ if [ -n "${PG_CONFIG:-}" ] && [[ $PG_CONFIG != "$MANA_SYNC_STATE"/* ]]; then
     if [ -n "${PG:-}" ] && [ "$PG" != "$(major_of "$MANA_SYNC_SOURCE")" ]; then
         die "PG=$PG, but $MANA_SYNC_SOURCE is version $(major_of "$MANA_SYNC_SOURCE")"
     fi
+    MANA_SYNC_SOURCE=$(own_pg_config "$MANA_SYNC_SOURCE")
     PG=$(major_of "$MANA_SYNC_SOURCE")
 else
     # 15, or what setup.sh chose where there is no 15, or the newest that is installed.

@@ -13,8 +13,19 @@ cd "$MANA_SYNC_ROOT"
 
 # The environment names the private copy; this is about the installation that it is a copy of.
 target=$MANA_SYNC_SOURCE
-sudo=()
-if [ ! -w "$("$target" --pkglibdir)" ] || [ ! -w "$("$target" --sharedir)/extension" ]; then sudo=(--sudo); fi
-say "Building mana_sync for release, installing it into the PostgreSQL $PG of $target"
-cargo pgrx install --package mana_sync --release --pg-config "$target" --no-default-features --features "pg$PG" "${sudo[@]}"
+package=$MANA_SYNC_ROOT/target/package/pg$PG
+say "Building mana_sync for release, for the PostgreSQL $PG of $target"
+rm -rf "$package"
+cargo pgrx package --package mana_sync --pg-config "$target" --out-dir "$package" --no-default-features --features "pg$PG"
+
+say 'Installing'
+as_root=()
+if [ ! -w "$("$target" --pkglibdir)" ] || [ ! -w "$("$target" --sharedir)/extension" ]; then as_root=(sudo); fi
+# install(1) puts a new file in the place of the old one, which servers that run go on using.
+find "$package" -type f -printf '/%P\n' | while read -r file; do
+    mode=644
+    case $file in *.so) mode=755 ;; esac
+    note "$file"
+    "${as_root[@]}" install -D -m "$mode" "$package$file" "$file" </dev/null
+done
 note 'Then, in a database, as a superuser: CREATE EXTENSION mana_sync;'

@@ -69,7 +69,11 @@ missing_packages() {
     have_libclang || echo libclang-dev
     # cargo pgrx test starts its server through sudo when root calls it.
     if [ "$(id -u)" = 0 ]; then command -v sudo >/dev/null || echo sudo; fi
-    if [ -z "$MANA_SYNC_SOURCE" ]; then echo "postgresql-$PG postgresql-server-dev-$PG"; fi
+    if [ -z "$MANA_SYNC_SOURCE" ]; then
+        # Naming a server that is there already could upgrade it, and restart its clusters.
+        [ -x "/usr/lib/postgresql/$PG/bin/postgres" ] || echo "postgresql-$PG"
+        echo "postgresql-server-dev-$PG"
+    fi
 }
 
 # Debian's server package creates a cluster and starts it, and starts others that are stopped. Both
