@@ -145,7 +145,7 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
     let Some(since) = since.filter(|since| !since.is_empty()) else { return Ok(Start::Beginning(None)) };
     if looks_like_cursor(since) {
-        return Ok(Start::Cursor(Cursor::from_text(since)?));
+        return Ok(Start::Cursor(Box::new(Cursor::from_text(since)?)));
     }
     /// PostgreSQL counts microseconds from 2000-01-01.
     const POSTGRES_EPOCH: i64 = 946_684_800;
@@ -355,7 +355,7 @@ impl ResultSet {
                 return Err(Error::NoSet);
             }
             let modes = (*info).allowedModes as u32;
-            if modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as u32 == 0 {
+            if modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize == 0 {
                 return Err(Error::NoSet);
             }
             let mut columns = std::ptr::null_mut();
@@ -365,7 +365,7 @@ impl ResultSet {
                 pg_sys::MemoryContextSwitchTo(before);
                 return Err(Error::Installation("changes_since is declared with other columns"));
             }
-            let random = modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random as u32 != 0;
+            let random = modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
             let store = pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem);
             (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
             (*info).setResult = store;

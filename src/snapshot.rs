@@ -59,10 +59,10 @@ impl Reading {
                 true => (snapshot.subxip, snapshot.subxcnt.max(0) as usize),
                 false => (snapshot.xip, snapshot.xcnt as usize),
             };
-            let open = (0..count).map(|i| widen(xid(*ids.add(i)), next_xact)).collect();
+            let open = (0..count).map(|i| widen(u32::from(*ids.add(i)), next_xact)).collect();
             let own = pg_sys::GetTopFullTransactionIdIfAny().value;
             Reading {
-                xmax: widen(xid(snapshot.xmax), next_xact),
+                xmax: widen(u32::from(snapshot.xmax), next_xact),
                 open,
                 own: (own != 0).then_some(own),
                 next_xact,
@@ -111,11 +111,6 @@ fn end_of_record(position: u64, segment_size: u64) -> u64 {
         true => position - header,
         false => position,
     }
-}
-
-fn xid(xact: pg_sys::TransactionId) -> u32 {
-    #[allow(clippy::useless_conversion)]
-    u32::from(xact)
 }
 
 /// The 64-bit id of `xact`, which is not younger than `next` and within 2^31 of it.

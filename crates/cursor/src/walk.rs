@@ -43,7 +43,7 @@ pub enum Start {
     /// Before the first row; with a time, only rows with `created_at` after it, in this walk.
     Beginning(Option<i64>),
     /// At a cursor.
-    Cursor(Cursor),
+    Cursor(Box<Cursor>),
 }
 
 /// A part of the log that can be read in order.
@@ -140,8 +140,8 @@ pub fn read_page<S: Source>(
     };
     let mut state = match start {
         Start::Beginning(after) => State { after, ..State::beginning(request) },
-        Start::Cursor(cursor) => match State::resume(server, request, cursor) {
-            Resumed::At(state) => state,
+        Start::Cursor(cursor) => match State::resume(server, request, *cursor) {
+            Resumed::At(state) => *state,
             Resumed::NotYet => return Ok(unchanged()),
             Resumed::Future => return Err(Error::Future),
         },
@@ -208,7 +208,7 @@ struct State {
 }
 
 enum Resumed {
-    At(State),
+    At(Box<State>),
     NotYet,
     Future,
 }
@@ -219,7 +219,7 @@ impl State {
     }
 
     fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor) -> Resumed {
-        let beginning = || Resumed::At(State::beginning(request));
+        let beginning = || Resumed::At(Box::new(State::beginning(request)));
         let resolve = |seen: &Seen| match server.standing(seen) {
             Standing::Shared(view) => Ok(Some(view)),
             Standing::Foreign => Ok(None),
@@ -272,7 +272,7 @@ impl State {
             state.walking = Some(Walking { target, last: walk.last, spaces: spaces.collect(), left });
             state.after = walk.after;
         }
-        Resumed::At(state)
+        Resumed::At(Box::new(state))
     }
 
     /// Begins the walk to `now`.

@@ -220,7 +220,7 @@ impl Device {
         let request = Request { user: user.as_bytes(), app: APP, spaces: &ids, table: None, page_size };
         let start = match &self.cursor {
             None => Start::Beginning(None),
-            Some(text) => Start::Cursor(Cursor::from_text(text.as_bytes()).expect("its own cursor")),
+            Some(text) => Start::Cursor(Box::new(Cursor::from_text(text.as_bytes()).expect("its own cursor"))),
         };
         let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
         let page: Page<Row> = read_page(&state.server, snapshot, &request, start, &mut table).expect("no error");
