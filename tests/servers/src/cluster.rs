@@ -164,6 +164,23 @@ impl Cluster {
         self.start();
     }
 
+    /// A copy of the data directory as it is now, for [`Cluster::put_back`].
+    pub fn copy_data(&self) -> PathBuf {
+        let copy = self.dir.path().join("copy");
+        self.stop();
+        run(Command::new("cp").arg("-a").args([self.data(), copy.clone()])).unwrap_or_else(|error| panic!("{error}"));
+        self.start();
+        copy
+    }
+
+    /// Goes back in time: the server starts again with a data directory that was copied before.
+    pub fn put_back(&self, copy: PathBuf) {
+        self.stop();
+        fs::remove_dir_all(self.data()).expect("the data directory is ours");
+        fs::rename(copy, self.data()).expect("the copy is beside it");
+        self.start();
+    }
+
     /// kill -9 of the postmaster and all its children at once: nothing is written any more, nothing flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");

@@ -1,0 +1,187 @@
+//! What a client can rely on in a cursor's text, and what becomes of a cursor that is used elsewhere.
+//!
+//! Fails if a newer cursor sorts before an older one, if a cursor grows beyond what is promised, or if a cursor of
+//! another reader, table, extension or time hides rows.
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+
+fn write(app: &mut Client, user: &str, table: &str, count: i32) {
+    let sql = "SELECT mana_sync.record_change('app', $1, 'r' || i, $2, NULL, 'insert', 'c', '{}')
+               FROM generate_series(1, $3) AS i";
+    app.execute(sql, &[&table, &user, &count]).unwrap();
+}
+
+/// One page of a table, or of all; the ids' number and the cursor.
+fn page(
+    app: &mut Client,
+    user: &str,
+    name: &str,
+    table: Option<&str>,
+    since: Option<&str>,
+    size: i32,
+) -> (usize, Option<String>) {
+    let sql = "SELECT cursor FROM mana_sync.changes_since(user_id => $1, app_id => $2, table_name => $3, since => $4, page_size => $5)";
+    let rows = app.query(sql, &[&user, &name, &table, &since, &size]).unwrap();
+    (rows.len(), rows.last().and_then(|row| row.get(0)))
+}
+
+#[test]
+fn text_order_is_age_order() {
+    let cluster = Cluster::with_log(Options::default().set("max_prepared_transactions", "100"));
+    let mut app = cluster.app(DATABASE);
+    let mut others: Vec<Client> = (0..6).map(|_| cluster.app(DATABASE)).collect();
+    let mut device = Device::new("ann", "app", &["home", "work"]);
+    let mut cursors: Vec<String> = Vec::new();
+    // Transactions that begin in one order and end in another, so that the ids in progress come and go.
+    for round in 0..120_usize {
+        let other = &mut others[round % 6];
+        match round * 7 % 5 {
+            0 | 1 => other.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap(),
+            2 => write(other, "ann", "notes", 2),
+            3 => other.batch_execute("COMMIT").unwrap(),
+            _ => other.batch_execute("ROLLBACK").unwrap(),
+        }
+        write(&mut app, "ann", "notes", 1);
+        device.pull(&mut app, 50).unwrap();
+        cursors.push(device.cursor.clone().unwrap());
+    }
+    for pair in cursors.windows(2) {
+        assert!(pair[0].as_bytes() <= pair[1].as_bytes(), "{pair:?}");
+    }
+    assert!(cursors.first() < cursors.last());
+    for cursor in &cursors {
+        assert!(cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)), "{cursor}");
+        assert!(cursor.as_str() > "9999-12-31T23:59:59.999999999+14:00", "{cursor}");
+        assert!(cursor.len() < 200, "{cursor}");
+    }
+}
+
+#[test]
+fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
+    let cluster = Cluster::with_log(Options::default().set("max_prepared_transactions", "3000"));
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    write(&mut app, "ann", "notes", 3);
+    let length = |app: &mut Client, spaces: usize| {
+        let mut device = Device::new("ann", "app", &[]);
+        device.spaces = (0..spaces).map(|i| format!("a space with a rather long id {i}")).collect();
+        device.pull(app, 10).unwrap();
+        device.cursor.unwrap().len()
+    };
+    let (few, many) = (length(&mut app, 3), length(&mut app, 103));
+    assert!(few < 100 && many - few <= 802, "{few} {many}");
+
+    // 2,500 transactions that stay open, each with a row for Ann, and gaps between their ids.
+    for i in 0..2500 {
+        superuser
+            .batch_execute(&format!(
+                "BEGIN; SELECT mana_sync.with_scope('ann');
+                 SELECT mana_sync.record_change('app', 'notes', 'open {i}', 'ann', NULL, 'insert', 'c', '{{}}');
+                 PREPARE TRANSACTION 'open {i}'; SELECT pg_current_xact_id()"
+            ))
+            .unwrap();
+    }
+    let mut device = Device::new("ann", "app", &["home"]);
+    assert_eq!(device.pull(&mut app, 100).unwrap(), 3);
+    write(&mut app, "ann", "notes", 1);
+    device.pull(&mut app, 100).unwrap();
+    let cursor = device.cursor.clone().unwrap();
+    assert!((2000..=6000).contains(&cursor.len()), "{}", cursor.len());
+    for i in (0..2500).rev() {
+        superuser.batch_execute(&format!("COMMIT PREPARED 'open {i}'")).unwrap();
+    }
+    device.pull(&mut app, 1000).unwrap();
+    let difference = device.compare(&mut superuser);
+    println!("2,500 open writers: a cursor of {} characters, {difference}", cursor.len());
+    difference.assert_complete("after the open writers committed");
+}
+
+#[test]
+fn a_cursor_of_another_reader_is_read_from_the_beginning() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    write(&mut app, "ann", "notes", 3);
+    write(&mut app, "ben", "notes", 2);
+    app.batch_execute("SELECT mana_sync.record_change('other', 'notes', 'r', 'ann', NULL, 'insert', 'c', '{}')")
+        .unwrap();
+    let (_, cursor) = page(&mut app, "ann", "app", None, None, 100);
+    assert_eq!(page(&mut app, "ann", "app", None, cursor.as_deref(), 100).0, 0);
+    assert_eq!(page(&mut app, "ben", "app", None, cursor.as_deref(), 100).0, 2);
+    assert_eq!(page(&mut app, "ann", "other", None, cursor.as_deref(), 100).0, 1);
+}
+
+#[test]
+fn a_cursor_from_within_a_walk_goes_back_for_another_table() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    for _ in 0..5 {
+        write(&mut app, "ann", "notes", 2);
+        write(&mut app, "ann", "tasks", 2);
+    }
+    let (_, rest) = page(&mut app, "ann", "app", None, None, 100);
+    for _ in 0..5 {
+        write(&mut app, "ann", "notes", 2);
+        write(&mut app, "ann", "tasks", 2);
+    }
+    let (_, walk) = page(&mut app, "ann", "app", Some("notes"), rest.as_deref(), 4);
+    // The same walk goes on; for another table, and for all, it begins again where it began.
+    assert_eq!(page(&mut app, "ann", "app", Some("notes"), walk.as_deref(), 100).0, 6);
+    assert_eq!(page(&mut app, "ann", "app", Some("tasks"), walk.as_deref(), 100).0, 10);
+    assert_eq!(page(&mut app, "ann", "app", None, walk.as_deref(), 100).0, 20);
+    // A client with one cursor a table sends the smallest: that of the walk, not of a later rest.
+    let (_, later) = page(&mut app, "ann", "app", Some("tasks"), rest.as_deref(), 100);
+    assert!(rest < later && walk < later);
+}
+
+#[test]
+fn an_exactly_full_page_does_not_end_the_walk_for_good() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    write(&mut app, "ann", "notes", 6);
+    let mut device = Device::new("ann", "app", &[]);
+    assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
+    assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
+    // Nothing is left in the walk; what is written now has to come with the next page, filled up from a new walk.
+    write(&mut app, "ann", "notes", 5);
+    assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
+    write(&mut app, "ann", "notes", 1);
+    assert_eq!(device.pull_page(&mut app, 10).unwrap(), 3);
+    assert_eq!(device.pull_page(&mut app, 10).unwrap(), 0);
+    device.compare(&mut cluster.superuser(DATABASE)).assert_exact("exactly full pages");
+}
+
+#[test]
+fn a_cursor_outlives_neither_the_log_nor_the_servers_time() {
+    let cluster = Cluster::with_log(Options::default().durable());
+    let mut app = cluster.app(DATABASE);
+    write(&mut app, "ann", "notes", 2);
+    drop(app);
+    let copy = cluster.copy_data();
+    let mut app = cluster.app(DATABASE);
+    for _ in 0..50 {
+        write(&mut app, "ann", "notes", 1);
+    }
+    let (_, future) = page(&mut app, "ann", "app", None, None, 1000);
+    drop(app);
+    // The server goes back to its old data directory, and says so to a cursor from its future.
+    cluster.put_back(copy);
+    let mut app = cluster.app(DATABASE);
+    let error = app
+        .query("SELECT * FROM mana_sync.changes_since('ann', 'app', since => $1)", &[&future])
+        .expect_err("a cursor from the future");
+    let error = error.as_db_error().unwrap();
+    assert_eq!(error.code().code(), "55000");
+    assert!(error.message().starts_with("resync required"), "{}", error.message());
+    assert!(error.hint().unwrap().contains("from the beginning"));
+    assert_eq!(page(&mut app, "ann", "app", None, None, 1000).0, 2);
+
+    // Another log, made after the first was dropped: the cursor is of a history that is not this one's.
+    let (_, cursor) = page(&mut app, "ann", "app", None, None, 1000);
+    cluster
+        .superuser(DATABASE)
+        .batch_execute("DROP EXTENSION mana_sync; CREATE EXTENSION mana_sync; SELECT mana_sync.grant_access('app')")
+        .unwrap();
+    write(&mut app, "ann", "notes", 4);
+    assert_eq!(page(&mut app, "ann", "app", None, cursor.as_deref(), 1000).0, 4);
+}

@@ -1,0 +1,147 @@
+//! Spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
+//!
+//! Fails if a member misses a row that was written before it joined, is given another space's rows again, goes on
+//! getting rows of a space that it left, or loses its own rows in a space that it left in the middle of a walk.
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use std::collections::BTreeMap;
+
+/// Writes `count` changes and returns nothing: the oracle reads them from the log.
+fn write(app: &mut Client, user: &str, space: Option<&str>, count: i32) {
+    app.execute(
+        "SELECT mana_sync.record_change('app', 'notes', 'r' || i, $1, $2, 'insert', 'c', '{}') FROM generate_series(1, $3) AS i",
+        &[&user, &space, &count],
+    )
+    .unwrap();
+}
+
+fn spaces(ids: &[&str]) -> Vec<String> {
+    ids.iter().map(|id| id.to_string()).collect()
+}
+
+/// How many rows of each space a log has, by author.
+fn count(device: &Device, superuser: &mut Client, space: Option<&str>) -> BTreeMap<String, usize> {
+    let sql = "SELECT id, user_id FROM mana_sync.sync_changes WHERE space_id IS NOT DISTINCT FROM $1";
+    let mut counts = BTreeMap::new();
+    for row in superuser.query(sql, &[&space]).unwrap() {
+        if device.delivered.contains(&row.get(0)) {
+            *counts.entry(row.get::<_, String>(1)).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[test]
+fn joining_brings_the_history_and_leaving_stops_it() {
+    let cluster = Cluster::with_log(Options::default());
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    for (user, space) in
+        [("ann", None), ("ann", Some("home")), ("ben", Some("home")), ("ben", Some("work")), ("cid", Some("work"))]
+    {
+        write(&mut app, user, space, 5);
+    }
+    write(&mut app, "ann", Some("work"), 5);
+
+    // Ann begins in one space; her own rows in another come as hers.
+    let mut ann = Device::new("ann", "app", &["home"]);
+    assert_eq!(ann.pull(&mut app, 3).unwrap(), 20);
+    ann.compare(&mut superuser).assert_exact("in one space");
+
+    // She joins: its whole history, her own five rows in it again, and nothing else.
+    ann.spaces = spaces(&["home", "work"]);
+    assert_eq!(ann.pull(&mut app, 4).unwrap(), 15);
+    let difference = ann.compare(&mut superuser);
+    difference.assert_complete("joined");
+    assert_eq!(difference.repeated, 5);
+
+    // She leaves: what is written there then is not hers, but for what she writes herself.
+    ann.spaces = spaces(&["home"]);
+    write(&mut app, "ben", Some("work"), 7);
+    write(&mut app, "ann", Some("work"), 2);
+    write(&mut app, "ben", Some("home"), 3);
+    assert_eq!(ann.pull(&mut app, 100).unwrap(), 5);
+
+    // She joins again: all of it again.
+    ann.spaces = spaces(&["work", "home"]);
+    assert_eq!(ann.pull(&mut app, 100).unwrap(), 5 + 5 + 5 + 7 + 2);
+    ann.compare(&mut superuser).assert_complete("joined again");
+    assert_eq!(
+        count(&ann, &mut superuser, Some("work")),
+        BTreeMap::from([("ann".into(), 7), ("ben".into(), 12), ("cid".into(), 5)])
+    );
+
+    // And is at rest.
+    assert_eq!(ann.pull(&mut app, 100).unwrap(), 0);
+    write(&mut app, "cid", Some("work"), 1);
+    assert_eq!(ann.pull(&mut app, 100).unwrap(), 1);
+}
+
+#[test]
+fn joining_and_leaving_in_the_middle_of_a_walk() {
+    let cluster = Cluster::with_log(Options::default());
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    for round in 0..20 {
+        for (user, space) in
+            [("ann", None), ("ann", Some("home")), ("ben", Some("home")), ("cid", Some("work")), ("ann", Some("work"))]
+        {
+            write(&mut app, user, space, 1 + round % 3);
+        }
+    }
+    // From the beginning, and from a cursor that has seen half of it; with every change of membership.
+    for begin in [None, Some(7)] {
+        for (before, during, after) in [
+            (&["home"][..], &["home", "work"][..], &["home", "work"][..]),
+            (&["home", "work"], &["home"], &["home", "work"]),
+            (&["home", "work"], &["home"], &["home"]),
+            (&["home", "work"], &["work"], &["home"]),
+            (&[], &["home", "work"], &["home"]),
+            (&["home"], &[], &["home", "work"]),
+        ] {
+            for page_size in [1, 4, 9] {
+                let who = format!("{begin:?} {before:?} {during:?} {after:?} pages of {page_size}");
+                let mut device = Device::new("ann", "app", &[]);
+                if let Some(pages) = begin {
+                    for _ in 0..pages {
+                        device.pull_page(&mut app, 5).unwrap();
+                    }
+                }
+                device.spaces = spaces(before);
+                device.pull_page(&mut app, page_size).unwrap();
+                device.pull_page(&mut app, page_size).unwrap();
+                device.spaces = spaces(during);
+                device.pull_page(&mut app, page_size).unwrap();
+                device.pull_page(&mut app, page_size).unwrap();
+                device.spaces = spaces(after);
+                device.pull(&mut app, page_size).unwrap();
+                // What it was given while it was a member it may have; what its scope allows now it must have.
+                let difference = device.compare(&mut superuser);
+                assert!(difference.lost.is_empty(), "{who}: {difference}");
+                assert_eq!(device.pull(&mut app, page_size).unwrap(), 0, "{who}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_space_is_not_covered_by_a_standby_that_is_behind() {
+    let primary = Cluster::with_log(Options::default());
+    let standby = primary.standby("standby1");
+    let mut app = primary.app(DATABASE);
+    write(&mut app, "ben", Some("home"), 3);
+    primary.wait_until_caught_up(&standby);
+    standby.pause_replay();
+    write(&mut app, "ben", Some("home"), 4);
+    write(&mut app, "ann", None, 1);
+
+    // The cursor has seen more than the standby; on that one, the space that Ann joins cannot be shown in full.
+    let mut ann = Device::new("ann", "app", &[]);
+    assert_eq!(ann.pull(&mut app, 10).unwrap(), 1);
+    ann.spaces = spaces(&["home"]);
+    assert_eq!(ann.pull(&mut standby.app(DATABASE), 10).unwrap(), 0);
+    standby.resume_replay();
+    primary.wait_until_caught_up(&standby);
+    assert_eq!(ann.pull(&mut standby.app(DATABASE), 10).unwrap(), 7);
+    ann.compare(&mut primary.superuser(DATABASE)).assert_exact("after the standby caught up");
+}
