@@ -1,0 +1,256 @@
+//! What a pull reads of a log of a million rows: the shape of its plans, and buffers. Never time.
+//!
+//! Fails if a branch of a pull is anything else than an ordered scan of the index that is made for it, or if a pull
+//! touches more pages because the log is longer, because transactions are open that have nothing to do with it, or
+//! because the reader is in many spaces. The statements run inside `changes_since`; auto_explain shows them.
+
+use std::sync::mpsc::{Receiver, channel};
+
+use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
+use mana_sync_servers::{Cluster, Options};
+use postgres::{Client, Config, NoTls};
+use serde_json::Value;
+
+/// Spaces that rows are in.
+const SPACES: usize = 100;
+
+/// Adds rows `from..to` of other users, a transaction for each 10,000, half of them in spaces.
+fn add_rows(superuser: &mut Client, from: i32, to: i32) {
+    for start in (from..to).step_by(10_000) {
+        superuser
+            .execute(
+                "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
+                 SELECT 'app', 'notes', 'r' || i % 5000, 'u' || i % 200, 'insert', 'c',
+                        CASE WHEN i % 2 = 0 THEN 's' || i / 2 % 100 END, '{\"title\": \"hello\"}'
+                 FROM generate_series($1::int, $2 - 1) AS i",
+                &[&start, &(start + 10_000)],
+            )
+            .unwrap();
+    }
+    superuser.batch_execute("VACUUM ANALYZE mana_sync.sync_changes").unwrap();
+}
+
+/// A session as the application's role that sees the plans of everything that it runs.
+struct Explained {
+    client: Client,
+    notices: Receiver<String>,
+}
+
+/// A pull, and what it read.
+struct Pull {
+    rows: usize,
+    cursor: Option<String>,
+    /// Plans of the reading statements.
+    plans: Vec<Value>,
+    /// Shared buffers hit or read by the whole call.
+    buffers: i64,
+}
+
+impl Explained {
+    fn new(cluster: &Cluster) -> Explained {
+        let (sender, notices) = channel();
+        let mut client = Config::new()
+            .host_path(cluster.socket_dir())
+            .user("postgres")
+            .dbname(DATABASE)
+            .notice_callback(move |notice| drop(sender.send(notice.message().to_string())))
+            .connect(NoTls)
+            .unwrap();
+        client
+            .batch_execute(&format!(
+                "LOAD 'auto_explain'; SET auto_explain.log_nested_statements = on; SET auto_explain.log_analyze = on;
+                 SET auto_explain.log_buffers = on; SET auto_explain.log_min_duration = 0;
+                 SET auto_explain.log_format = json; SET auto_explain.log_timing = off; SET client_min_messages = log;
+                 SET ROLE {APP_ROLE}"
+            ))
+            .unwrap();
+        Explained { client, notices }
+    }
+
+    fn pull(&mut self, user: &str, spaces: usize, since: Option<&str>, page_size: i32) -> Pull {
+        let spaces: Vec<String> = (0..spaces).map(|i| format!("s{i}")).collect();
+        let sql = "SELECT cursor FROM mana_sync.changes_since(user_id => $1, app_id => 'app', since => $2, page_size => $3, space_ids => $4)";
+        while self.notices.try_recv().is_ok() {}
+        let rows = self.client.query(sql, &[&user, &since, &page_size, &spaces]).unwrap();
+        let plans: Vec<Value> = self
+            .notices
+            .try_iter()
+            .filter_map(|message| Some(serde_json::from_str(&message[message.find('{')?..]).expect("a plan in JSON")))
+            .collect();
+        let (whole, plans): (Vec<Value>, Vec<Value>) =
+            plans.into_iter().partition(|plan| plan["Query Text"].as_str().unwrap().contains("changes_since"));
+        assert_eq!(whole.len(), 1, "the call itself is explained");
+        Pull {
+            rows: rows.len(),
+            cursor: rows.last().and_then(|row| row.get(0)),
+            plans,
+            buffers: buffers(&whole[0]["Plan"]),
+        }
+    }
+}
+
+fn buffers(plan: &Value) -> i64 {
+    plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
+}
+
+/// A plan's nodes.
+fn nodes(plan: &Value) -> Vec<&Value> {
+    let inner = plan["Plans"].as_array().into_iter().flatten().flat_map(nodes);
+    std::iter::once(plan).chain(inner).collect()
+}
+
+/// Rows that the scans of the log returned.
+fn rows_read(pull: &Pull) -> i64 {
+    let scans =
+        pull.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Relation Name"] == "sync_changes");
+    scans.map(|scan| scan["Actual Rows"].as_f64().unwrap() as i64 * scan["Actual Loops"].as_f64().unwrap() as i64).sum()
+}
+
+/// Panics unless every scan of the log is an ordered one of the index made for it, bounded by the position.
+fn assert_ordered(pull: &Pull, who: &str) {
+    let mut scans = 0;
+    for plan in &pull.plans {
+        for node in nodes(&plan["Plan"]) {
+            let kind = node["Node Type"].as_str().unwrap();
+            assert!(
+                !kind.contains("Sort") && !kind.contains("Bitmap") && kind != "Seq Scan",
+                "{who}: {kind} in {plan:#}"
+            );
+            if node["Relation Name"] == "sync_changes" {
+                scans += 1;
+                let index = node["Index Name"].as_str().unwrap_or_default();
+                let condition = node["Index Cond"].as_str().unwrap_or_default();
+                assert!(["sync_changes_own_idx", "sync_changes_space_idx"].contains(&index), "{who}: {plan:#}");
+                assert!(condition.contains("ROW(epoch, xact, seq) >="), "{who}: {plan:#}");
+                assert!(condition.contains("ROW(epoch, xact, seq) <"), "{who}: {plan:#}");
+            }
+        }
+    }
+    assert!(scans > 0, "{who}: no scan was explained");
+}
+
+#[test]
+fn a_pull_reads_what_it_returns_and_little_more() {
+    let options = Options::default()
+        .set("max_connections", "160")
+        .set("max_prepared_transactions", "200")
+        .set("shared_buffers", "256MB")
+        .set("autovacuum", "off");
+    let cluster = Cluster::with_log(options);
+    let (mut superuser, mut app) = (cluster.superuser(DATABASE), cluster.app(DATABASE));
+
+    // A backend that planned its statements while the table was empty keeps ordered index scans.
+    let mut early = Explained::new(&cluster);
+    assert_eq!(early.pull("reader", 3, None, 10).rows, 0);
+    app.batch_execute("SELECT mana_sync.record_change('app', 'notes', 'own', 'reader', NULL, 'insert', 'c', '{}')")
+        .unwrap();
+    early.pull("reader", 3, None, 10);
+
+    // An empty pull of a reader in three spaces, at 10 k rows of others and at a million.
+    add_rows(&mut superuser, 0, 10_000);
+    let at_rest = |explained: &mut Explained, spaces: usize| {
+        let mut cursor = None;
+        loop {
+            let pull = explained.pull("reader", spaces, cursor.as_deref(), 100_000);
+            cursor = pull.cursor.or(cursor);
+            if pull.rows == 0 {
+                return cursor.unwrap();
+            }
+        }
+    };
+    let cursor = at_rest(&mut early, 3);
+    app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+    let small = early.pull("reader", 3, Some(&cursor), 1000);
+    assert_eq!(small.rows, 0);
+    assert_ordered(&small, "empty pull, 10 k rows");
+    add_rows(&mut superuser, 10_000, 1_000_000);
+    let cursor = at_rest(&mut early, 3);
+    app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+    let large = early.pull("reader", 3, Some(&cursor), 1000);
+    assert_eq!(large.rows, 0);
+    assert_ordered(&large, "empty pull, 1 M rows");
+    println!("buffers of an empty pull, 3 spaces: {} at 10 k rows, {} at 1 M", small.buffers, large.buffers);
+    // An index of a million rows is one level deeper: one page more for each of the four scans.
+    assert!(large.buffers <= small.buffers * 6 / 5 + 4, "{} {}", small.buffers, large.buffers);
+
+    // Sessions whose settings would have it otherwise.
+    let mut odd = Explained::new(&cluster);
+    odd.client
+        .batch_execute("SET enable_indexscan = off; SET plan_cache_mode = force_custom_plan; SET random_page_cost = 1000; SET jit_above_cost = 0")
+        .unwrap();
+    for since in [None, Some(cursor.as_str())] {
+        assert_ordered(&odd.pull("reader", 3, since, 1000), "a session with odd settings");
+    }
+    assert!(odd.client.query_one("SHOW enable_seqscan", &[]).unwrap().get::<_, String>(0) == "on");
+
+    // A page over a hundred spaces reads about a page, and the last page of the walk what the first does.
+    let mut walk = Vec::new();
+    let mut since = None;
+    loop {
+        let pull = early.pull("reader", SPACES, since.as_deref(), 1000);
+        if pull.rows < 1000 {
+            break;
+        }
+        since = pull.cursor.clone();
+        walk.push(pull);
+        if walk.len() == 3 {
+            break;
+        }
+    }
+    for pull in &walk {
+        assert_ordered(pull, "a page over 100 spaces");
+        let read = rows_read(pull);
+        assert!(read <= 2500, "a page of 1,000 rows over {SPACES} spaces read {read}");
+    }
+    println!(
+        "rows read for a page of 1,000 over {SPACES} spaces: {:?}, buffers {:?}",
+        walk.iter().map(rows_read).collect::<Vec<_>>(),
+        walk.iter().map(|pull| pull.buffers).collect::<Vec<_>>()
+    );
+
+    // One user's first sync: 5,000 rows in pages of 500, the last one like the first.
+    let mut pages = Vec::new();
+    let mut since = None;
+    loop {
+        let pull = early.pull("u7", 0, since.as_deref(), 500);
+        since = pull.cursor.clone();
+        if pull.rows < 500 {
+            break;
+        }
+        assert_eq!(rows_read(&pull), 500);
+        assert_ordered(&pull, "first sync");
+        pages.push(pull.buffers);
+    }
+    println!("buffers of the pages of a first sync: {pages:?}");
+    assert_eq!(pages.len(), 10);
+    let (first, last) = (pages[0], pages[9]);
+    assert!(last <= first * 6 / 5 + 4, "{pages:?}");
+
+    // A hundred open writers that have an id and do nothing, for a reader in 3 spaces and one in 100.
+    for spaces in [3, SPACES] {
+        let cursor = at_rest(&mut early, spaces);
+        app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+        let alone = early.pull("reader", spaces, Some(&cursor), 1000);
+        let mut idle: Vec<Client> = (0..100).map(|_| cluster.app(DATABASE)).collect();
+        idle.iter_mut().for_each(|client| client.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap());
+        app.batch_execute("SELECT mana_sync.record_change('app', 'notes', 'own', 'reader', NULL, 'insert', 'c', '{}')")
+            .unwrap();
+        let cursor = at_rest(&mut early, spaces);
+        app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+        let crowded = early.pull("reader", spaces, Some(&cursor), 1000);
+        assert_eq!(crowded.rows, 0);
+        assert_ordered(&crowded, "100 idle open writers");
+        println!(
+            "buffers of an empty pull, {spaces} spaces: {} alone, {} beside 100 open writers",
+            alone.buffers, crowded.buffers
+        );
+        assert!(crowded.buffers <= alone.buffers * 6 / 5 + 4, "{} {}", alone.buffers, crowded.buffers);
+        // They end. The next pull looks for what they wrote, and does not probe each space for each of them.
+        idle.iter_mut().for_each(|client| client.batch_execute("COMMIT").unwrap());
+        let ended = early.pull("reader", spaces, Some(&cursor), 1000);
+        assert_eq!(ended.rows, 0);
+        assert_ordered(&ended, "100 writers have ended");
+        println!("    {} when all have ended", ended.buffers);
+        assert!(ended.buffers <= alone.buffers * 2 + 20, "{} {}", alone.buffers, ended.buffers);
+    }
+}
