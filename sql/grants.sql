@@ -47,7 +47,8 @@ BEGIN
         RAISE EXCEPTION 'permission denied for function %', function_name
             USING ERRCODE = '42501', DETAIL = 'Only the owner of the extension, or a superuser, may change who has access.';
     END IF;
-    IF role IS NULL OR role::pg_catalog.oid OPERATOR(pg_catalog.=) 0::pg_catalog.oid THEN
+    -- A number is a regrole too, whether or not there is such a role.
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) role::pg_catalog.oid) THEN
         RAISE EXCEPTION 'role must be the name of a role'
             USING ERRCODE = '22023', DETAIL = 'Argument: role.';
     END IF;

@@ -10,6 +10,9 @@ pub enum Error {
     /// An argument that must have a value is NULL or empty.
     #[error("{0} must not be NULL or empty")]
     Empty(&'static str),
+    /// An empty user; NULL is the user of the scope.
+    #[error("user_id must not be empty")]
+    EmptyUser,
     /// An op that is none of the three.
     #[error("op must be insert, update or delete")]
     Op,
@@ -51,6 +54,7 @@ impl From<Error> for ErrorReport {
         let message = error.to_string();
         let (code, detail, hint): (_, String, Option<&str>) = match &error {
             Error::Empty(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
+            Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
             Error::PageSize => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: page_size.".into(), None),
             Error::Comma => (

@@ -121,7 +121,10 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let server = server(here, &reading)?;
     let mut log = Log::new(&spi, &request, args.text(4).filter(|client| !client.is_empty()));
     let page = match label_is_certain(&server, &reading)? {
-        true => read_page(&server, log.now(&server, &reading), &request, start, &mut log),
+        true => {
+            let now = log.now(&server, &reading, &start);
+            read_page(&server, now, &request, start, &mut log)
+        }
         // Nothing that this transaction can tell would be sure; the next one knows.
         false => Ok(Page { rows: Vec::new(), cursor: None, more: false }),
     };
@@ -227,12 +230,18 @@ impl<'a> Log<'a> {
 
     /// The call's snapshot, with what the reader's own transaction has written so far. Only what the
     /// query sees counts: a row of the same command is not there yet, though its seq may be given out.
-    fn now(&self, server: &Server, reading: &Reading) -> mana_sync_cursor::snapshot::Snapshot {
+    /// What the cursor names counts too: those rows may be gone, by ROLLBACK TO SAVEPOINT, and what the
+    /// transaction writes from now on has greater numbers.
+    fn now(&self, server: &Server, reading: &Reading, start: &Start) -> mana_sync_cursor::snapshot::Snapshot {
         let own = reading.own.and_then(|own| {
             let (number, missing) = server.writes_in();
             if missing {
                 return None;
             }
+            let named = match start {
+                Start::Cursor(cursor) => cursor.seen_of(number, own),
+                Start::Beginning(_) => 0,
+            };
             let row = self.spi.read(
                 &OWN_TRANSACTION,
                 &[
@@ -243,7 +252,8 @@ impl<'a> Log<'a> {
                     Some(array_datum(self.spaces.clone(), &TEXT)),
                 ],
             );
-            row.iter().next()?.column(1).map(|seq| seq.value() as i64)
+            let seq = row.iter().next().and_then(|row| row.column(1)).map_or(0, |seq| seq.value() as i64);
+            Some(seq.max(named))
         });
         reading.snapshot(own.unwrap_or(0))
     }

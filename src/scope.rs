@@ -78,7 +78,7 @@ impl Scope {
     fn wanted(user: Option<&[u8]>, spaces: Option<Vec<Option<&[u8]>>>, same_user_only: bool) -> Result<Scope, Error> {
         let current = setting(USER);
         let user = match user {
-            Some([]) => return Err(Error::Empty("user_id")),
+            Some([]) => return Err(Error::EmptyUser),
             Some(user) if same_user_only && !current.is_empty() && user != current => return Err(Error::OtherUser),
             Some(user) => user.to_vec(),
             None if current.is_empty() => return Err(Error::NoScope),

@@ -39,8 +39,16 @@ impl Cursor {
         self.seen.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|seen| seen.epoch)
     }
 
-    /// Where the walk began.
-    pub fn without_walk(&self) -> Cursor {
-        Cursor { walk: None, ..self.clone() }
+    /// The rows of an unfinished transaction that the cursor counts as seen, or will at the end of its
+    /// walk: up to this `seq`; 0 for none.
+    pub fn seen_of(&self, epoch: u32, xact: u64) -> i64 {
+        let states = self.seen.iter().chain(self.walk.iter().map(|walk| &walk.target));
+        states
+            .filter(|seen| seen.epoch.number == epoch && seen.unwritten.is_none())
+            .flat_map(|seen| seen.snapshot.partial())
+            .filter(|(of, _)| *of == xact)
+            .map(|&(_, seq)| seq)
+            .max()
+            .unwrap_or(0)
     }
 }

@@ -122,6 +122,8 @@ RESET ROLE;
 SELECT * FROM outcome('SELECT mana_sync.grant_access(NULL)');
 SELECT * FROM outcome('SELECT mana_sync.revoke_access(NULL)');
 SELECT * FROM outcome($$ SELECT mana_sync.grant_access('-') $$);
+-- A number is a role's name to PostgreSQL, also where there is no such role.
+SELECT * FROM outcome($$ SELECT mana_sync.grant_access('4242424242'::oid::regrole) $$);
 SELECT * FROM outcome($$ SELECT mana_sync.grant_access('no_such_role') $$);
 SELECT * FROM outcome($$ SELECT mana_sync.grant_access('0'::regrole) $$);
 
