@@ -36,6 +36,12 @@ mod tests;
 /// Called when a backend loads the library.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    // A server that was started with RUST_BACKTRACE set would send a backtrace, with the build's paths,
+    // to the client in the DETAIL of every error that passes through Rust: a unique violation, say.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        // SAFETY: a backend has one thread.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    }
     settings::register();
     epoch::register();
 }

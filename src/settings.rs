@@ -1,19 +1,58 @@
 //! Every setting of the extension.
 
+use crate::statement::{Spi, Statement};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use std::cell::Cell;
 
 /// `mana_sync.strict_spaces`: writing into a space needs a membership, also where the application did
 /// not say which memberships the user has. Only a superuser may set it (per database or role, too):
 /// an application role could otherwise take the rule off itself.
 static STRICT_SPACES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-/// Whether [`STRICT_SPACES`] is on.
-pub fn strict_spaces() -> bool {
-    STRICT_SPACES.get()
+thread_local! {
+    /// Whether the setting had a value when the library was loaded, and what became of it.
+    static PLACEHOLDER: Cell<Placeholder> = const { Cell::new(Placeholder::None) };
 }
+
+#[derive(Clone, Copy)]
+enum Placeholder {
+    /// It had none, or one that counts.
+    None,
+    /// It had one.
+    Loaded,
+    /// It had one that nobody with the right to had set.
+    Refused,
+}
+
+/// Whether [`STRICT_SPACES`] is on.
+///
+/// Until a backend has loaded the library the setting is a placeholder, for which PostgreSQL takes
+/// everybody's value. A value in the request for the connection (`options=-c mana_sync.strict_spaces=off`)
+/// then comes before that of the role or database, which is lost; as the library is loaded, it is
+/// refused itself, and the setting is back at its default. In that case the rule is taken to be on.
+/// (With the library in shared_preload_libraries, PostgreSQL refuses such a connection.)
+pub fn strict_spaces() -> bool {
+    if let Placeholder::Loaded = PLACEHOLDER.get() {
+        let spi = Spi::connect();
+        let refused = spi.read(&AT_DEFAULT, &[]).iter().next().is_some();
+        spi.finish();
+        PLACEHOLDER.set(if refused { Placeholder::Refused } else { Placeholder::None });
+    }
+    STRICT_SPACES.get() || matches!(PLACEHOLDER.get(), Placeholder::Refused)
+}
+
+static AT_DEFAULT: Statement = Statement::new(
+    c"SELECT 1 FROM pg_catalog.pg_settings AS s
+      WHERE s.name OPERATOR(pg_catalog.=) 'mana_sync.strict_spaces' AND s.source OPERATOR(pg_catalog.=) 'default'",
+    &[],
+);
 
 /// Makes the settings known, and refuses other names with the extension's prefix.
 pub fn register() {
+    // SAFETY: `missing_ok`, with a constant string.
+    if !unsafe { pg_sys::GetConfigOption(c"mana_sync.strict_spaces".as_ptr(), true, false) }.is_null() {
+        PLACEHOLDER.set(Placeholder::Loaded);
+    }
     GucRegistry::define_bool_guc(
         c"mana_sync.strict_spaces",
         c"Refuses writes into a space where the user's memberships are not known.",

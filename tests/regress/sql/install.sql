@@ -93,6 +93,8 @@ CREATE TEMPORARY VIEW members AS
         SELECT classid, objid, objsubid FROM pg_depend
         WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
           AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'mana_sync')
+          -- Row types of tables, and their arrays, are members of their own since PostgreSQL 18.
+          AND classid <> 'pg_type'::regclass
     ), object AS (
         SELECT * FROM member
         UNION ALL
