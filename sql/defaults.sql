@@ -18,7 +18,8 @@ CREATE FUNCTION mana_sync.current_epoch() RETURNS int
 COMMENT ON FUNCTION mana_sync.current_epoch() IS
     'Number of the epoch that a row written now belongs to. Default of mana_sync.sync_changes.epoch.';
 
+-- PARALLEL RESTRICTED: what a backend knows of mana_sync.strict_spaces is not passed on to its workers.
 CREATE FUNCTION mana_sync.may_write_space(space_id text) RETURNS boolean
-    LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_may_write_space';
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_may_write_space';
 COMMENT ON FUNCTION mana_sync.may_write_space(text) IS
     'Whether the scope may write into a space: a member may; with no memberships in the scope anybody may, unless mana_sync.strict_spaces is on.';

@@ -121,10 +121,6 @@ fn a_role_without_access_gets_a_clear_error() {
 fn a_user_neither_reads_nor_writes_what_is_anothers() {
     let (cluster, mut app) = log();
     let mut superuser = cluster.superuser(DATABASE);
-    let before = superuser
-        .query_one("SELECT count(*), md5(string_agg(c::text, '' ORDER BY seq)) FROM mana_sync.sync_changes c", &[])
-        .unwrap();
-
     for (spaces, may) in
         [(&[][..], &["ann private", "ann shared"][..]), (&["shared"], &["ann private", "ann shared", "ben shared"])]
     {
@@ -193,11 +189,20 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
         let (code, message, detail) = refusal(&mut app, &sql);
         assert_eq!((code.as_str(), detail), ("23505", None), "{message}");
     }
-    let after = superuser
-        .query_one("SELECT count(*), md5(string_agg(c::text, '' ORDER BY seq)) FROM mana_sync.sync_changes c", &[])
-        .unwrap();
-    assert_eq!(before.get::<_, i64>(0), after.get::<_, i64>(0));
-    assert_eq!(before.get::<_, String>(1), after.get::<_, String>(1));
+    // Were UPDATE and DELETE granted, the policies would still leave a member the rows of its own only.
+    superuser.batch_execute("GRANT UPDATE, DELETE ON mana_sync.sync_changes TO app").unwrap();
+    for sql in ["UPDATE mana_sync.sync_changes SET data = NULL", "DELETE FROM mana_sync.sync_changes"] {
+        begin(&mut app, "ann", &["shared"]);
+        assert_eq!(app.execute(sql, &[]).unwrap(), 2, "{sql}");
+        app.batch_execute("ROLLBACK").unwrap();
+    }
+    begin(&mut app, "ann", &["shared"]);
+    refused(&mut app, "UPDATE mana_sync.sync_changes SET user_id = 'ben' WHERE user_id = 'ann'");
+    // With a policy that checks nothing, the forged row is written: the refusals above were the policy's.
+    superuser.batch_execute("CREATE POLICY weak ON mana_sync.sync_changes FOR INSERT WITH CHECK (true)").unwrap();
+    begin(&mut app, "ann", &["shared"]);
+    assert_eq!(app.execute(insert, &[]).unwrap(), 1);
+    app.batch_execute("ROLLBACK").unwrap();
 }
 
 /// Texts that reach a client while a leaky function, which costs next to nothing, is in the query.
@@ -301,6 +306,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
             }
             fresh.batch_execute("SET LOCAL app.current_user_id = 'ann'").unwrap();
             refused(&mut fresh, &insert("other"));
+            refused(&mut fresh, &change("other", "NULL"));
         }
         let options = Config::new()
             .host_path(cluster.socket_dir())
@@ -311,10 +317,13 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         if let Ok(mut fresh) = options {
             fresh.batch_execute("BEGIN; SET LOCAL app.current_user_id = 'ann'").unwrap();
             refused(&mut fresh, &insert("other"));
+            refused(&mut fresh, &change("other", "NULL"));
         }
         let mut loaded = cluster.app(DATABASE);
         loaded.query("SELECT mana_sync.uuidv7()", &[]).unwrap();
-        refused(&mut loaded, "SET mana_sync.strict_spaces = off");
+        for turn_off in ["SET", "SET LOCAL"] {
+            refused(&mut loaded, &format!("{turn_off} mana_sync.strict_spaces = off"));
+        }
         superuser.batch_execute(off).unwrap();
     }
 }
@@ -330,6 +339,9 @@ fn random_operations_do_what_a_small_model_does() {
     let mut records: BTreeMap<String, (usize, Option<usize>)> = BTreeMap::new();
     let mut members: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let mut devices: Vec<Device> = (0..USERS).map(|user| Device::new(&format!("user {user}"), "app", &[])).collect();
+    // What each device was given, and which spaces its user ever joined: their rows may come again.
+    let mut given: Vec<BTreeSet<String>> = vec![BTreeSet::new(); USERS];
+    let mut joined: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let name = |space: usize| format!("space {space}");
     let (mut reads, mut refusals) = (0, 0);
     for step in 0..4000 {
@@ -348,6 +360,7 @@ fn random_operations_do_what_a_small_model_does() {
                 let space = rng.random_range(0..SPACES);
                 if !members[user].remove(&space) {
                     members[user].insert(space);
+                    joined[user].insert(space);
                 }
             }
             1..=3 => {
@@ -398,21 +411,29 @@ fn random_operations_do_what_a_small_model_does() {
                 reads += 1;
             }
             _ => {
-                // From a cursor, with whatever has changed since: only what the scope allows now.
+                // From a cursor to the end, with whatever has changed since.
                 let device = &mut devices[user];
                 device.spaces = spaces;
-                let sql = "SELECT record_id, cursor FROM mana_sync.changes_since($1, 'app', since => $2, space_ids => $3, page_size => $4)";
+                let sql = "SELECT record_id, cursor
+                           FROM mana_sync.changes_since($1, 'app', since => $2, space_ids => $3, page_size => $4)";
                 let size: i32 = rng.random_range(1..40);
-                let rows = app.query(sql, &[&user_name, &device.cursor, &device.spaces, &size]).unwrap();
                 let may = allowed(&records, &members);
-                for row in &rows {
-                    assert!(
-                        may.contains(&row.get::<_, String>(0)),
-                        "step {step}: {user_name} was given {}",
-                        row.get::<_, String>(0)
-                    );
+                loop {
+                    let rows = app.query(sql, &[&user_name, &device.cursor, &device.spaces, &size]).unwrap();
+                    if rows.is_empty() {
+                        break;
+                    }
+                    for row in &rows {
+                        let record: String = row.get(0);
+                        assert!(may.contains(&record), "step {step}: {user_name} was given {record}");
+                        let again = records[&record].1.is_some_and(|space| joined[user].contains(&space));
+                        let new = given[user].insert(record.clone());
+                        assert!(new || again, "step {step}: {user_name} was given {record} twice");
+                    }
+                    device.cursor = rows.last().and_then(|row| row.get(1)).or(device.cursor.take());
                 }
-                device.cursor = rows.last().and_then(|row| row.get(1)).or(device.cursor.take());
+                let missing: Vec<_> = may.difference(&given[user]).collect();
+                assert!(missing.is_empty(), "step {step}: {user_name} lacks {missing:?}");
                 reads += 1;
             }
         }
