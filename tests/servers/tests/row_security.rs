@@ -324,6 +324,48 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         for turn_off in ["SET", "SET LOCAL"] {
             refused(&mut loaded, &format!("{turn_off} mana_sync.strict_spaces = off"));
         }
+        // Ways around it that a plain role has in a fresh connection; each is refused, or without effect.
+        for way in [
+            &["ALTER ROLE app SET mana_sync.strict_spaces = off"][..],
+            &["ALTER ROLE app IN DATABASE postgres SET mana_sync.strict_spaces = off"],
+            &["SET mana_sync.strict_spaces = off", "ALTER ROLE app SET mana_sync.strict_spaces FROM CURRENT"],
+            &["SET mana_sync.strict_spaces = off", "RESET mana_sync.strict_spaces"],
+            &["RESET ALL"],
+            &["DISCARD ALL"],
+        ] {
+            let mut fresh = cluster.app(DATABASE);
+            for statement in way {
+                // Refused where it is a role's setting.
+                let done = fresh.batch_execute(statement);
+                assert!(done.is_err() || !statement.starts_with("ALTER"), "{statement}");
+            }
+            for mut client in [fresh, cluster.app(DATABASE)] {
+                refused(&mut client, &change("other", "NULL"));
+                client.batch_execute("BEGIN; SET LOCAL app.current_user_id = 'ann'").unwrap();
+                refused(&mut client, &insert("other"));
+            }
+        }
+        let mut fresh = cluster.app(DATABASE);
+        fresh.batch_execute("BEGIN; SET LOCAL app.current_user_id = 'ann'").unwrap();
+        for _ in 0..2 {
+            fresh.batch_execute("SAVEPOINT s; SET LOCAL mana_sync.strict_spaces = off").unwrap();
+        }
+        refused(&mut fresh, &insert("other"));
+        // The SET of a function is in force before the first statement of it loads the library.
+        let mut fresh = cluster.app(DATABASE);
+        let function = format!(
+            "CREATE FUNCTION pg_temp.sneak() RETURNS void LANGUAGE plpgsql SET mana_sync.strict_spaces = off
+             AS $$ BEGIN {}; END $$",
+            insert("other")
+        );
+        match fresh.batch_execute(&function) {
+            // Where PostgreSQL does not let it be created.
+            Err(error) => assert_eq!(error.code().unwrap().code(), "42501"),
+            Ok(()) => {
+                fresh.batch_execute("BEGIN; SET LOCAL app.current_user_id = 'ann'").unwrap();
+                refused(&mut fresh, "SELECT pg_temp.sneak()");
+            }
+        }
         superuser.batch_execute(off).unwrap();
     }
 }
