@@ -1,55 +1,69 @@
-//! A reader with a timestamp for a cursor, as the original had it. It loses changes: `created_at` is the start of a
-//! transaction, so that rows are committed later than they are stamped, and all rows of a transaction share one stamp.
-//! That the tests count its loss proves that they can count one.
+//! Readers whose cursors lose changes, or make them wait. Each pulls for a [`Device`], and is counted by the code that counts
+//! for the extension's cursor: what it loses shows that the tests would notice a loss.
+//!
+//! All read in plain SQL under row security, as an application without the extension's functions would.
 
-use postgres::{Client, Error};
+use postgres::{Client, Error, Transaction};
 
-use crate::oracle::{Delivered, Difference, allowed};
+use crate::Device;
 
-/// A device whose cursor is the `created_at` of the last row that it was given.
-pub struct NaiveDevice {
-    user: String,
-    app: String,
-    spaces: Vec<String>,
-    since: String,
-    delivered: Delivered,
+/// Pulls all with a timestamp for a cursor, as the original did; returns the number of rows. It loses changes:
+/// `created_at` is the start of a transaction, so that rows are committed later than they are stamped, and all rows of a
+/// transaction share one stamp.
+pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i32) -> Result<usize, Error> {
+    let sql = "SELECT id, created_at::text FROM mana_sync.sync_changes
+               WHERE app_id = $1 AND created_at > COALESCE($2::text, '-infinity')::timestamptz
+               ORDER BY created_at LIMIT $3::int";
+    let mut count = 0;
+    loop {
+        let mut transaction = client.transaction()?;
+        enter_scope(device, &mut transaction)?;
+        let rows = transaction.query(sql, &[&device.app, &device.cursor, &page_size])?;
+        transaction.commit()?;
+        for row in &rows {
+            device.delivered.add(row.get(0));
+            device.cursor = row.get(1);
+        }
+        count += rows.len();
+        if rows.is_empty() {
+            return Ok(count);
+        }
+    }
 }
 
-impl NaiveDevice {
-    /// A device that has not pulled yet.
-    pub fn new(user: &str, app: &str, spaces: &[&str]) -> Self {
-        Self {
-            user: user.into(),
-            app: app.into(),
-            spaces: spaces.iter().map(|space| space.to_string()).collect(),
-            since: "-infinity".into(),
-            delivered: Delivered::default(),
-        }
-    }
+/// Pulls all with `pg_current_snapshot()` for a cursor. It loses what its own transaction writes after a pull, which such
+/// a snapshot takes for seen; and after a crash, what is written under ids that it saw end.
+pub fn pull_by_snapshot(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
+    let new = "$2::text IS NULL OR NOT pg_visible_in_snapshot(log.xact, $2::text::pg_snapshot)";
+    pull_in_one_statement(device, transaction, new, "now.snapshot")
+}
 
-    /// Pulls until a page is empty; returns the number of rows.
-    pub fn pull(&mut self, client: &mut Client, page_size: i32) -> Result<usize, Error> {
-        let mut count = 0;
-        loop {
-            let mut transaction = client.transaction()?;
-            transaction.execute("SELECT mana_sync.with_scope($1, $2)", &[&self.user, &self.spaces])?;
-            let sql = "SELECT id, created_at::text FROM mana_sync.sync_changes
-                       WHERE app_id = $1 AND created_at > $2::text::timestamptz ORDER BY created_at LIMIT $3::int";
-            let rows = transaction.query(sql, &[&self.app, &self.since, &page_size])?;
-            transaction.commit()?;
-            for row in &rows {
-                self.delivered.add(row.get(0));
-                self.since = row.get(1);
-            }
-            count += rows.len();
-            if rows.is_empty() {
-                return Ok(count);
-            }
-        }
-    }
+/// Pulls all that is older than every open transaction. It loses nothing, and makes everybody wait for the oldest
+/// transaction of the whole cluster.
+pub fn pull_below_horizon(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
+    let new = "log.xact >= COALESCE($2::text, '0')::xid8 AND log.xact < pg_snapshot_xmin(now.snapshot)";
+    pull_in_one_statement(device, transaction, new, "pg_snapshot_xmin(now.snapshot)")
+}
 
-    /// How what it was given differs from what its scope allows.
-    pub fn compare(&self, superuser: &mut Client) -> Difference {
-        self.delivered.compare(&allowed(superuser, &self.user, &self.app, &self.spaces))
-    }
+/// The rows that `condition` calls new, and the next cursor, as one snapshot sees them.
+fn pull_in_one_statement(
+    device: &mut Device,
+    transaction: &mut Transaction,
+    condition: &str,
+    cursor: &str,
+) -> Result<(), Error> {
+    enter_scope(device, transaction)?;
+    let sql = format!(
+        "WITH now AS MATERIALIZED (SELECT pg_current_snapshot() AS snapshot)
+         SELECT ({cursor})::text, log.id
+         FROM now LEFT JOIN mana_sync.sync_changes AS log ON log.app_id = $1 AND ({condition})"
+    );
+    let rows = transaction.query(&sql, &[&device.app, &device.cursor])?;
+    rows.iter().filter_map(|row| row.get(1)).for_each(|id| device.delivered.add(id));
+    device.cursor = rows[0].get(0);
+    Ok(())
+}
+
+fn enter_scope(device: &Device, transaction: &mut Transaction) -> Result<(), Error> {
+    transaction.execute("SELECT mana_sync.with_scope($1, $2)", &[&device.user, &device.spaces]).map(|_| ())
 }

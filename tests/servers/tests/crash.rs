@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::oracle::{Delivered, Difference};
+use mana_sync_servers::oracle::Difference;
 use mana_sync_servers::random::{page_size, rng, seed};
 use mana_sync_servers::writers::{APP, Acknowledged, Change, Stop, Writer};
-use mana_sync_servers::{Cluster, Device, Options};
-use postgres::{Client, Error, IsolationLevel};
+use mana_sync_servers::{Cluster, Device, Options, naive};
+use postgres::{Client, Error};
 use rand::Rng;
 use rand::rngs::StdRng;
 use uuid::Uuid;
@@ -26,7 +26,7 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
     let cluster = Cluster::with_log(Options::default().durable().set("wal_writer_delay", "10s"));
     let scopes: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
     let mut devices = scopes.map(|(user, spaces)| Device::new(user, APP, spaces));
-    let mut naive = SnapshotReader::default();
+    let mut by_snapshot = Device::new("zoe", APP, SPACES);
     let (lazy, durable) = (Acknowledged::default(), Acknowledged::default());
     let mut prepared = Prepared::default();
     let mut rng = rng(seed, 0);
@@ -42,7 +42,7 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
             }
             Ending::AbortsPulled | Ending::AbortsUnseen => {
                 work(&cluster, &mut devices, &lazy, &durable, seed + round, || ());
-                let (next, _open) = quiet_end(&cluster, &mut devices, &mut naive, &lazy, ending, &mut rng);
+                let (next, _open) = quiet_end(&cluster, &mut devices, &mut by_snapshot, &lazy, ending, &mut rng);
                 cluster.kill();
                 Some(next)
             }
@@ -73,7 +73,7 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
             difference.assert_complete(&format!("round {round}, {}", device.user));
             total.add(difference);
         }
-        naive.pull(&mut superuser).expect("plain SQL works");
+        pull_by_snapshot(&mut by_snapshot, &mut app);
         println!("round {round} ({ending:?}): {total}; {again} transaction ids were given out again");
     }
 
@@ -88,8 +88,8 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
         difference.assert_complete(&device.user);
         total.add(difference);
     }
-    naive.pull(&mut superuser).expect("plain SQL works");
-    let naive = naive.delivered.compare(&log);
+    pull_by_snapshot(&mut by_snapshot, &mut app);
+    let naive = by_snapshot.compare(&mut superuser);
     let lost_with_server = lazy.ids().difference(&log).count();
     println!("{ROUNDS} crashes: {total}; {reused} transaction ids were given out twice");
     println!("{lost_with_server} of {} lazily committed changes were lost with the server", lazy.len());
@@ -158,7 +158,7 @@ fn work(
 fn quiet_end(
     cluster: &Cluster,
     devices: &mut [Device],
-    naive: &mut SnapshotReader,
+    by_snapshot: &mut Device,
     lazy: &Acknowledged,
     ending: Ending,
     rng: &mut StdRng,
@@ -200,7 +200,7 @@ fn quiet_end(
             }
         }
     } else {
-        naive.pull(&mut superuser).expect("plain SQL works");
+        pull_by_snapshot(by_snapshot, &mut app);
     }
     (next_xid(&mut superuser), open)
 }
@@ -229,24 +229,11 @@ fn next_xid(superuser: &mut Client) -> u64 {
     row.get::<_, &str>(0).parse().expect("a transaction id is a number")
 }
 
-/// A reader whose cursor is `pg_current_snapshot()`, in plain SQL. It is exact until the server crashes.
-#[derive(Default)]
-struct SnapshotReader {
-    snapshot: Option<String>,
-    delivered: Delivered,
-}
-
-impl SnapshotReader {
-    fn pull(&mut self, superuser: &mut Client) -> Result<(), Error> {
-        let repeatable = superuser.build_transaction().isolation_level(IsolationLevel::RepeatableRead);
-        let mut transaction = repeatable.read_only(true).start()?;
-        let sql = "SELECT id FROM mana_sync.sync_changes
-                   WHERE $1::text IS NULL OR NOT pg_visible_in_snapshot(xact, $1::text::pg_snapshot)";
-        let rows = transaction.query(sql, &[&self.snapshot])?;
-        rows.iter().for_each(|row| self.delivered.add(row.get(0)));
-        self.snapshot = transaction.query_one("SELECT pg_current_snapshot()::text", &[])?.get(0);
-        transaction.commit()
-    }
+/// All that is new to a device whose cursor is a snapshot that does not wait for the write-ahead log.
+fn pull_by_snapshot(device: &mut Device, client: &mut Client) {
+    let mut transaction = client.transaction().expect("a transaction begins");
+    naive::pull_by_snapshot(device, &mut transaction).expect("a pull succeeds");
+    transaction.commit().expect("a commit succeeds");
 }
 
 /// Prepared transactions, which a crash does not end.

@@ -249,6 +249,23 @@ fn a_leaky_function_sees_what_the_scope_sees_and_the_check_notices_a_weak_policy
 }
 
 #[test]
+fn statistics_of_the_log_are_not_shown() {
+    let (cluster, mut app) = log();
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute("ANALYZE mana_sync.sync_changes").unwrap();
+    // They hold values of every user's rows, as the superuser sees.
+    let sql = "SELECT concat(most_common_vals, histogram_bounds) FROM pg_stats
+               WHERE schemaname = 'mana_sync' AND tablename = 'sync_changes'";
+    let shown = |client: &mut Client| -> String {
+        client.query(sql, &[]).unwrap().iter().map(|row| row.get::<_, String>(0)).collect()
+    };
+    assert!(shown(&mut superuser).contains("ben private"));
+    begin(&mut app, "ann", &["shared"]);
+    assert_eq!(shown(&mut app), "");
+    refused(&mut app, "SELECT * FROM pg_statistic");
+}
+
+#[test]
 fn writing_into_a_space_takes_membership_where_it_is_known() {
     let (cluster, mut app) = log();
     let change = |space: &str, spaces: &str| {

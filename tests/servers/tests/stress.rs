@@ -1,40 +1,62 @@
 //! Eight writers and four readers at once for a fixed time. Nothing is lost, nothing comes twice, and nothing waits: not
 //! even for the writing transaction that is open in another database all the while.
+//!
+//! Two readers without the extension's cursor run along, and are counted by the same code: one with a timestamp, which
+//! must have lost changes, and one that waits for open transactions, which must have been late.
 
 use std::thread;
 use std::time::Duration;
 
 use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::naive::NaiveDevice;
 use mana_sync_servers::oracle::Difference;
 use mana_sync_servers::random::{page_size, rng, seed};
 use mana_sync_servers::writers::{APP, Acknowledged, Stop, Tally, Writer};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_servers::{Cluster, Device, Options, naive};
 use rand::Rng;
 use rand::rngs::StdRng;
 
 const USERS: &[&str] = &["ann", "bob", "cem"];
 const SPACES: &[&str] = &["home", "work", "club", "team"];
+const SCOPES: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
 const WRITERS: u64 = 8;
 const TIME: Duration = Duration::from_secs(20);
 
-/// A device that pulls as long as the writers write, and after each pull has all that was committed before it.
+/// A device, and whether each of its pulls gave it all that was committed before the pull began.
 struct Reader<'a> {
     device: Device,
     acknowledged: &'a Acknowledged,
-    checked: usize,
     pulls: usize,
+    /// How many of the acknowledged changes have been looked for.
+    looked_at: usize,
+    /// How many of these were for the device.
+    awaited: usize,
+    /// How many of these did not come with the next pull.
+    late: usize,
 }
 
-impl Reader<'_> {
-    fn pull(&mut self, client: &mut postgres::Client, rng: &mut StdRng) {
+impl<'a> Reader<'a> {
+    fn new((user, spaces): (&str, &[&str]), acknowledged: &'a Acknowledged) -> Self {
+        Self { device: Device::new(user, APP, spaces), acknowledged, pulls: 0, looked_at: 0, awaited: 0, late: 0 }
+    }
+
+    /// A pull in whatever way, until there is no more.
+    fn pull(&mut self, by: impl FnOnce(&mut Device)) {
         let before = self.acknowledged.len();
-        self.device.pull_by(client, || page_size(rng)).expect("a pull succeeds");
+        by(&mut self.device);
+        let awaited = self.acknowledged.seen_by(&self.device, self.looked_at, before);
+        self.late += awaited.iter().filter(|id| !self.device.delivered.contains(id)).count();
+        self.awaited += awaited.len();
         self.pulls += 1;
-        for id in self.acknowledged.seen_by(&self.device, self.checked, before) {
-            assert!(self.device.delivered.contains(&id), "{id} was committed before a pull and is not in it");
+        self.looked_at = before;
+    }
+
+    /// Pulls, in whatever way, with pauses until it is time to stop.
+    fn pull_until(mut self, stop: &Stop, mut rng: StdRng, mut by: impl FnMut(&mut Device, &mut StdRng)) -> Self {
+        while !stop.is_due() {
+            self.pull(|device| by(device, &mut rng));
+            thread::sleep(Duration::from_micros(rng.random_range(0..20_000)));
         }
-        self.checked = before;
+        self
     }
 }
 
@@ -49,49 +71,48 @@ fn nothing_is_lost_repeated_or_late_under_concurrent_writers() {
         .batch_execute("BEGIN; SELECT mana_sync.record_change('app', 't', 'r', 'ann', NULL, 'insert', 'c', '{}')")
         .unwrap();
 
-    let scopes: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
     let acknowledged = Acknowledged::default();
     let stop = Stop::after(TIME);
     let mut tally = Tally::default();
-    let (mut readers, mut naive) = (Vec::new(), Vec::new());
+    let (mut readers, mut by_timestamp, mut waiting) = (Vec::new(), Vec::new(), None);
     thread::scope(|scope| {
+        let (acknowledged, stop) = (&acknowledged, &stop);
         let writers: Vec<_> = (0..WRITERS)
             .map(|number| {
-                let mut writer = Writer::new(USERS, SPACES, rng(seed, number), &acknowledged);
-                let (mut client, stop) = (cluster.app(DATABASE), &stop);
+                let mut writer = Writer::new(USERS, SPACES, rng(seed, number), acknowledged);
+                let mut client = cluster.app(DATABASE);
                 scope.spawn(move || {
                     writer.run(&mut client, stop).expect("writing succeeds");
                     writer.tally
                 })
             })
             .collect();
-        let pullers = scopes.map(|(user, spaces)| {
-            let mut reader =
-                Reader { device: Device::new(user, APP, spaces), acknowledged: &acknowledged, checked: 0, pulls: 0 };
-            let (mut client, mut rng, stop) = (cluster.app(DATABASE), rng(seed, 100 + readers.len() as u64), &stop);
-            scope.spawn(move || {
-                while !stop.is_due() {
-                    reader.pull(&mut client, &mut rng);
-                    thread::sleep(Duration::from_micros(rng.random_range(0..20_000)));
-                }
-                reader
+        let mut threads = 100..;
+        let mut spawn = |scope_of_device, by: fn(&mut Device, &mut postgres::Client, &mut StdRng)| {
+            let (mut client, reader) = (cluster.app(DATABASE), Reader::new(scope_of_device, acknowledged));
+            let rng = rng(seed, threads.next().expect("there are numbers enough"));
+            scope.spawn(move || reader.pull_until(stop, rng, |device, rng| by(device, &mut client, rng)))
+        };
+        let pullers = SCOPES.map(|scope_of_device| {
+            spawn(scope_of_device, |device, client, rng| {
+                device.pull_by(client, || page_size(rng)).expect("a pull succeeds");
             })
         });
-        let naive_pullers = [scopes[0], scopes[2]].map(|(user, spaces)| {
-            let mut device = NaiveDevice::new(user, APP, spaces);
-            let (mut client, mut rng, stop) = (cluster.app(DATABASE), rng(seed, 200), &stop);
-            scope.spawn(move || {
-                while !stop.is_due() {
-                    // Each page sorts the whole scope, so that small ones would take for ever.
-                    device.pull(&mut client, rng.random_range(100..2000)).expect("a pull succeeds");
-                    thread::sleep(Duration::from_micros(rng.random_range(0..20_000)));
-                }
-                device
+        let timestamp_pullers = [SCOPES[0], SCOPES[2]].map(|scope_of_device| {
+            spawn(scope_of_device, |device, client, rng| {
+                // Each page sorts the whole scope, so that small ones would take for ever.
+                naive::pull_by_timestamp(device, client, rng.random_range(100..2000)).expect("a pull succeeds");
             })
+        });
+        let waiting_puller = spawn(SCOPES[0], |device, client, _| {
+            let mut transaction = client.transaction().expect("a transaction begins");
+            naive::pull_below_horizon(device, &mut transaction).expect("a pull succeeds");
+            transaction.commit().expect("a commit succeeds");
         });
         writers.into_iter().for_each(|writer| tally.add(writer.join().expect("the writer is well")));
         readers.extend(pullers.map(|puller| puller.join().expect("the reader is well")));
-        naive.extend(naive_pullers.map(|puller| puller.join().expect("the reader is well")));
+        by_timestamp.extend(timestamp_pullers.map(|puller| puller.join().expect("the reader is well").device));
+        waiting = Some(waiting_puller.join().expect("the reader is well"));
     });
 
     let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
@@ -100,17 +121,27 @@ fn nothing_is_lost_repeated_or_late_under_concurrent_writers() {
     assert_eq!(row.get::<_, i64>(0) as usize, tally.changes, "the log holds what was committed");
     let mut total = Difference::default();
     for mut reader in readers {
-        reader.pull(&mut app, &mut rng(seed, 300));
-        let difference = reader.device.compare(&mut superuser);
-        println!("{} with {:?}: {} pulls, {difference}", reader.device.user, reader.device.spaces, reader.pulls);
-        difference.assert_exact(&reader.device.user);
+        let during = reader.awaited;
+        let mut rng = rng(seed, 300);
+        reader.pull(|device| {
+            device.pull_by(&mut app, || page_size(&mut rng)).expect("a pull succeeds");
+        });
+        let (device, difference) = (&reader.device, reader.device.compare(&mut superuser));
+        println!(
+            "{} with {:?}: {} pulls, {during} changes awaited during them, {} late, {difference}",
+            device.user, device.spaces, reader.pulls, reader.late
+        );
+        difference.assert_exact(&device.user);
+        assert_eq!(reader.late, 0, "{}: changes that were committed before a pull are not in it", device.user);
+        assert!(during > 1000, "{}: too little was awaited to prove anything: {during}", device.user);
+        assert_eq!(reader.awaited, difference.expected, "{}: every change was awaited once", device.user);
         total.add(difference);
     }
-    assert!(total.expected > 1000, "too little was written to prove anything: {total}");
+    println!("{total}");
 
     let mut naive_total = Difference::default();
-    for mut device in naive {
-        device.pull(&mut app, 1000).unwrap();
+    for mut device in by_timestamp {
+        naive::pull_by_timestamp(&mut device, &mut app, 1000).unwrap();
         naive_total.add(device.compare(&mut superuser));
     }
     println!("with a timestamp for a cursor: {naive_total}: {:.1} % lost", naive_total.loss_percent());
@@ -118,5 +149,8 @@ fn nothing_is_lost_repeated_or_late_under_concurrent_writers() {
         !naive_total.lost.is_empty(),
         "a timestamp cursor loses changes; if none are counted, this test counts none"
     );
+    let waiting = waiting.expect("it has pulled");
+    println!("waiting for open transactions: {} of {} awaited changes late", waiting.late, waiting.awaited);
+    assert!(waiting.late > 0, "who waits for open transactions is late; if that is not counted, this test counts none");
     elsewhere.batch_execute("COMMIT").unwrap();
 }
