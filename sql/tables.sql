@@ -12,6 +12,7 @@ CREATE TABLE mana_sync.epochs (
     database          oid         NOT NULL,
     timeline          int         NOT NULL,
     switched_at       pg_lsn      NOT NULL,
+    next_xact         xid8        NOT NULL,
     opened_at         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
 
@@ -24,6 +25,7 @@ COMMENT ON COLUMN mana_sync.epochs.system_identifier IS 'System identifier of th
 COMMENT ON COLUMN mana_sync.epochs.database IS 'OID of the database.';
 COMMENT ON COLUMN mana_sync.epochs.timeline IS 'Timeline of the write-ahead log.';
 COMMENT ON COLUMN mana_sync.epochs.switched_at IS 'Where that timeline left its parent; 0/0 for timeline 1.';
+COMMENT ON COLUMN mana_sync.epochs.next_xact IS 'A transaction id that had not been given out yet: the rows of earlier epochs of the system have smaller ones.';
 COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When a first writer opened the epoch.';
 COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS 'Numbers begin at 1; cursors use 0 for the beginning of the log.';
 

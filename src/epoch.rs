@@ -26,8 +26,9 @@ thread_local! {
 static OPEN: Statement = Statement::new(c"SELECT mana_sync.open_epoch()", &[]);
 
 static ADD: Statement = Statement::new(
-    c"INSERT INTO mana_sync.epochs (number, fingerprint, secret, system_identifier, database, timeline, switched_at)
-      VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    c"INSERT INTO mana_sync.epochs (number, fingerprint, secret, system_identifier, database, timeline, switched_at,
+                                    next_xact)
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     &[
         pg_sys::INT4OID,
         pg_sys::INT8OID,
@@ -36,6 +37,7 @@ static ADD: Statement = Statement::new(
         pg_sys::OIDOID,
         pg_sys::INT4OID,
         pg_sys::PG_LSNOID,
+        pg_sys::XID8OID,
     ],
 );
 
@@ -57,7 +59,8 @@ fn current_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
             let (server, settled) = look_up()?;
             match server.writes_in() {
                 (number, false) => {
-                    if settled {
+                    // SAFETY: a plain read of the server's state. A standby may be promoted while it is asked.
+                    if settled && !unsafe { pg_sys::RecoveryInProgress() } {
                         CURRENT.set(Some(number));
                     }
                     number
@@ -95,6 +98,8 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
                 Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
                 Some(pg_sys::Datum::from(timeline as i32)),
                 Some(pg_sys::Datum::from(switched_at(timeline) as i64)),
+                // SAFETY: a plain read of the server's state.
+                Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId().value })),
             ],
         );
         spi.finish();
@@ -124,7 +129,7 @@ fn look_up() -> Result<(Server, bool), Error> {
     let fresh = Pushed::latest();
     let (epochs, own) = epochs()?;
     fresh.pop();
-    let server = Server::new(epochs.clone(), here(), false, u64::MAX);
+    let server = Server::new(epochs.clone(), here(), false, u64::MAX, 0);
     // Of several rows for one epoch, any that is committed will do.
     let settled = epochs.iter().zip(&own).any(|(known, &own)| server.is_current(known) && !own);
     Ok((server, settled))
@@ -173,6 +178,7 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
                 ),
                 system,
                 history: keyed::history(system, database, timeline, switched_at),
+                next_xact: column(8)?.value() as u64,
             });
             let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*tuple).t_data);
             own.push(pg_sys::TransactionIdIsCurrentTransactionId(xmin));

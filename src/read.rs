@@ -6,13 +6,13 @@
 
 use crate::epoch;
 use crate::error::Error;
-use crate::function::{Args, BOOL, INT4, INT8, TEXT, XID8, array_datum, sql_function, text_datum};
+use crate::function::{Args, BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, sql_function, text_datum};
 use crate::scope::{self, Scope};
 use crate::snapshot::{self, Pushed, Reading};
-use crate::statement::{Row, Spi, Statement};
+use crate::statement::{Row, Rows, Spi, Statement};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::history::Server;
+use mana_sync_cursor::history::{Here, Server};
 use mana_sync_cursor::text::looks_like_cursor;
 use mana_sync_cursor::walk::{self, Fetch, Filter, Page, Part, Request, Source, Start, read_page};
 use pgrx::pg_sys;
@@ -30,44 +30,32 @@ macro_rules! include_sql {
     };
 }
 
-static OWN: Statement = Statement::new(
-    const { include_sql!("read/own.sql") },
-    &[
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::INT4OID,
-        pg_sys::XID8OID,
-        pg_sys::INT8OID,
-        pg_sys::INT4OID,
-        pg_sys::XID8OID,
-        pg_sys::INT8OID,
-        pg_sys::TEXTARRAYOID,
-        pg_sys::INT8OID,
-    ],
-);
+/// The parameters that `read/own.sql` and `read/spaces.sql` have in common: what the call asks for, and an
+/// array for each column of its [`Fetch`]es.
+macro_rules! fetch_parameters {
+    ($($more:expr),*) => {
+        &[
+            pg_sys::TEXTOID,
+            pg_sys::TEXTOID,
+            pg_sys::TEXTOID,
+            pg_sys::TEXTOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::INT4ARRAYOID,
+            pg_sys::XID8ARRAYOID,
+            pg_sys::INT8ARRAYOID,
+            pg_sys::XID8ARRAYOID,
+            pg_sys::INT8ARRAYOID,
+            pg_sys::BOOLARRAYOID,
+            pg_sys::TEXTARRAYOID,
+            $($more),*
+        ]
+    };
+}
 
-static SPACES: Statement = Statement::new(
-    const { include_sql!("read/spaces.sql") },
-    &[
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::TEXTARRAYOID,
-        pg_sys::INT4ARRAYOID,
-        pg_sys::XID8ARRAYOID,
-        pg_sys::INT8ARRAYOID,
-        pg_sys::INT4ARRAYOID,
-        pg_sys::XID8ARRAYOID,
-        pg_sys::INT8ARRAYOID,
-        pg_sys::BOOLARRAYOID,
-        pg_sys::INT8ARRAYOID,
-    ],
-);
+static OWN: Statement = Statement::new(const { include_sql!("read/own.sql") }, fetch_parameters!());
+
+static SPACES: Statement =
+    Statement::new(const { include_sql!("read/spaces.sql") }, fetch_parameters!(pg_sys::BOOLARRAYOID));
 
 static OWN_TRANSACTION: Statement = Statement::new(
     const { include_sql!("read/own_transaction.sql") },
@@ -115,15 +103,16 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         spaces: &spaces,
         table: args.text(2).filter(|table| !table.is_empty()),
         page_size,
+        room: None,
     };
     let spi = Spi::connect();
-    let (pushed, here, reading) = take_snapshot();
-    let server = server(here, &reading)?;
+    let (pushed, here, replayed, reading) = take_snapshot();
+    let server = server(here, replayed, &reading)?;
     let mut log = Log::new(&spi, &request, args.text(4).filter(|client| !client.is_empty()));
     let page = match label_is_certain(&server, &reading)? {
         true => {
             let now = log.now(&server, &reading, &start);
-            read_page(&server, now, &request, start, &mut log)
+            read_page(&server, (now, reading.lsn), &request, start, &mut log)
         }
         // Nothing that this transaction can tell would be sure; the next one knows.
         false => Ok(Page { rows: Vec::new(), cursor: None, more: false }),
@@ -172,26 +161,29 @@ fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
     }
 }
 
-/// Pushes the snapshot that the call reads with, and tells on which history it was taken. A standby
-/// may change its timeline at any moment, hence the second look.
-fn take_snapshot() -> (Pushed, mana_sync_cursor::history::Here, Reading) {
+/// Pushes the snapshot that the call reads with, and tells on which history it was taken, and how far the
+/// log had been replayed before (0 where that is not known). A standby may change its timeline at any
+/// moment, hence the second look.
+fn take_snapshot() -> (Pushed, Here, u64, Reading) {
     loop {
         let before = epoch::here();
+        // A transaction that keeps one snapshot took it earlier.
+        let replayed = if snapshot::is_fixed() { 0 } else { snapshot::replayed() };
         let pushed = Pushed::transaction();
         let reading = Reading::active();
         if before == epoch::here() || snapshot::is_fixed() {
-            return (pushed, before, reading);
+            return (pushed, before, replayed, reading);
         }
         pushed.pop();
     }
 }
 
 /// What the server knows. The epochs are read with a snapshot no older than the call's.
-fn server(here: mana_sync_cursor::history::Here, reading: &Reading) -> Result<Server, Error> {
+fn server(here: Here, replayed: u64, reading: &Reading) -> Result<Server, Error> {
     let fresh = Pushed::latest();
     let (epochs, _) = epoch::epochs()?;
     fresh.pop();
-    Ok(Server::new(epochs, here, reading.in_recovery, reading.next_xact))
+    Ok(Server::new(epochs, here, reading.in_recovery, reading.next_xact, replayed))
 }
 
 /// Whether the snapshot was taken on the history that the server is on now. It may not have been where
@@ -202,7 +194,7 @@ fn label_is_certain(server: &Server, reading: &Reading) -> Result<bool, Error> {
         return Ok(true);
     }
     let (seen, _) = epoch::epochs()?;
-    let seen = Server::new(seen, server.here(), reading.in_recovery, reading.next_xact);
+    let seen = Server::new(seen, server.here(), reading.in_recovery, reading.next_xact, 0);
     Ok(!seen.writes_in().1)
 }
 
@@ -258,51 +250,46 @@ impl<'a> Log<'a> {
         reading.snapshot(own.unwrap_or(0))
     }
 
-    fn fetch_own(&self, fetch: &Fetch, filter: &Filter) -> crate::statement::Rows {
-        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
-        self.spi.read(
-            &OWN,
-            &[
-                Some(self.user),
-                Some(self.app),
-                self.table,
-                self.exclude_client,
-                filter.after.map(pg_sys::Datum::from),
-                Some(int4(fetch.from.epoch)),
-                Some(pg_sys::Datum::from(fetch.from.xact)),
-                Some(pg_sys::Datum::from(fetch.from.seq)),
-                Some(int4(fetch.to.epoch)),
-                Some(pg_sys::Datum::from(fetch.to.xact)),
-                Some(pg_sys::Datum::from(fetch.to.seq)),
-                (!except.is_empty()).then(|| array_datum(except, &TEXT)),
-                Some(pg_sys::Datum::from(fetch.limit as i64)),
-            ],
-        )
+    /// The rows of fetches from one kind of part; `more` are the parameters that only its statement has.
+    fn fetch(
+        &self,
+        statement: &Statement,
+        fetches: &[&Fetch],
+        filter: &Filter,
+        more: impl IntoIterator<Item = Option<pg_sys::Datum>>,
+    ) -> Rows {
+        let column = |of: &ElementType, value: &dyn Fn(&Fetch) -> pg_sys::Datum| {
+            Some(array_datum(fetches.iter().map(|fetch| value(fetch)).collect(), of))
+        };
+        let mut values = vec![
+            Some(self.user),
+            Some(self.app),
+            self.table,
+            self.exclude_client,
+            filter.after.map(pg_sys::Datum::from),
+            column(&INT4, &|fetch| int4(fetch.range.from.epoch)),
+            column(&XID8, &|fetch| pg_sys::Datum::from(fetch.range.from.xact)),
+            column(&INT8, &|fetch| pg_sys::Datum::from(fetch.range.from.seq)),
+            column(&XID8, &|fetch| pg_sys::Datum::from(fetch.range.to)),
+            column(&INT8, &|fetch| pg_sys::Datum::from(fetch.limit as i64)),
+            column(&BOOL, &|fetch| pg_sys::Datum::from(fetch.scout)),
+        ];
+        values.extend(more);
+        self.spi.read(statement, &values)
     }
 
-    fn fetch_spaces(&self, parts: &[(usize, bool, &Fetch)], filter: &Filter) -> crate::statement::Rows {
-        let column = |of: &crate::function::ElementType, value: &dyn Fn(&(usize, bool, &Fetch)) -> pg_sys::Datum| {
-            Some(array_datum(parts.iter().map(value).collect(), of))
-        };
-        self.spi.read(
-            &SPACES,
-            &[
-                Some(self.user),
-                Some(self.app),
-                self.table,
-                self.exclude_client,
-                filter.after.map(pg_sys::Datum::from),
-                column(&TEXT, &|(space, _, _)| self.spaces[*space]),
-                column(&INT4, &|(_, _, fetch)| int4(fetch.from.epoch)),
-                column(&XID8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.from.xact)),
-                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.from.seq)),
-                column(&INT4, &|(_, _, fetch)| int4(fetch.to.epoch)),
-                column(&XID8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.to.xact)),
-                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.to.seq)),
-                column(&BOOL, &|(_, with_own, _)| pg_sys::Datum::from(*with_own)),
-                column(&INT8, &|(_, _, fetch)| pg_sys::Datum::from(fetch.limit as i64)),
-            ],
-        )
+    fn fetch_own(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
+        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
+        self.fetch(&OWN, fetches, filter, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
+    }
+
+    fn fetch_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
+        let spaces = fetches.iter().map(|fetch| match fetch.part {
+            Part::Own => (self.user, true),
+            Part::Space { index, with_own } => (self.spaces[index], with_own),
+        });
+        let (ids, with_own): (Vec<_>, Vec<_>) = spaces.map(|(id, own)| (id, pg_sys::Datum::from(own))).unzip();
+        self.fetch(&SPACES, fetches, filter, [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))])
     }
 }
 
@@ -317,19 +304,16 @@ impl Source for Log<'_> {
         filter: &Filter,
         take: &mut dyn FnMut(usize, Position, Row),
     ) -> Result<(), Self::Error> {
-        let mut spaces = Vec::new();
-        let mut places = Vec::new();
-        for (place, fetch) in fetches.iter().enumerate() {
-            match fetch.part {
-                Part::Own => self.fetch_own(fetch, filter).iter().for_each(|row| take(place, position(&row), row)),
-                Part::Space { index, with_own } => {
-                    spaces.push((index, with_own, fetch));
-                    places.push(place);
-                }
+        let (own, spaces): (Vec<usize>, Vec<usize>) =
+            (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
+        for (places, read) in
+            [(own, Self::fetch_own as fn(&Self, &[&Fetch], &Filter) -> Rows), (spaces, Self::fetch_spaces)]
+        {
+            if places.is_empty() {
+                continue;
             }
-        }
-        if !spaces.is_empty() {
-            for row in self.fetch_spaces(&spaces, filter).iter() {
+            let chosen: Vec<&Fetch> = places.iter().map(|&place| &fetches[place]).collect();
+            for row in read(self, &chosen, filter).iter() {
                 let part = row.column(4).map_or(0, |place| place.value());
                 take(places[part - 1], position(&row), row);
             }

@@ -16,6 +16,8 @@ pub struct Reading {
     pub next_xact: u64,
     /// Whether the snapshot was taken on a standby.
     pub in_recovery: bool,
+    /// Position in the write-ahead log; read after the snapshot.
+    pub lsn: u64,
 }
 
 /// A snapshot that is the active one until it is dropped by [`Pushed::pop`], or by an error.
@@ -67,6 +69,10 @@ impl Reading {
                 own: (own != 0).then_some(own),
                 next_xact,
                 in_recovery: snapshot.takenDuringRecovery,
+                lsn: match pg_sys::RecoveryInProgress() {
+                    true => replayed(),
+                    false => written(),
+                },
             }
         }
     }
@@ -95,9 +101,21 @@ pub fn flush() {
         if pg_sys::RecoveryInProgress() {
             return;
         }
-        let position = pg_sys::GetXLogInsertRecPtr();
-        pg_sys::XLogFlush(end_of_record(position, pg_sys::wal_segment_size as u64));
+        pg_sys::XLogFlush(written());
     }
+}
+
+/// Where the write-ahead log of a primary ends.
+fn written() -> u64 {
+    // SAFETY: plain reads of the server's state.
+    unsafe { end_of_record(pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) }
+}
+
+/// How far a standby has replayed: whatever ended before is finished in the snapshots taken from now on,
+/// for a record is replayed in full before this moves.
+pub fn replayed() -> u64 {
+    // SAFETY: a plain read of the server's state.
+    unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) }
 }
 
 /// `GetXLogInsertRecPtr` tells where the next record will begin. At the start of a page that is behind

@@ -1,25 +1,27 @@
--- A stretch of the rows of each of several spaces in app $2, each in the order of the log: an ordered
--- scan of sync_changes_space_idx for each. The rows of user $1 are left out where they come as own rows.
+-- Ranges of the rows of spaces in app $2, each in the order of the log: an ordered scan of
+-- sync_changes_space_idx for each. The rows of user $1 are left out where they come as own rows.
 SELECT c.epoch, c.xact, c.seq, part.place,
        c.id, c.app_id, c.table_name, c.record_id, c.user_id, c.op, c.data, c.field_timestamps, c.client_id,
        c.created_at, c.schema_version, c.space_id, c.actor
 FROM ROWS FROM (
          pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
-         pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13),
-         pg_catalog.unnest($14)
+         pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13)
      ) WITH ORDINALITY
-     AS part (space_id, from_epoch, from_xact, from_seq, to_epoch, to_xact, to_seq, with_own, row_limit, place)
+     AS part (epoch, from_xact, from_seq, to_xact, row_limit, scout, space_id, with_own, place)
 CROSS JOIN LATERAL (
     SELECT c.*
     FROM mana_sync.sync_changes AS c
     WHERE c.space_id OPERATOR(pg_catalog.=) part.space_id
       AND c.app_id OPERATOR(pg_catalog.=) $2
-      AND ROW(c.epoch, c.xact, c.seq) OPERATOR(pg_catalog.>=) ROW(part.from_epoch, part.from_xact, part.from_seq)
-      AND ROW(c.epoch, c.xact, c.seq) OPERATOR(pg_catalog.<) ROW(part.to_epoch, part.to_xact, part.to_seq)
-      AND (part.with_own OR c.user_id OPERATOR(pg_catalog.<>) $1)
-      AND ($3 IS NULL OR c.table_name OPERATOR(pg_catalog.=) $3)
-      AND ($4 IS NULL OR c.client_id OPERATOR(pg_catalog.<>) $4)
-      AND ($5 IS NULL OR c.created_at OPERATOR(pg_catalog.>) $5)
-    ORDER BY c.epoch, c.xact, c.seq
+      AND c.epoch OPERATOR(pg_catalog.=) part.epoch
+      AND ROW(c.xact, c.seq) OPERATOR(pg_catalog.>=) ROW(part.from_xact, part.from_seq)
+      -- Not a ROW: the scan ends at the first row of a greater xact.
+      AND c.xact OPERATOR(pg_catalog.<) part.to_xact
+      AND (part.scout OR (
+               (part.with_own OR c.user_id OPERATOR(pg_catalog.<>) $1)
+           AND ($3 IS NULL OR c.table_name OPERATOR(pg_catalog.=) $3)
+           AND ($4 IS NULL OR c.client_id OPERATOR(pg_catalog.<>) $4)
+           AND ($5 IS NULL OR c.created_at OPERATOR(pg_catalog.>) $5)))
+    ORDER BY c.xact, c.seq
     LIMIT part.row_limit
 ) AS c

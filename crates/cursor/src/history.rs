@@ -43,6 +43,9 @@ pub struct Seen {
     pub unwritten: Option<Unwritten>,
     /// What has been seen of the latest history.
     pub snapshot: Snapshot,
+    /// A position of that history's write-ahead log (LSN): a server that has replayed so far sees all that
+    /// had finished.
+    pub lsn: u64,
 }
 
 impl Seen {
@@ -63,6 +66,9 @@ pub struct KnownEpoch {
     pub system: u64,
     /// Identity of the history, see [`crate::keyed::history`].
     pub history: u64,
+    /// A transaction id that had not been given out when the epoch was opened: rows of earlier epochs of the
+    /// same system have smaller ids.
+    pub next_xact: u64,
 }
 
 /// The history that a server is on now.
@@ -83,6 +89,7 @@ pub struct Server {
     here: Here,
     in_recovery: bool,
     next_xact: u64,
+    replayed: u64,
 }
 
 /// A [`Seen`] that this server can compare with its rows.
@@ -90,12 +97,37 @@ pub struct Server {
 pub struct View {
     /// The set.
     pub seen: Seen,
-    /// Numbers of the epochs whose ids come from the same system as the snapshot's, and whose rows
-    /// are of the earlier kind.
-    pub kin: Vec<u32>,
-    /// Those of them that were opened on the snapshot's own history (by writers that were first at the
-    /// same time): the snapshot tells all about their rows.
-    pub twins: Vec<u32>,
+    /// Epochs whose ids come from the same system as the snapshot's, and whose rows are of the earlier kind.
+    pub kin: Vec<Kin>,
+    /// Numbers of all epochs that the server knows, ascending.
+    pub epochs: Vec<u32>,
+    /// A transaction id that had not been given out when the snapshot's epoch was opened.
+    opened_at: u64,
+    /// On a standby: all that was in its write-ahead log up to here is seen (LSN).
+    replayed: u64,
+}
+
+/// An earlier epoch, to a snapshot of the same system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kin {
+    /// Its number.
+    pub number: u32,
+    /// Its rows have smaller transaction ids.
+    pub end: u64,
+    /// Whether it was opened on the snapshot's own history (by writers that were first at the same time):
+    /// then the snapshot tells all about its rows.
+    pub twin: bool,
+}
+
+/// What a snapshot tells of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// None of its rows is seen.
+    Later,
+    /// It is the one that the snapshot is of.
+    Own,
+    /// All of its rows are seen, but those of transactions that the snapshot of the same system says it of.
+    Earlier(Option<Kin>),
 }
 
 /// What a state that a cursor names is to a server.
@@ -113,9 +145,10 @@ pub enum Standing {
 
 impl Server {
     /// A server that sees `epochs` (every row of `mana_sync.epochs`, in any order) and is on the history
-    /// `here`, as a standby or not; `next_xact` is the next transaction id, read after the snapshot.
-    pub fn new(epochs: Vec<KnownEpoch>, here: Here, in_recovery: bool, next_xact: u64) -> Server {
-        Server { epochs, here, in_recovery, next_xact }
+    /// `here`, as a standby or not; `next_xact` is the next transaction id, read after the snapshot, and
+    /// `replayed` what a standby had replayed before it (LSN); 0 where that is not known.
+    pub fn new(epochs: Vec<KnownEpoch>, here: Here, in_recovery: bool, next_xact: u64, replayed: u64) -> Server {
+        Server { epochs, here, in_recovery, next_xact, replayed }
     }
 
     /// The history that it is on.
@@ -164,15 +197,17 @@ impl Server {
     }
 
     /// What a snapshot of this server has seen of the log; `None` while there is no epoch, and so no row.
-    pub fn view(&self, snapshot: Snapshot) -> Option<View> {
+    /// `lsn` was read after the snapshot.
+    pub fn view(&self, snapshot: Snapshot, lsn: u64) -> Option<View> {
         let seen = match self.current() {
-            Some(known) => Seen { epoch: known.epoch, unwritten: None, snapshot },
+            Some(known) => Seen { epoch: known.epoch, unwritten: None, snapshot, lsn },
             None => {
                 let unwritten = Some(Unwritten { timeline: self.here.timeline, history: self.here.history });
-                Seen { epoch: self.latest()?, unwritten, snapshot }
+                Seen { epoch: self.latest()?, unwritten, snapshot, lsn }
             }
         };
-        Some(self.resolve(seen))
+        let replayed = if self.in_recovery { self.replayed } else { 0 };
+        Some(View { replayed, ..self.resolve(seen) })
     }
 
     /// The secret of an epoch that this server knows.
@@ -219,35 +254,64 @@ impl Server {
                 None => (None, None),
             },
         };
-        let earlier = |known: &&KnownEpoch| {
-            let number = known.epoch.number;
-            number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some())
+        let mut epochs: Vec<u32> = self.epochs.iter().map(|known| known.epoch.number).collect();
+        epochs.sort_unstable();
+        epochs.dedup();
+        let earlier =
+            |number: u32| number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some());
+        let of_system = |number: u32| {
+            self.epochs.iter().filter(move |known| known.epoch.number == number && Some(known.system) == system)
         };
-        let numbers = |wanted: &dyn Fn(&KnownEpoch) -> bool| {
-            let chosen = self.epochs.iter().filter(earlier).filter(|known| wanted(known));
-            let mut numbers: Vec<u32> = chosen.map(|known| known.epoch.number).collect();
-            numbers.sort_unstable();
-            numbers.dedup();
-            numbers
-        };
-        let kin = numbers(&|known| Some(known.system) == system);
-        let twins = numbers(&|known| Some(known.history) == history);
-        View { seen, kin, twins }
+        let kin = epochs.iter().copied().filter(|&number| earlier(number) && of_system(number).next().is_some());
+        let kin = kin.map(|number| {
+            let later = self.epochs.iter().filter(|known| {
+                known.epoch.number > number
+                    && Some(known.system) == system
+                    && of_system(number).all(|epoch| epoch.history != known.history)
+            });
+            Kin {
+                number,
+                end: later.map(|known| known.next_xact).min().unwrap_or(u64::MAX),
+                twin: of_system(number).any(|known| Some(known.history) == history),
+            }
+        });
+        let kin = kin.collect();
+        let opened = self.epochs.iter().filter(|known| known.epoch.number == seen.epoch.number);
+        let opened_at = opened.map(|known| known.next_xact).min().unwrap_or(u64::MAX);
+        View { seen, kin, epochs, opened_at, replayed: 0 }
     }
 }
 
 impl View {
-    /// The rows of a transaction are seen up to this `seq`.
-    pub fn horizon(&self, epoch: u32, xact: u64) -> i64 {
+    /// What the snapshot tells of an epoch.
+    pub fn of(&self, epoch: u32) -> Of {
         let latest = self.seen.epoch.number;
         if epoch > latest {
-            0
-        } else if (epoch == latest && self.seen.unwritten.is_none()) || self.twins.contains(&epoch) {
-            self.seen.snapshot.horizon(xact)
-        } else if self.kin.contains(&epoch) {
-            self.seen.snapshot.horizon_of_earlier(xact)
+            Of::Later
+        } else if epoch == latest && self.seen.unwritten.is_none() {
+            Of::Own
         } else {
-            ALL
+            Of::Earlier(self.kin.iter().find(|kin| kin.number == epoch).copied())
+        }
+    }
+
+    /// The rows of a transaction are seen up to this `seq`.
+    pub fn horizon(&self, epoch: u32, xact: u64) -> i64 {
+        match self.of(epoch) {
+            Of::Later => 0,
+            Of::Own | Of::Earlier(Some(Kin { twin: true, .. })) => self.seen.snapshot.horizon(xact),
+            Of::Earlier(Some(_)) => self.seen.snapshot.horizon_of_earlier(xact),
+            Of::Earlier(None) => ALL,
+        }
+    }
+
+    /// Transactions below this may have written to an earlier epoch, of which all that the snapshot does not
+    /// name have finished: it has to name them.
+    pub fn named_below(&self) -> u64 {
+        match self.seen.unwritten.is_some() || self.kin.iter().any(|kin| kin.twin) {
+            true => u64::MAX,
+            // An earlier epoch may become known later, with the prepared transaction that opened it.
+            false => self.opened_at,
         }
     }
 
@@ -260,10 +324,20 @@ impl View {
     ///
     /// An earlier state of the log is contained in a later one. What it has seen of a transaction
     /// that this one has open was seen on a history that this server does not share, and does not count.
+    ///
+    /// The snapshots of a standby name subtransactions as open, which those of its primary do not: there the
+    /// position in the write-ahead log decides too.
     pub fn contains(&self, other: &View) -> bool {
         match other.seen.order().cmp(&self.seen.order()) {
             std::cmp::Ordering::Less => true,
-            std::cmp::Ordering::Equal => self.seen.snapshot.contains(&other.seen.snapshot),
+            std::cmp::Ordering::Equal => {
+                let (ours, theirs) = (&self.seen.snapshot, &other.seen.snapshot);
+                match self.replayed > 0 && self.replayed >= other.seen.lsn {
+                    // All that had finished; what its reader's own transactions wrote is not here before they end.
+                    true => theirs.partial().iter().all(|&(xact, seq)| seq <= ours.horizon(xact)),
+                    false => ours.contains(theirs),
+                }
+            }
             std::cmp::Ordering::Greater => false,
         }
     }
@@ -276,6 +350,7 @@ impl View {
             std::cmp::Ordering::Equal => {
                 let mut union = self.clone();
                 union.seen.snapshot = self.seen.snapshot.union(&other.seen.snapshot);
+                union.seen.lsn = self.seen.lsn.max(other.seen.lsn);
                 union
             }
         }

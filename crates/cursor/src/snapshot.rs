@@ -69,8 +69,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether the snapshot names `xact` as unfinished; for ids of an earlier epoch, of which all
-    /// others had finished whatever `xmax` says.
+    /// The same for an id of an earlier epoch: all had finished, whatever `xmax` says, but those that the
+    /// snapshot names as unfinished.
     pub fn horizon_of_earlier(&self, xact: u64) -> i64 {
         match self.open.binary_search(&xact) {
             Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
@@ -110,13 +110,14 @@ impl Snapshot {
             && other.partial.iter().all(|&(xact, seq)| seq <= self.horizon(xact))
     }
 
-    /// A smaller set that names at most `keep` open transactions: everything from the next one on
-    /// counts as unseen. A reader that resumes from it gets rows twice, and misses none.
-    pub fn coarsen(&self, keep: usize) -> Snapshot {
-        if self.open.len() <= keep {
-            return self.clone();
+    /// A smaller set that names only the first `keep` open transactions: everything from the next one on
+    /// counts as unseen. A reader that resumes from it gets rows twice, and misses none; but those that may
+    /// have written to an earlier epoch have to be named ([`crate::history::View::named_below`]).
+    pub fn cut(&self, keep: usize) -> Snapshot {
+        match self.open.get(keep) {
+            None => self.clone(),
+            Some(&xmax) => Snapshot { xmax, open: self.open[..keep].to_vec(), partial: self.partial.clone() },
         }
-        Snapshot { xmax: self.open[keep], open: self.open[..keep].to_vec(), partial: self.partial.clone() }
     }
 }
 
@@ -157,10 +158,10 @@ mod tests {
         }
 
         #[test]
-        fn a_coarser_snapshot_claims_no_more(a in snapshots(), keep in 0usize..4) {
-            let coarse = a.coarsen(keep);
-            prop_assert!(a.contains(&coarse));
-            prop_assert!(coarse.open().len() <= keep);
+        fn a_snapshot_that_was_cut_claims_no_more(a in snapshots(), keep in 0usize..4) {
+            let cut = a.cut(keep);
+            prop_assert!(a.contains(&cut));
+            prop_assert!(cut.open().len() <= keep);
         }
     }
 

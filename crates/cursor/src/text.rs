@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! cursor    = "ms1" seen reader spaces ( "-" | walk ) checksum
-//! seen      = order xmax *delta "~" *( xact seq ) "-" [ fingerprint [ timeline history ] ]
-//! walk      = "." seen epoch xact seq joined left table ( "-" | "." timestamp )
+//! seen      = order xmax *delta "~" *( xact seq ) "-" [ lsn fingerprint [ timeline history ] ]
+//! walk      = "." target epoch xact seq joined left table ( "-" | "." timestamp )
+//! target    = *digit seen
 //! spaces, joined, left = count *hash
 //! ```
 //!
@@ -13,6 +14,15 @@
 //! [`Seen::order`]; each `delta` is an open transaction's distance from the one before it. Of two
 //! states with equal `xmax` the later one lacks a transaction that the earlier one has open: at the
 //! first difference it has a greater id, or the end mark `~`, which sorts after every digit.
+//!
+//! Most that are open in a walk's target were so where it started from. The digits before it have a bit
+//! for each transaction that is open in `seen`, first ones first, set if it is open in the target too;
+//! the target's own deltas are those of the others.
+//!
+//! Where the open transactions of a state take more than their share of [`MAX_LENGTH`], it is cut
+//! ([`Snapshot::cut`]) before the first that has no room. A later state leaves some of an earlier one's
+//! out, and two distances take no less room than their sum: so it is not cut earlier, and its text is
+//! not smaller.
 //!
 //! Timestamps begin with a digit, and the text with a letter: it sorts after each of them. A walk's
 //! text begins like the one that it started from, and sorts with it.
@@ -32,8 +42,20 @@ const END: u8 = b'-';
 const MORE: u8 = b'.';
 const HASH_DIGITS: usize = 8;
 
-/// A cursor longer than this gives up precision about open transactions.
+/// A cursor that would be longer than this gives up precision about open transactions.
 pub const MAX_LENGTH: usize = 6000;
+/// What a cursor has beside spaces and open transactions is shorter.
+const ROOM_FOR_REST: usize = 300;
+/// Room that spaces do not take from open transactions: about 1,000 of them.
+const LEAST_FOR_OPEN: usize = 2000;
+/// Room that is kept for those that are open in a walk's target only.
+const LEAST_FOR_TARGET: usize = 500;
+/// How many bits a digit has.
+const DIGIT_BITS: usize = 6;
+
+/// A reader is in one transaction at a time; those in which it pulled before and that are still unfinished
+/// are prepared. Of more than these, what has been seen of the oldest is forgotten.
+const MOST_PARTIAL: usize = 16;
 
 /// A longer text is no cursor: this is room for more than a hundred thousand spaces.
 const LONGEST: usize = 1 << 20;
@@ -55,35 +77,8 @@ pub fn looks_like_cursor(text: &[u8]) -> bool {
 }
 
 impl Cursor {
-    /// The text form, of at most [`MAX_LENGTH`] bytes unless the spaces alone take more.
+    /// The text form.
     pub fn to_text(&self) -> String {
-        let text = self.to_text_in_full();
-        if text.len() <= MAX_LENGTH {
-            return text;
-        }
-        // Halve how many open transactions are named until it fits; a smaller set of seen rows
-        // brings repeats and no loss, for a walk's target too.
-        let mut coarse = self.clone();
-        let mut keep = [coarse.seen.as_ref(), coarse.walk.as_ref().map(|walk| &walk.target)]
-            .into_iter()
-            .flatten()
-            .map(|seen| seen.snapshot.open().len())
-            .max()
-            .unwrap_or(0);
-        loop {
-            keep /= 2;
-            for seen in [coarse.seen.as_mut(), coarse.walk.as_mut().map(|walk| &mut walk.target)].into_iter().flatten()
-            {
-                seen.snapshot = seen.snapshot.coarsen(keep);
-            }
-            let text = coarse.to_text_in_full();
-            if text.len() <= MAX_LENGTH || keep == 0 {
-                return text;
-            }
-        }
-    }
-
-    fn to_text_in_full(&self) -> String {
         let mut out = Writer(PREFIX.as_bytes().to_vec());
         out.seen(self.seen.as_ref());
         out.hash(self.reader);
@@ -92,7 +87,7 @@ impl Cursor {
             None => out.0.push(END),
             Some(walk) => {
                 out.0.push(MORE);
-                out.seen(Some(&walk.target));
+                out.target(&walk.target, open_of(self.seen.as_ref()));
                 out.number(walk.last.epoch.into());
                 out.number(walk.last.xact);
                 out.number(walk.last.seq.max(0) as u64);
@@ -129,6 +124,56 @@ impl Cursor {
     }
 }
 
+/// How many bytes a cursor that names so many spaces has for open transactions.
+pub fn room_for_open(spaces: usize) -> usize {
+    MAX_LENGTH.saturating_sub(ROOM_FOR_REST + HASH_DIGITS * spaces).max(LEAST_FOR_OPEN)
+}
+
+/// How many of the open transactions of `seen`, from the first on, can be named in `room` bytes; beside the
+/// target of a walk or not.
+pub fn fitting(seen: &[u64], room: usize, beside_target: bool) -> usize {
+    match beside_target {
+        false => fit(seen, &[], room),
+        // Two bytes at least name one.
+        true => fit(seen, &[], room.saturating_sub(LEAST_FOR_TARGET + room / (2 * DIGIT_BITS))),
+    }
+}
+
+/// How many of the open transactions of a walk's target can be named in `room` bytes beside all those of `seen`.
+pub fn fitting_target(target: &[u64], seen: &[u64], room: usize) -> usize {
+    let mut last = 0;
+    let used = |xact: &u64| length_of_number(xact - std::mem::replace(&mut last, *xact));
+    let used: usize = seen.iter().map(used).sum();
+    let left = room.saturating_sub(used + seen.len().div_ceil(DIGIT_BITS));
+    fit(target, seen, left.max(LEAST_FOR_TARGET.min(room)))
+}
+
+/// How many of `open`, from the first on, can be named in `room` bytes where naming those of `known` takes none.
+fn fit(open: &[u64], known: &[u64], room: usize) -> usize {
+    let (mut used, mut last) = (0, 0);
+    let fits = |xact: &&u64| {
+        if known.binary_search(xact).is_err() {
+            used += length_of_number(*xact - last);
+            last = **xact;
+        }
+        used <= room
+    };
+    open.iter().take_while(fits).count()
+}
+
+fn open_of(seen: Option<&Seen>) -> &[u64] {
+    seen.map_or(&[], |seen| seen.snapshot.open())
+}
+
+/// How long a number is as text.
+fn length_of_number(value: u64) -> usize {
+    1 + digits_of(value)
+}
+
+fn digits_of(value: u64) -> usize {
+    (u64::BITS - value.leading_zeros()).div_ceil(6) as usize
+}
+
 /// Signed to unsigned, small to small.
 fn zigzag(value: i64) -> u64 {
     ((value << 1) ^ (value >> 63)) as u64
@@ -146,7 +191,7 @@ impl Writer {
     }
 
     fn number(&mut self, value: u64) {
-        let count = (u64::BITS - value.leading_zeros()).div_ceil(6) as usize;
+        let count = digits_of(value);
         self.0.push(DIGITS[count]);
         self.digits(value, count);
     }
@@ -162,23 +207,39 @@ impl Writer {
         }
     }
 
+    fn target(&mut self, target: &Seen, known: &[u64]) {
+        let open = target.snapshot.open();
+        for chunk in known.chunks(DIGIT_BITS) {
+            let bit = |(place, xact)| u64::from(open.binary_search(xact).is_ok()) << place;
+            self.digits(chunk.iter().enumerate().map(bit).sum(), 1);
+        }
+        self.seen_but(Some(target), known);
+    }
+
     fn seen(&mut self, seen: Option<&Seen>) {
+        self.seen_but(seen, &[]);
+    }
+
+    /// A state, but for the open transactions that are `known`.
+    fn seen_but(&mut self, seen: Option<&Seen>, known: &[u64]) {
         let nothing = Snapshot::default();
         let snapshot = seen.map_or(&nothing, |seen| &seen.snapshot);
         self.number(seen.map_or(0, Seen::order));
         self.number(snapshot.xmax());
         let mut last = 0;
-        for &xact in snapshot.open() {
+        for &xact in snapshot.open().iter().filter(|xact| known.binary_search(xact).is_err()) {
             self.number(xact - last);
             last = xact;
         }
         self.0.push(END_OF_OPEN);
-        for &(xact, seq) in snapshot.partial() {
+        let partial = snapshot.partial();
+        for &(xact, seq) in &partial[partial.len().saturating_sub(MOST_PARTIAL)..] {
             self.number(xact);
             self.number(seq.max(0) as u64);
         }
         self.0.push(END);
         if let Some(seen) = seen {
+            self.number(seen.lsn);
             self.hash(seen.epoch.fingerprint);
             if let Some(unwritten) = seen.unwritten {
                 self.number(unwritten.timeline.into());
@@ -232,10 +293,23 @@ impl Reader<'_> {
         (0..count).map(|_| self.hash()).collect()
     }
 
+    fn target(&mut self, known: &[u64]) -> Option<Seen> {
+        let mut open = Vec::new();
+        for chunk in known.chunks(DIGIT_BITS) {
+            let bits = self.digit()?;
+            open.extend(chunk.iter().enumerate().filter(|(place, _)| bits >> place & 1 == 1).map(|(_, &xact)| xact));
+        }
+        self.seen_and(open)?
+    }
+
     fn seen(&mut self) -> Option<Option<Seen>> {
+        self.seen_and(Vec::new())
+    }
+
+    /// A state, with these open transactions and those that it names.
+    fn seen_and(&mut self, mut open: Vec<u64>) -> Option<Option<Seen>> {
         let order = self.number()?;
         let xmax = self.number()?;
-        let mut open = Vec::new();
         let mut last = 0u64;
         while !self.take(END_OF_OPEN) {
             last = last.checked_add(self.number()?)?;
@@ -243,17 +317,22 @@ impl Reader<'_> {
         }
         let mut partial = Vec::new();
         while !self.take(END) {
+            if partial.len() == MOST_PARTIAL {
+                return None;
+            }
             partial.push((self.number()?, i64::try_from(self.number()?).ok()?));
         }
         if order == 0 {
             return Some(None);
         }
+        let lsn = self.number()?;
         let epoch = Epoch { number: u32::try_from(order / 2).ok()?, fingerprint: self.hash()? };
         let unwritten = match order % 2 {
             0 => None,
             _ => Some(Unwritten { timeline: u32::try_from(self.number()?).ok()?, history: self.hash()? }),
         };
-        Some(Some(Seen { epoch, unwritten, snapshot: Snapshot::new(xmax, open, partial) }))
+        let snapshot = Snapshot::new(xmax, open, partial);
+        Some(Some(Seen { epoch, unwritten, snapshot, lsn }))
     }
 
     fn cursor(&mut self) -> Option<Cursor> {
@@ -262,7 +341,7 @@ impl Reader<'_> {
             if !self.take(MORE) {
                 return None;
             }
-            let target = self.seen()??;
+            let target = self.target(open_of(cursor.seen.as_ref()))?;
             let last =
                 Position::new(u32::try_from(self.number()?).ok()?, self.number()?, i64::try_from(self.number()?).ok()?);
             let (joined, left, table) = (self.hashes()?, self.hashes()?, self.hash()?);
@@ -293,11 +372,12 @@ mod tests {
 
     fn seen() -> impl Strategy<Value = Seen> {
         let unwritten = (1u32..9, 0..=keyed::MAX).prop_map(|(timeline, history)| Unwritten { timeline, history });
-        (1u32..99, 0..=keyed::MAX, prop::option::of(unwritten), snapshot()).prop_map(
-            |(number, fingerprint, unwritten, snapshot)| Seen {
+        (1u32..99, 0..=keyed::MAX, prop::option::of(unwritten), snapshot(), any::<u64>()).prop_map(
+            |(number, fingerprint, unwritten, snapshot, lsn)| Seen {
                 epoch: Epoch { number, fingerprint },
                 unwritten,
                 snapshot,
+                lsn,
             },
         )
     }
@@ -366,6 +446,7 @@ mod tests {
                 epoch: Epoch { number: 1, fingerprint: 9 },
                 unwritten: None,
                 snapshot: Snapshot::new(5000, open, vec![]),
+                lsn: 0,
             };
             Cursor { seen: Some(seen), ..Cursor::default() }.to_text()
         };
@@ -380,11 +461,40 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// A server's life: transactions begin and end, more are open than a text has room for.
+        #[test]
+        fn text_order_is_age_order_where_states_are_cut(
+            steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),
+            room in 0usize..60,
+        ) {
+            let (mut next, mut xmax, mut open) = (3, 3, Vec::new());
+            let mut before = String::new();
+            for step in steps {
+                match step {
+                    Ok(distance) => {
+                        next += distance;
+                        open.push(next);
+                    }
+                    Err(index) if !open.is_empty() => xmax = xmax.max(open.remove(index.index(open.len())) + 1),
+                    Err(_) => {}
+                }
+                let snapshot = Snapshot::new(xmax, open.clone(), vec![]);
+                let snapshot = snapshot.cut(fitting(snapshot.open(), room, false));
+                let seen = Seen { epoch: Epoch { number: 1, fingerprint: 9 }, unwritten: None, snapshot, lsn: 0 };
+                let text = Cursor { seen: Some(seen), ..Cursor::default() }.to_text();
+                // The checksum at the end has no order; equal states have equal texts.
+                prop_assert!(before <= text, "{} {} {}", before, text, xmax);
+                before = text;
+            }
+        }
+    }
+
     #[test]
     fn the_reader_that_writes_gets_later_texts() {
         let text = |seq| {
             let snapshot = Snapshot::new(500, vec![], vec![(480, seq)]);
-            let seen = Seen { epoch: Epoch { number: 1, fingerprint: 9 }, unwritten: None, snapshot };
+            let seen = Seen { epoch: Epoch { number: 1, fingerprint: 9 }, unwritten: None, snapshot, lsn: 0 };
             Cursor { seen: Some(seen), ..Cursor::default() }.to_text()
         };
         assert!(text(0) < text(1) && text(1) < text(2) && text(2) < text(700));
@@ -396,6 +506,7 @@ mod tests {
             epoch: Epoch { number: 3, fingerprint: 77 },
             unwritten: None,
             snapshot: Snapshot::new(5_000_000_000, open, vec![]),
+            lsn: 0x12_3456_7890,
         };
         let cursor = |spaces: u64, open: Vec<u64>| Cursor {
             reader: 1,
@@ -410,16 +521,40 @@ mod tests {
             801,
             "eight each, and one for the longer count"
         );
-        // Many open writers: precision about them goes first, and about spaces never.
-        let many = cursor(100, (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect());
-        let text = many.to_text();
-        assert!(text.len() <= MAX_LENGTH);
-        let read = Cursor::from_text(text.as_bytes()).unwrap();
-        assert_eq!(read.spaces, many.spaces);
-        assert!(
-            seen((0..20_000).map(|i| 3_000_000_000 + 7 * i).collect()).snapshot.contains(&read.seen.unwrap().snapshot)
-        );
-        assert!(cursor(1000, vec![]).to_text().len() < 8200);
+        assert!(cursor(1000, vec![]).to_text().len() < 8300);
+    }
+
+    /// Precision about open writers goes first, and about spaces never.
+    #[test]
+    fn two_states_that_fill_their_room_fit() {
+        let open: Vec<u64> = (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect();
+        let all = Snapshot::new(5_000_000_000, open, vec![]);
+        let later = Snapshot::new(6_000_000_000, (0..9000).map(|i| 3_000_000_004 + 14 * i).collect(), vec![]);
+        for spaces in [0, 3, 300, 1000] {
+            let room = room_for_open(spaces);
+            let rest = all.cut(fitting(all.open(), room, false));
+            let cut = all.cut(fitting(all.open(), room, true));
+            assert!(all.contains(&rest) && rest.contains(&cut) && cut.open().len() > 600, "{}", cut.open().len());
+            let state = |snapshot| Seen {
+                epoch: Epoch { number: 3, fingerprint: 77 },
+                unwritten: None,
+                snapshot,
+                lsn: u64::MAX,
+            };
+            let names: Vec<u64> = (0..spaces as u64).collect();
+            let rest = Cursor { seen: Some(state(rest)), spaces: names, walk: None, reader: 0 }.to_text();
+            assert!(rest.len() <= MAX_LENGTH.max(8 * spaces + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", rest.len());
+            let target = later.cut(fitting_target(later.open(), cut.open(), room));
+            let seen = state(cut);
+            let last = Position::new(3, u64::MAX, i64::MAX);
+            let walk =
+                Walk { target: state(target), last, joined: vec![], left: vec![], table: 0, after: Some(1 << 60) };
+            let spaces: Vec<u64> = (0..spaces as u64).collect();
+            let cursor = Cursor { seen: Some(seen), spaces: spaces.clone(), walk: Some(walk), reader: 0 };
+            let text = cursor.to_text();
+            assert!(text.len() <= MAX_LENGTH.max(8 * spaces.len() + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", text.len());
+            assert_eq!(Cursor::from_text(text.as_bytes()), Ok(cursor));
+        }
     }
 
     #[test]

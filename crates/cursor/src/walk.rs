@@ -19,8 +19,9 @@
 use crate::Position;
 use crate::cursor::{Cursor, Walk};
 use crate::history::{Seen, Server, Standing, View};
-use crate::plan::Plan;
+use crate::plan::{Plan, Range};
 use crate::snapshot::Snapshot;
+use crate::text;
 
 /// Who pulls, and what.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,9 @@ pub struct Request<'a> {
     pub table: Option<&'a [u8]>,
     /// At most so many rows; at least 1.
     pub page_size: usize,
+    /// How many bytes the cursor has for the open transactions that it names; for tests. `None` is
+    /// [`text::room_for_open`].
+    pub room: Option<usize>,
 }
 
 /// Where to begin.
@@ -60,17 +64,18 @@ pub enum Part {
     },
 }
 
-/// A stretch of a part to read: at most `limit` rows from `from` (inclusive) to `to` (exclusive).
+/// A range of a part to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetch {
     /// Of which part.
     pub part: Part,
-    /// From here, inclusive.
-    pub from: Position,
-    /// To here, exclusive.
-    pub to: Position,
+    /// Which of its rows.
+    pub range: Range,
     /// At most so many rows.
     pub limit: usize,
+    /// Only to learn where the next row of the user or space is: the filter does not count, nor whose
+    /// rows the part wants.
+    pub scout: bool,
 }
 
 /// What all fetches of a walk leave out.
@@ -89,8 +94,8 @@ pub trait Source {
     /// Why it could not be read.
     type Error;
 
-    /// Reads each stretch in order of position and hands its rows to `take` with the place of the
-    /// fetch in `fetches`. A stretch with fewer rows than its limit has no more.
+    /// Reads each range in order of position and hands its rows to `take` with the place of the
+    /// fetch in `fetches`. A range with fewer rows than its limit has no more.
     fn fetch(
         &mut self,
         fetches: &[Fetch],
@@ -121,16 +126,16 @@ pub enum Error<E> {
 
 /// Reads the page of the log that follows `start`.
 ///
-/// `now` is the snapshot that `source` reads with. `server` was read no earlier, and `now` was taken
-/// on the history that `server` is on.
+/// `now` is the snapshot that `source` reads with, and `lsn` a position in the write-ahead log that
+/// was read after it. `server` was read no earlier, and `now` was taken on the history that `server` is on.
 pub fn read_page<S: Source>(
     server: &Server,
-    now: Snapshot,
+    (now, lsn): (Snapshot, u64),
     request: &Request<'_>,
     start: Start,
     source: &mut S,
 ) -> Result<Page<S::Row>, Error<S::Error>> {
-    let Some(now) = server.view(now) else {
+    let Some(now) = server.view(now, lsn) else {
         // No epoch: nothing in this log has been committed, or replayed by this standby. A cursor may
         // come from a transaction that is prepared.
         return match start {
@@ -277,17 +282,21 @@ impl State {
 
     /// Begins the walk to `now`.
     fn start(&mut self, now: &View) {
-        let spaces = match &self.seen {
-            None => vec![Membership::Kept; self.covered.len()],
+        let (target, spaces) = match &self.seen {
+            None => (now.clone(), vec![Membership::Kept; self.covered.len()]),
             Some(seen) => {
                 // A space is covered only by a server that sees all that has been seen: of what the
                 // cursor alone has seen, this server could not show the space's rows.
-                let joins = if now.contains(seen) { Membership::Joined } else { Membership::Later };
-                self.covered.iter().map(|&covered| if covered { Membership::Kept } else { joins }).collect()
+                let (target, joins) = match now.contains(seen) {
+                    // A standby's snapshot names subtransactions as open that the cursor knows nothing of.
+                    true => (now.union(seen), Membership::Joined),
+                    false => (now.clone(), Membership::Later),
+                };
+                (target, self.covered.iter().map(|&covered| if covered { Membership::Kept } else { joins }).collect())
             }
         };
         // The hashes that are in no space of the scope are found when the cursor is made.
-        self.walking = Some(Walking { target: now.clone(), last: Position::START, spaces, left: Vec::new() });
+        self.walking = Some(Walking { target, last: Position::START, spaces, left: Vec::new() });
     }
 
     /// Reads rows of the walk until there are `room`, and returns the last one's position then.
@@ -300,21 +309,21 @@ impl State {
         let Some(walking) = &self.walking else { return Ok(None) };
         let delta = Plan::new(self.seen.as_ref(), &walking.target);
         let whole = Plan::new(None, &walking.target);
-        let mut stretches = vec![Stretch::new(Part::Own, &delta, walking.last)];
+        let mut stretches = Vec::new();
+        let mut add = |part, plan| stretches.extend(Stretch::of(part, plan, walking.last));
+        add(Part::Own, &delta);
         let mut filter = Filter { own_except: Vec::new(), after: self.after };
         for (index, membership) in walking.spaces.iter().enumerate() {
             match membership {
-                Membership::Kept => {
-                    stretches.push(Stretch::new(Part::Space { index, with_own: false }, &delta, walking.last));
-                }
+                Membership::Kept => add(Part::Space { index, with_own: false }, &delta),
                 Membership::Joined => {
-                    stretches.push(Stretch::new(Part::Space { index, with_own: true }, &whole, walking.last));
+                    add(Part::Space { index, with_own: true }, &whole);
                     filter.own_except.push(index);
                 }
                 Membership::Later => {}
             }
         }
-        let mut found = merge(stretches, room, &filter, source)?;
+        let mut found = merge(stretches, 1 + walking.spaces.len(), room, &filter, source)?;
         found.truncate(room);
         let last = found.last().map(|(position, _)| *position).filter(|_| found.len() == room);
         rows.extend(found.into_iter().map(|(_, row)| row));
@@ -327,7 +336,7 @@ impl State {
         self.covered = walking.spaces.iter().map(|&space| space != Membership::Later).collect();
         self.hashes.clear();
         self.after = None;
-        let at_target = walking.target == *now;
+        let at_target = walking.target.contains(now);
         let seen = match self.seen.take() {
             Some(seen) => seen.union(&walking.target),
             None => walking.target,
@@ -376,80 +385,165 @@ impl State {
                 walk.left.dedup();
             }
         }
+        self.cut(&mut cursor, request);
         cursor
+    }
+
+    /// Leaves out the open transactions that the cursor has no room for.
+    fn cut(&self, cursor: &mut Cursor, request: &Request<'_>) {
+        let room = request.room.unwrap_or_else(|| text::room_for_open(cursor.spaces.len()));
+        let needed = |view: &View| view.seen.snapshot.open().partition_point(|&xact| xact < view.named_below());
+        if let (Some(seen), Some(view)) = (&mut cursor.seen, &self.seen) {
+            let fitting = text::fitting(seen.snapshot.open(), room, self.walking.is_some());
+            seen.snapshot = seen.snapshot.cut(fitting.max(needed(view)));
+        }
+        if let (Some(walk), Some(walking)) = (&mut cursor.walk, &self.walking) {
+            // At least all that were open below the last row, however many: otherwise the end of the walk
+            // would be the state that it began from.
+            let snapshot = &walk.target.snapshot;
+            let passed = match walk.target.epoch.number == walk.last.epoch {
+                true => snapshot.open().partition_point(|&xact| xact <= walk.last.xact),
+                false => 0,
+            };
+            let known = cursor.seen.as_ref().map_or(&[][..], |seen| seen.snapshot.open());
+            let fitting = text::fitting_target(snapshot.open(), known, room);
+            walk.target.snapshot = snapshot.cut(fitting.max(needed(&walking.target)).max(passed));
+            // What the walk began from stays seen at its end: of spaces that it reads from the beginning,
+            // nothing comes after that.
+            if let (Some(seen), Some(view)) = (&cursor.seen, &self.seen) {
+                if view.seen.order() == walking.target.seen.order() && walking.target.contains(view) {
+                    walk.target.snapshot = walk.target.snapshot.union(&seen.snapshot);
+                }
+            }
+        }
     }
 }
 
-/// A part of the log as far as it has been read in this call.
+/// However small the page: rows that the walk does not want may lie before those that it wants (of a
+/// batch that was open when its target was fixed).
+const LEAST_DOUBLED: usize = 64;
+
+/// Some ranges of a part, as far as they have been read in this call.
 struct Stretch<'a> {
     part: Part,
     plan: &'a Plan<'a>,
-    /// Everything before it has been read; `None` when all has.
-    next: Option<Position>,
-    /// How many rows the next fetch asks for.
+    /// What is left to read, from `first` on.
+    ranges: &'a [Range],
+    first: Position,
+    /// Most ranges are empty, and a scout tells how many can be passed over.
+    scouting: bool,
+    /// How many ranges the next round reads.
+    width: usize,
+    /// How many rows of each it asks for.
     limit: usize,
 }
 
 impl<'a> Stretch<'a> {
-    fn new(part: Part, plan: &'a Plan<'a>, last: Position) -> Stretch<'a> {
-        Stretch { part, plan, next: plan.seek(last.next()), limit: 0 }
+    /// What a walk reads of a part after `last`.
+    fn of(part: Part, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = Stretch<'a>> {
+        let finished = plan.finished.iter().map(|ranges| (ranges.as_slice(), ranges.len() > 1));
+        let all = finished.chain([(plan.younger.as_slice(), false)]);
+        all.map(move |(ranges, scouting)| {
+            let width = usize::from(!scouting);
+            let mut stretch = Stretch { part, plan, ranges, first: Position::START, scouting, width, limit: 0 };
+            stretch.go_on_at(last.next());
+            stretch
+        })
+    }
+
+    /// Passes over everything before a position.
+    fn go_on_at(&mut self, position: Position) {
+        let over = self.ranges.iter().take_while(|range| range.since(position).is_none() && range.from < position);
+        self.ranges = &self.ranges[over.count()..];
+        self.first = self.ranges.first().map_or(Position::END, |range| range.from.max(position));
+    }
+
+    /// The next `width` ranges, and what a scout looks through, as far as it does not begin after `bound`.
+    fn fetches(&mut self, share: usize, room: usize, bound: Position) -> Vec<Fetch> {
+        self.limit = self.limit.max(share).min(room.max(LEAST_DOUBLED));
+        let mut left = self.ranges.iter().filter_map(|range| range.since(self.first.max(range.from)));
+        let near = |range: &Range| range.from <= bound;
+        let (part, limit) = (self.part, self.limit);
+        let mut fetches: Vec<Fetch> = left
+            .by_ref()
+            .take(self.width)
+            .take_while(near)
+            .map(|range| Fetch { part, range, limit, scout: false })
+            .collect();
+        if self.scouting && fetches.len() == self.width {
+            if let (Some(next), Some(last)) = (left.next().filter(near), self.ranges.last()) {
+                fetches.push(Fetch { part, range: Range { from: next.from, to: last.to }, limit: 1, scout: true });
+            }
+        }
+        fetches
+    }
+
+    /// Goes on after the rows of these fetches, and tells which of them are new.
+    fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
+        for (fetch, rows) in fetches.iter().zip(rows) {
+            let (full, last) = (rows.len() == fetch.limit, rows.last().map(|(position, _)| *position));
+            if fetch.scout {
+                self.go_on_at(last.unwrap_or(Position::new(fetch.range.from.epoch, fetch.range.to, 0)));
+                break;
+            }
+            found.extend(rows.into_iter().filter(|(position, _)| self.plan.wants(*position)));
+            match last.filter(|_| full) {
+                // There may be more here. What was read behind it is read again.
+                Some(last) => {
+                    self.go_on_at(last.next());
+                    self.limit = self.limit.saturating_mul(2);
+                    return;
+                }
+                None => self.go_on_at(Position::new(fetch.range.from.epoch, fetch.range.to, 0)),
+            }
+        }
+        self.width = (2 * self.width).max(1);
     }
 }
-
-/// How many rows are asked for where an open transaction of the cursor has gone on: mostly there are
-/// none, and the row that comes back tells how far the part is empty.
-const PROBE: usize = 2;
 
 /// The first `room` rows of all stretches in order, or more, or all there are.
 ///
 /// Each round reads on, in one call, in those stretches that could still have a row among the first
-/// `room`; a stretch doubles its share each time.
+/// `room`. A stretch reads twice as many rows of a range when there were more, and twice as many
+/// ranges when there were not.
 fn merge<S: Source>(
     mut stretches: Vec<Stretch<'_>>,
+    parts: usize,
     room: usize,
     filter: &Filter,
     source: &mut S,
 ) -> Result<Vec<(Position, S::Row)>, S::Error> {
-    // The rows of a page come from all stretches alike, unless they do not: a little more than an
-    // equal share each is enough for most.
-    let share = match stretches.len() {
+    // The rows of a page come from all parts alike, unless they do not: a little more than an equal
+    // share each is enough for most.
+    let share = match parts {
         0 | 1 => room,
         parts => room.div_ceil(parts).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),
     };
     let mut found: Vec<(Position, S::Row)> = Vec::new();
-    let mut positions: Vec<Position> = Vec::new();
     loop {
         // The room-th smallest position so far: what lies after it is not in the first `room`.
-        let bound = match positions.len() >= room {
-            true => *positions.select_nth_unstable(room - 1).1,
+        let bound = match found.len() >= room {
+            true => found.select_nth_unstable_by_key(room - 1, |(position, _)| *position).1.0,
             false => Position::END,
         };
         let mut fetches = Vec::new();
-        let mut of = Vec::new();
-        for (at, stretch) in stretches.iter_mut().enumerate() {
-            let Some(from) = stretch.next.filter(|next| *next <= bound) else { continue };
-            let least = if stretch.plan.in_last(from) { share } else { PROBE.min(room) };
-            stretch.limit = stretch.limit.saturating_mul(2).max(least).min(room.max(PROBE));
-            fetches.push(Fetch { part: stretch.part, from, to: stretch.plan.end(), limit: stretch.limit });
-            of.push(at);
+        let mut groups = Vec::new();
+        for stretch in &mut stretches {
+            let of_stretch = stretch.fetches(share, room, bound);
+            groups.push(fetches.len()..fetches.len() + of_stretch.len());
+            fetches.extend(of_stretch);
         }
         if fetches.is_empty() {
             found.sort_unstable_by_key(|(position, _)| *position);
             return Ok(found);
         }
-        let mut counts = vec![0; fetches.len()];
-        source.fetch(&fetches, filter, &mut |fetch, position, row| {
-            counts[fetch] += 1;
-            let stretch = &mut stretches[of[fetch]];
-            stretch.next = stretch.plan.seek(position.next());
-            if stretch.plan.wants(position) {
-                positions.push(position);
-                found.push((position, row));
-            }
-        })?;
-        for (fetch, count) in counts.into_iter().enumerate() {
-            if count < fetches[fetch].limit {
-                stretches[of[fetch]].next = None;
+        let mut rows: Vec<Vec<(Position, S::Row)>> = fetches.iter().map(|_| Vec::new()).collect();
+        source.fetch(&fetches, filter, &mut |fetch, position, row| rows[fetch].push((position, row)))?;
+        let mut rows = rows.into_iter();
+        for (stretch, group) in stretches.iter_mut().zip(groups) {
+            if !group.is_empty() {
+                let of_stretch = rows.by_ref().take(group.len()).collect();
+                stretch.advance(&fetches[group], of_stretch, &mut found);
             }
         }
     }

@@ -58,6 +58,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column database of table mana_sync.epochs
 0.1.0	column timeline of table mana_sync.epochs
 0.1.0	column switched_at of table mana_sync.epochs
+0.1.0	column next_xact of table mana_sync.epochs
 0.1.0	column opened_at of table mana_sync.epochs
 0.1.0	column id of table mana_sync.sync_changes
 0.1.0	column created_at of table mana_sync.sync_changes

@@ -60,7 +60,7 @@ fn text_order_is_age_order() {
 
 #[test]
 fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
-    let cluster = Cluster::with_log(Options::default().set("max_prepared_transactions", "3000"));
+    let cluster = Cluster::with_log(Options::default().set("max_prepared_transactions", "4000"));
     let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     write(&mut app, "ann", "notes", 3);
     let length = |app: &mut Client, spaces: usize| {
@@ -72,8 +72,8 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     let (few, many) = (length(&mut app, 3), length(&mut app, 103));
     assert!(few < 100 && many - few <= 802, "{few} {many}");
 
-    // 2,500 transactions that stay open, each with a row for Ann, and gaps between their ids.
-    for i in 0..2500 {
+    // Transactions that stay open, each with a row for Ann, and gaps between their ids: 2,500 have room.
+    let open = |superuser: &mut Client, i: i32| {
         superuser
             .batch_execute(&format!(
                 "BEGIN; SELECT mana_sync.with_scope('ann');
@@ -81,20 +81,51 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
                  PREPARE TRANSACTION 'open {i}'; SELECT pg_current_xact_id()"
             ))
             .unwrap();
-    }
+    };
+    (0..2500).for_each(|i| open(&mut superuser, i));
     let mut device = Device::new("ann", "app", &["home"]);
     assert_eq!(device.pull(&mut app, 100).unwrap(), 3);
     write(&mut app, "ann", "notes", 1);
     device.pull(&mut app, 100).unwrap();
     let cursor = device.cursor.clone().unwrap();
-    assert!((2000..=6000).contains(&cursor.len()), "{}", cursor.len());
-    for i in (0..2500).rev() {
+    assert!((5000..=6000).contains(&cursor.len()), "{}", cursor.len());
+    device.compare(&mut superuser).assert_exact("2,500 open writers");
+
+    // 3,400 have not. What the cursor has no room for comes again, and yet each walk gets to its end: in pages of
+    // three all that is there has come after as many as are needed for it, and a few for what comes again.
+    (2500..3400).for_each(|i| open(&mut superuser, i));
+    write(&mut app, "ann", "notes", 30);
+    let mut longest = 0;
+    for _ in 0..15 {
+        device.pull_page(&mut app, 3).unwrap();
+        longest = longest.max(device.cursor.as_ref().unwrap().len());
+    }
+    let difference = device.compare(&mut superuser);
+    println!("3,400 open writers: cursors of up to {longest} characters, {difference}");
+    difference.assert_complete("3,400 open writers");
+    for i in (0..3400).rev() {
         superuser.batch_execute(&format!("COMMIT PREPARED 'open {i}'")).unwrap();
     }
     device.pull(&mut app, 1000).unwrap();
-    let difference = device.compare(&mut superuser);
-    println!("2,500 open writers: a cursor of {} characters, {difference}", cursor.len());
-    difference.assert_complete("after the open writers committed");
+    device.compare(&mut superuser).assert_complete("after the open writers committed");
+}
+
+/// The spaces take all the room of a cursor, and a writer that is open is named in spite of it.
+#[test]
+fn a_walk_over_many_spaces_ends_beside_an_open_writer() {
+    let cluster = Cluster::with_log(Options::default());
+    let (mut app, mut other) = (cluster.app(DATABASE), cluster.app(DATABASE));
+    let mut device = Device::new("ann", "app", &[]);
+    device.spaces = (0..1000).map(|i| format!("space {i}")).collect();
+    write(&mut app, "ann", "notes", 1);
+    device.pull(&mut app, 10).unwrap();
+    other.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
+    (0..10).for_each(|_| write(&mut app, "ann", "notes", 1));
+    for _ in 0..4 {
+        device.pull_page(&mut app, 3).unwrap();
+    }
+    assert_eq!(device.pull_page(&mut app, 3).unwrap(), 0);
+    device.compare(&mut cluster.superuser(DATABASE)).assert_exact("1,000 spaces and an open writer");
 }
 
 #[test]

@@ -71,10 +71,23 @@ impl Explained {
     }
 
     fn pull(&mut self, user: &str, spaces: usize, since: Option<&str>, page_size: i32) -> Pull {
+        self.pull_filtered(user, spaces, since, page_size, None)
+    }
+
+    /// A pull that leaves out the rows of a client.
+    fn pull_filtered(
+        &mut self,
+        user: &str,
+        spaces: usize,
+        since: Option<&str>,
+        page_size: i32,
+        exclude: Option<&str>,
+    ) -> Pull {
         let spaces: Vec<String> = (0..spaces).map(|i| format!("s{i}")).collect();
-        let sql = "SELECT cursor FROM mana_sync.changes_since(user_id => $1, app_id => 'app', since => $2, page_size => $3, space_ids => $4)";
+        let sql = "SELECT cursor FROM mana_sync.changes_since(user_id => $1, app_id => 'app', since => $2,
+                       page_size => $3, space_ids => $4, exclude_client_id => $5)";
         while self.notices.try_recv().is_ok() {}
-        let rows = self.client.query(sql, &[&user, &since, &page_size, &spaces]).unwrap();
+        let rows = self.client.query(sql, &[&user, &since, &page_size, &spaces, &exclude]).unwrap();
         let plans: Vec<Value> = self
             .notices
             .try_iter()
@@ -109,6 +122,17 @@ fn rows_read(pull: &Pull) -> i64 {
     scans.map(|scan| scan["Actual Rows"].as_f64().unwrap() as i64 * scan["Actual Loops"].as_f64().unwrap() as i64).sum()
 }
 
+/// Rows that the scans of the log looked at, those included that a filter left out.
+fn rows_seen(pull: &Pull) -> i64 {
+    let scans =
+        pull.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Relation Name"] == "sync_changes");
+    let left_out = scans.map(|scan| {
+        let removed = scan["Rows Removed by Filter"].as_f64().unwrap_or(0.0);
+        (removed * scan["Actual Loops"].as_f64().unwrap()).ceil() as i64
+    });
+    rows_read(pull) + left_out.sum::<i64>()
+}
+
 /// What is wrong with a pull's plans: every scan of the log has to be an ordered one of the index made for it, bounded by
 /// the position, and nothing is sorted.
 fn fault(pull: &Pull) -> Option<String> {
@@ -124,8 +148,7 @@ fn fault(pull: &Pull) -> Option<String> {
                 let index = node["Index Name"].as_str().unwrap_or_default();
                 let condition = node["Index Cond"].as_str().unwrap_or_default();
                 if !["sync_changes_own_idx", "sync_changes_space_idx"].contains(&index)
-                    || !condition.contains("ROW(epoch, xact, seq) >=")
-                    || !condition.contains("ROW(epoch, xact, seq) <")
+                    || !["(epoch = ", "ROW(xact, seq) >=", "(xact < "].iter().all(|bound| condition.contains(bound))
                 {
                     return Some(format!("{index} with {condition} in {plan:#}"));
                 }
@@ -284,6 +307,74 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert_ordered(&ended, "100 writers have ended");
         println!("    {} when all have ended", ended.buffers);
         assert!(ended.buffers <= alone.buffers * 2 + 20, "{} {}", alone.buffers, ended.buffers);
+    }
+
+    // The same with rows of others between the ids, in every space: at most a descent of the index for each
+    // writer that has ended and each space, and none of the rows between, which the reader has had.
+    for spaces in [3, SPACES] {
+        let mut idle: Vec<Client> = (0..50).map(|_| cluster.app(DATABASE)).collect();
+        for client in &mut idle {
+            client.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
+            add_rows(&mut superuser, 0, 1000);
+        }
+        let cursor = at_rest(&mut early, spaces);
+        app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+        let open = early.pull("reader", spaces, Some(&cursor), 1000);
+        idle.iter_mut().for_each(|client| client.batch_execute("COMMIT").unwrap());
+        let ended = early.pull("reader", spaces, Some(&cursor), 1000);
+        println!(
+            "50 writers with 1,000 rows between them, {spaces} spaces: {} buffers while open; {} buffers and {} rows in {} statements when ended",
+            open.buffers,
+            ended.buffers,
+            rows_seen(&ended),
+            ended.plans.len()
+        );
+        assert_eq!((open.rows, ended.rows), (0, 0));
+        assert_ordered(&ended, "50 writers have ended, with rows between them");
+        assert!(open.buffers <= 10 * (spaces as i64 + 1), "{}", open.buffers);
+        // A scout for each doubling.
+        assert!(rows_seen(&ended) <= 8 * (spaces as i64 + 1), "{}", rows_seen(&ended));
+        assert!(ended.buffers <= 6 * 50 * (spaces as i64 + 1), "{}", ended.buffers);
+        assert!(ended.plans.len() <= 20, "{}", ended.plans.len());
+    }
+
+    // A user with a long history of his own pulls nothing: before and after a writer has ended that was open
+    // all the while, and with a filter that would leave out each of his rows.
+    superuser
+        .batch_execute(
+            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
+             SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
+             FROM generate_series(1, 50000) AS i",
+        )
+        .unwrap();
+    let mut idle = cluster.app(DATABASE);
+    idle.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
+    superuser
+        .batch_execute(
+            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
+             SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
+             FROM generate_series(1, 50000) AS i",
+        )
+        .unwrap();
+    let mut all: Option<String> = None;
+    loop {
+        let pull = early.pull("heavy", 3, all.as_deref(), 100_000);
+        all = pull.cursor.or(all);
+        if pull.rows == 0 {
+            break;
+        }
+    }
+    app.batch_execute("SELECT pg_current_xact_id()").unwrap();
+    for ended in [false, true] {
+        if ended {
+            idle.batch_execute("COMMIT").unwrap();
+        }
+        for exclude in [None, Some("phone")] {
+            let pull = early.pull_filtered("heavy", 3, all.as_deref(), 1000, exclude);
+            println!("a user of 100,000 rows, {exclude:?} left out, ended {ended}: {} buffers", pull.buffers);
+            assert_eq!((pull.rows, rows_seen(&pull)), (0, 0));
+            assert!(pull.buffers <= 40, "{}", pull.buffers);
+        }
     }
 
     // The same check notices a plan that has to do without one of the indexes.

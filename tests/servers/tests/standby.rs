@@ -27,6 +27,40 @@ fn readers_alternate_between_a_primary_and_a_standby_that_falls_behind() {
     run(&primary, &[&standby], &[&standby], "on", seed);
 }
 
+/// A standby's snapshot names subtransactions as open, which are finished for a cursor of the primary: the standby shows
+/// all that the cursor has seen nevertheless, goes on with its walk, and gives a space that is joined there.
+#[test]
+fn a_standby_that_has_caught_up_goes_on_beside_open_savepoints() {
+    let primary = Cluster::with_log(Options::default());
+    let standby = primary.standby("standby1");
+    let (mut app, mut other) = (primary.app(DATABASE), primary.superuser(DATABASE));
+    let write = |app: &mut Client, space: Option<&str>| {
+        let sql = "SELECT mana_sync.record_change($1, 'notes', 'r', 'ann', $2, 'insert', 'c', '{}')";
+        app.execute(sql, &[&APP, &space]).unwrap();
+    };
+    let mut device = Device::new("ann", APP, &[]);
+    let mut member = Device::new("zoe", APP, &["work"]);
+    write(&mut app, Some("home"));
+    write(&mut app, Some("work"));
+    other
+        .batch_execute("BEGIN; CREATE TABLE a (); SAVEPOINT s; CREATE TABLE b (); SAVEPOINT t; CREATE TABLE c ()")
+        .unwrap();
+    (0..10).for_each(|_| write(&mut app, None));
+    device.pull_page(&mut app, 3).unwrap();
+    member.pull(&mut app, 10).unwrap();
+    primary.wait_until_caught_up(&standby);
+
+    let (mut there, mut superuser) = (standby.app(DATABASE), primary.superuser(DATABASE));
+    device.pull(&mut there, 3).unwrap();
+    device.compare(&mut superuser).assert_exact("a walk that began on the primary");
+    member.spaces.push("home".into());
+    member.pull(&mut there, 3).unwrap();
+    write(&mut app, Some("home"));
+    primary.wait_until_caught_up(&standby);
+    member.pull(&mut there, 3).unwrap();
+    member.compare(&mut superuser).assert_exact("a space that was joined on the standby");
+}
+
 /// The commits wait until two standbys have applied them. One of the two pauses, so that the other shows them before the
 /// primary does, for as long as the pause.
 #[test]
