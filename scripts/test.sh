@@ -29,7 +29,7 @@ title_of() {
 
 suite_cursor() { cargo test -p mana_sync_cursor; }
 
-suite_servers() { cargo test -p mana_sync_servers; }
+suite_servers() { cargo test -p mana_sync_servers --no-fail-fast -- --show-output; }
 
 # The build that cargo pgrx test installs has the tests in it; main installs the plain one again.
 suite_pgrx() {
@@ -76,7 +76,7 @@ pg_regress() {
 
 passed=0 failed=0 skipped=0
 
-# Adds a suite's counts; cargo's summary lines, or pg_regress' lines in the form of before 16 or since.
+# Adds a suite's counts; cargo's summary lines (a test that has to skip itself says so), or pg_regress' lines in the form of before 16 or since.
 count() {
     local p f s
     read -r p f s < <(awk '
@@ -87,6 +87,7 @@ count() {
                 if ($(i + 1) == "ignored;") s += $i
             }
         }
+        /^skipped: / { s++; p-- }
         /^ok [0-9]/ { p++ }
         /^not ok [0-9]/ { f++ }
         /^(test|    ).*\.\.\. +ok +[0-9]+ ms/ { p++ }

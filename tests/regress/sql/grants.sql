@@ -89,9 +89,8 @@ SELECT o.* FROM unnest(ARRAY[
 -- It cannot pass on what it has: PostgreSQL's GRANT says so with a WARNING, and grants nothing.
 GRANT SELECT ON mana_sync.sync_changes TO regress_other;
 -- COPY FROM is not for tables with row security; PostgreSQL says so itself. Use INSERT.
-COPY mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id) FROM stdin;
-todo	items	x	ada	insert	phone
-\.
+-- (Not with rows below it: what psql does with them after the error depends on its minor version.)
+\copy mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id) from '/dev/null'
 ROLLBACK;
 -- open_epoch acts as the owner. It can be called by all who can write, and has nothing left to do.
 SELECT mana_sync.open_epoch() = mana_sync.current_epoch() AS same;

@@ -48,7 +48,7 @@ struct Change {
 fn every_device_holds_the_history_that_its_scope_allows_once() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
     let Ok(file) = File::open(&path) else {
-        println!("replay: SKIPPED, {} is not there", path.display());
+        println!("skipped: replay, {} is not there", path.display());
         return;
     };
     let seed = seed("replay", 18);
