@@ -43,3 +43,38 @@ CREATE FUNCTION mana_sync.changes_since(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
 COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
     'A page of the changes that the user may see and has not seen, in the order of the log. The last row''s cursor is the next call''s since.';
+
+CREATE FUNCTION mana_sync.push(
+    user_id   text,
+    app_id    text,
+    changeset jsonb,
+    client_id text   DEFAULT NULL,
+    space_ids text[] DEFAULT NULL
+) RETURNS json
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_push';
+COMMENT ON FUNCTION mana_sync.push(text, text, jsonb, text, text[]) IS
+    'Records all changes of a changeset or none; what was recorded before is not recorded again. Returns {"inserted", "duplicates"}.';
+
+CREATE FUNCTION mana_sync.pull(
+    user_id    text,
+    app_id     text,
+    table_name text   DEFAULT NULL,
+    since      text   DEFAULT NULL,
+    client_id  text   DEFAULT NULL,
+    page_size  int    DEFAULT 1000,
+    space_ids  text[] DEFAULT NULL
+) RETURNS json
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
+COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[]) IS
+    'A page of changes that the user may see and has not seen, as {"serverChanges", "conflicts", "syncedUntil", "hasMore"}; syncedUntil is the next call''s since.';
+
+CREATE FUNCTION mana_sync.sync(
+    user_id   text,
+    app_id    text,
+    changeset jsonb,
+    client_id text   DEFAULT NULL,
+    space_ids text[] DEFAULT NULL
+) RETURNS json
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_sync';
+COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
+    'A push of the changeset and a pull from its since, in one call; answers as pull does.';

@@ -4,6 +4,10 @@ use mana_sync_cursor::text::Damaged;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
+/// Texts that are keys of an index are not longer than this: four of them fit into an entry of a B-tree,
+/// a third of a page, also where they cannot be compressed.
+pub const MOST_KEY_BYTES: usize = 512;
+
 /// What can be wrong with a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +20,28 @@ pub enum Error {
     /// An op that is none of the three.
     #[error("op must be insert, update or delete")]
     Op,
+    /// A text that is a key of an index is too long for it.
+    #[error("{0} must have at most {MOST_KEY_BYTES} bytes")]
+    TooLong(&'static str),
+    /// Something in a changeset.
+    #[error("{path} {fault}")]
+    Changeset {
+        /// Where in it: `changes[3].op`.
+        path: String,
+        /// What is wrong with it: `must be …`.
+        fault: String,
+    },
+    /// A change of a changeset that the row security of the log refuses.
+    #[error("changes[{index}]: {error}")]
+    Change {
+        /// Its place in the changeset, from 0.
+        index: usize,
+        /// Why.
+        error: Box<Error>,
+    },
+    /// An `eventId` that another change has.
+    #[error("changes[{0}].eventId is the id of another change")]
+    Taken(usize),
     /// A page without rows.
     #[error("page_size must be at least 1")]
     PageSize,
@@ -56,6 +82,23 @@ impl From<Error> for ErrorReport {
             Error::Empty(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
             Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
+            Error::TooLong(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
+            Error::Changeset { path, .. } => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("Argument: changeset. At {path}; changes are counted from 0. Nothing of it was recorded."),
+                None,
+            ),
+            Error::Change { index, .. } => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                format!("Argument: changeset. At changes[{index}].spaceId. Nothing of it was recorded."),
+                None,
+            ),
+            Error::Taken(_) => (
+                ERRCODE_UNIQUE_VIOLATION,
+                "Argument: changeset. A change that is sent again has the same app, table, id and op, and the same user. Nothing of it was recorded."
+                    .into(),
+                Some("Give each change an eventId of its own (a UUID of version 4 or 7)."),
+            ),
             Error::PageSize => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: page_size.".into(), None),
             Error::Comma => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

@@ -151,6 +151,35 @@ pub const XID8: ElementType =
 pub const BOOL: ElementType =
     ElementType { oid: pg_sys::BOOLOID, length: 1, by_value: true, align: pg_sys::TYPALIGN_CHAR };
 
+/// `uuid`
+pub const UUID: ElementType =
+    ElementType { oid: pg_sys::UUIDOID, length: 16, by_value: false, align: pg_sys::TYPALIGN_CHAR };
+/// `jsonb`
+pub const JSONB: ElementType =
+    ElementType { oid: pg_sys::JSONBOID, length: -1, by_value: false, align: pg_sys::TYPALIGN_INT };
+
+/// A new array in the current memory context, in which `None` is NULL.
+pub fn nullable_array_datum(elements: Vec<Option<pg_sys::Datum>>, of: &ElementType) -> pg_sys::Datum {
+    let mut nulls: Vec<bool> = elements.iter().map(Option::is_none).collect();
+    let mut elements: Vec<pg_sys::Datum> =
+        elements.into_iter().map(|element| element.unwrap_or(pg_sys::Datum::from(0usize))).collect();
+    let (mut length, mut lower_bound) = (elements.len() as i32, 1);
+    // SAFETY: the elements are copied; `of` describes their type as pg_type does; one dimension.
+    unsafe {
+        pg_sys::Datum::from(pg_sys::construct_md_array(
+            elements.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            1,
+            &mut length,
+            &mut lower_bound,
+            of.oid,
+            of.length,
+            of.by_value,
+            of.align as std::ffi::c_char,
+        ))
+    }
+}
+
 /// A new array in the current memory context.
 pub fn array_datum(mut elements: Vec<pg_sys::Datum>, of: &ElementType) -> pg_sys::Datum {
     // SAFETY: the elements are copied; `of` describes their type as pg_type does.

@@ -6,14 +6,18 @@
 //! | module | what it is responsible for |
 //! |---|---|
 //! | [`scope`]     | who is asking, and for which spaces |
-//! | [`log`]       | writing: `record_change` |
-//! | [`read`]      | reading: `changes_since` |
+//! | [`log`]       | writing a change: `record_change` |
+//! | [`read`]      | reading rows: `changes_since` |
+//! | [`push`]      | writing a changeset: `push` |
+//! | [`pull`]      | reading in the wire format: `pull`, `sync` |
+//! | [`wire`]      | the wire format |
 //! | [`snapshot`]  | the server's active snapshot, on a primary and on a standby |
 //! | [`epoch`]     | which history of transaction ids the server is on |
 //! | [`settings`]  | every setting |
 //! | [`error`]     | every SQLSTATE |
 //! | [`function`]  | glue: SQL functions in Rust, their arguments |
 //! | [`statement`] | glue: prepared statements |
+//! | [`jsonb`]     | glue: jsonb |
 //!
 //! What a cursor means is in the crate `mana_sync_cursor`, which knows nothing of a server.
 
@@ -22,7 +26,10 @@ use pgrx::prelude::*;
 mod epoch;
 mod error;
 mod function;
+mod jsonb;
 mod log;
+mod pull;
+mod push;
 mod read;
 mod scope;
 mod settings;
@@ -30,6 +37,7 @@ mod snapshot;
 mod statement;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod wire;
 
 ::pgrx::pg_module_magic!(name, version);
 

@@ -1,6 +1,6 @@
 //! Writing to the log.
 
-use crate::error::Error;
+use crate::error::{Error, MOST_KEY_BYTES};
 use crate::function::{Args, sql_function, text_datum};
 use crate::scope::Scope;
 use crate::statement::{Spi, Statement};
@@ -37,16 +37,17 @@ static INSERT: Statement = Statement::new(
 /// unknown op; 42501 for another user than the scope's, and for a space that the user is not a member
 /// of; 23505 for an id that is taken.
 fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    let required = |place, name| args.text(place).filter(|text| !text.is_empty()).ok_or(Error::Empty(name));
-    required(0, "app_id")?;
-    required(1, "table_name")?;
-    required(2, "record_id")?;
+    key(args.text(0), "app_id")?;
+    key(args.text(1), "table_name")?;
+    key(args.text(2), "record_id")?;
     if !matches!(args.text(5), Some(b"insert" | b"update" | b"delete")) {
         return Err(Error::Op);
     }
     let space = args.text(4).filter(|space| !space.is_empty());
     let scope = Scope::enter(args.text(3), args.texts(12))?;
+    key(Some(&scope.user), "user_id")?;
     if let Some(space) = space {
+        key(Some(space), "space_id")?;
         scope.may_write(space)?;
     }
     let id = args.datum(11).unwrap_or_else(new_id);
@@ -78,9 +79,19 @@ fn uuidv7(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     Ok(Some(new_id()))
 }
 
+/// A text that is a key of an index.
+pub fn key<'a>(text: Option<&'a [u8]>, name: &'static str) -> Result<&'a [u8], Error> {
+    let text = text.filter(|text| !text.is_empty()).ok_or(Error::Empty(name))?;
+    if text.len() > MOST_KEY_BYTES { Err(Error::TooLong(name)) } else { Ok(text) }
+}
+
 /// A new UUID of version 7 in the current memory context.
-fn new_id() -> pg_sys::Datum {
-    let id = uuid::Uuid::now_v7();
+pub fn new_id() -> pg_sys::Datum {
+    uuid_datum(&uuid::Uuid::now_v7())
+}
+
+/// A `uuid` in the current memory context.
+pub fn uuid_datum(id: &uuid::Uuid) -> pg_sys::Datum {
     // SAFETY: a `uuid` is 16 bytes.
     unsafe {
         let copy = pg_sys::palloc(16).cast::<u8>();
@@ -90,7 +101,7 @@ fn new_id() -> pg_sys::Datum {
 }
 
 /// `'{}'::jsonb` in the current memory context.
-fn empty_object() -> pg_sys::Datum {
+pub fn empty_object() -> pg_sys::Datum {
     // SAFETY: jsonb_in takes a C string, and this one is valid JSON.
     let object = unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(c"{}".as_ptr().into())]) };
     object.expect("jsonb_in returns a value")

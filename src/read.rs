@@ -7,6 +7,7 @@
 use crate::epoch;
 use crate::error::Error;
 use crate::function::{Args, BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, sql_function, text_datum};
+use crate::log::key;
 use crate::scope::{self, Scope};
 use crate::snapshot::{self, Pushed, Reading};
 use crate::statement::{Row, Rows, Spi, Statement};
@@ -84,14 +85,68 @@ const PLANNER: [(&CStr, &[u8]); 5] = [
 /// user or for another one than the scope's; 55000 for a cursor from the server's own future.
 fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let result = ResultSet::new(args)?;
-    let app = args.text(1).filter(|app| !app.is_empty()).ok_or(Error::Empty("app_id"))?;
-    let page_size = match args.int(5) {
-        None => 5000,
-        Some(size) if size < 1 => return Err(Error::PageSize),
-        Some(size) => size as usize,
-    };
+    let app = key(args.text(1), "app_id")?;
+    let page_size = page_size(args.int(5), 5000)?;
     let start = parse_since(args.text(3))?;
     let scope = Scope::enter(args.text(0), args.texts(6))?;
+    let table = args.text(2).filter(|table| !table.is_empty());
+    let exclude = Exclude::Client(args.text(4).filter(|client| !client.is_empty()));
+    page(&scope, Pull { app, table, exclude, page_size, start }, |page| {
+        let page = page.ok_or(Error::Future)?;
+        if let Some((last, others)) = page.rows.split_last() {
+            let cursor = page.cursor.ok_or(Error::Installation("a page without a cursor"))?.to_text();
+            snapshot::flush();
+            for row in others {
+                result.add(row, None);
+            }
+            result.add(last, Some(&cursor));
+        }
+        Ok(())
+    })?;
+    scope.leave();
+    Ok(None)
+}
+
+/// A page to read.
+pub struct Pull<'a> {
+    /// Of this app.
+    pub app: &'a [u8],
+    /// Of this table only.
+    pub table: Option<&'a [u8]>,
+    /// But the rows of a client.
+    pub exclude: Exclude<'a>,
+    /// At most so many rows.
+    pub page_size: usize,
+    /// Where it begins.
+    pub start: Start,
+}
+
+/// Whose rows a page leaves out.
+#[derive(Clone, Copy)]
+pub enum Exclude<'a> {
+    /// Those of a client id, whoever's it is.
+    Client(Option<&'a [u8]>),
+    /// What the client has written itself: the user's rows with its id, but not where the device may have lost
+    /// them, which is in a walk from the beginning of the log and in a space that a walk newly covers.
+    Echo(Option<&'a [u8]>),
+}
+
+/// A page size that was asked for.
+pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
+    match asked {
+        None => Ok(default),
+        Some(size) if size < 1 => Err(Error::PageSize),
+        Some(size) => Ok(size as usize),
+    }
+}
+
+/// Reads a page under a scope that was entered, and hands it to `take` while its rows are there; `None` is for a cursor
+/// from the server's own future. Who hands out the page's cursor calls [`snapshot::flush`] first.
+pub fn page<T>(
+    scope: &Scope,
+    pull: Pull<'_>,
+    take: impl FnOnce(Option<Page<Row>>) -> Result<T, Error>,
+) -> Result<T, Error> {
     let level = scope::open_level();
     for (name, value) in PLANNER {
         scope::set_for_call(name, value);
@@ -99,42 +154,43 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
     let request = Request {
         user: &scope.user,
-        app,
+        app: pull.app,
         spaces: &spaces,
-        table: args.text(2).filter(|table| !table.is_empty()),
-        page_size,
+        table: pull.table,
+        page_size: pull.page_size,
         room: None,
     };
     let spi = Spi::connect();
     let (pushed, here, replayed, reading) = take_snapshot();
     let server = server(here, replayed, &reading)?;
-    let mut log = Log::new(&spi, &request, args.text(4).filter(|client| !client.is_empty()));
+    let mut log = Log::new(&spi, &request, pull.exclude);
     let page = match label_is_certain(&server, &reading)? {
         true => {
-            let now = log.now(&server, &reading, &start);
-            read_page(&server, (now, reading.lsn), &request, start, &mut log)
+            let now = log.now(&server, &reading, &pull.start);
+            read_page(&server, (now, reading.lsn), &request, pull.start, &mut log)
         }
         // Nothing that this transaction can tell would be sure; the next one knows.
         false => Ok(Page { rows: Vec::new(), cursor: None, more: false }),
     };
-    let page = page.map_err(|walk::Error::Future| Error::Future)?;
-    if let Some((last, others)) = page.rows.split_last() {
-        let cursor = page.cursor.ok_or(Error::Installation("a page without a cursor"))?.to_text();
-        snapshot::flush();
-        for row in others {
-            result.add(row, None);
-        }
-        result.add(last, Some(&cursor));
-    }
+    // There is no other error than that the cursor is from the future.
+    let taken = take(page.ok())?;
     pushed.pop();
     spi.finish();
     scope::close_level(level);
-    scope.leave();
-    Ok(None)
+    Ok(taken)
+}
+
+/// Whether a page would begin at a cursor from the server's own future.
+pub fn is_from_future(start: &Start) -> Result<bool, Error> {
+    let Start::Cursor(cursor) = start else { return Ok(false) };
+    let (pushed, here, replayed, reading) = take_snapshot();
+    let server = server(here, replayed, &reading)?;
+    pushed.pop();
+    Ok(walk::is_from_future(&server, cursor))
 }
 
 /// `since`: a cursor, a timestamp of RFC 3339, or the beginning.
-fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
+pub fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
     let Some(since) = since.filter(|since| !since.is_empty()) else { return Ok(Start::Beginning(None)) };
     if looks_like_cursor(since) {
         return Ok(Start::Cursor(Box::new(Cursor::from_text(since)?)));
@@ -204,18 +260,24 @@ struct Log<'a> {
     user: pg_sys::Datum,
     app: pg_sys::Datum,
     table: Option<pg_sys::Datum>,
-    exclude_client: Option<pg_sys::Datum>,
+    exclude: Option<pg_sys::Datum>,
+    exclude_echo: Option<pg_sys::Datum>,
     spaces: Vec<pg_sys::Datum>,
 }
 
 impl<'a> Log<'a> {
-    fn new(spi: &'a Spi, request: &Request<'_>, exclude_client: Option<&[u8]>) -> Log<'a> {
+    fn new(spi: &'a Spi, request: &Request<'_>, exclude: Exclude<'_>) -> Log<'a> {
+        let (exclude, exclude_echo) = match exclude {
+            Exclude::Client(client) => (client, None),
+            Exclude::Echo(client) => (None, client),
+        };
         Log {
             spi,
             user: text_datum(request.user),
             app: text_datum(request.app),
             table: request.table.map(text_datum),
-            exclude_client: exclude_client.map(text_datum),
+            exclude: exclude.map(text_datum),
+            exclude_echo: exclude_echo.map(text_datum),
             spaces: request.spaces.iter().map(|id| text_datum(id)).collect(),
         }
     }
@@ -256,6 +318,7 @@ impl<'a> Log<'a> {
         statement: &Statement,
         fetches: &[&Fetch],
         filter: &Filter,
+        exclude: Option<pg_sys::Datum>,
         more: impl IntoIterator<Item = Option<pg_sys::Datum>>,
     ) -> Rows {
         let column = |of: &ElementType, value: &dyn Fn(&Fetch) -> pg_sys::Datum| {
@@ -265,7 +328,7 @@ impl<'a> Log<'a> {
             Some(self.user),
             Some(self.app),
             self.table,
-            self.exclude_client,
+            exclude,
             filter.after.map(pg_sys::Datum::from),
             column(&INT4, &|fetch| int4(fetch.range.from.epoch)),
             column(&XID8, &|fetch| pg_sys::Datum::from(fetch.range.from.xact)),
@@ -280,7 +343,8 @@ impl<'a> Log<'a> {
 
     fn fetch_own(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
         let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
-        self.fetch(&OWN, fetches, filter, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
+        let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
+        self.fetch(&OWN, fetches, filter, exclude, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
     }
 
     fn fetch_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
@@ -289,7 +353,13 @@ impl<'a> Log<'a> {
             Part::Space { index, with_own } => (self.spaces[index], with_own),
         });
         let (ids, with_own): (Vec<_>, Vec<_>) = spaces.map(|(id, own)| (id, pg_sys::Datum::from(own))).unzip();
-        self.fetch(&SPACES, fetches, filter, [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))])
+        self.fetch(
+            &SPACES,
+            fetches,
+            filter,
+            self.exclude,
+            [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))],
+        )
     }
 }
 

@@ -47,6 +47,15 @@ static AT_DEFAULT: Statement = Statement::new(
     &[],
 );
 
+/// `mana_sync.max_schema_version`: a changeset, or a change in it, of a later version is refused. The log stores
+/// any version; which ones its readers understand only the application knows.
+static MAX_SCHEMA_VERSION: GucSetting<i32> = GucSetting::<i32>::new(1);
+
+/// The latest `schemaVersion` that a pushed change may have.
+pub fn max_schema_version() -> i32 {
+    MAX_SCHEMA_VERSION.get()
+}
+
 /// Makes the settings known, and refuses other names with the extension's prefix.
 pub fn register() {
     // SAFETY: `missing_ok`, with a constant string.
@@ -59,6 +68,16 @@ pub fn register() {
         c"Off: a user whose memberships the application did not pass may write into any space, under its own name.",
         &STRICT_SPACES,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"mana_sync.max_schema_version",
+        c"Latest schemaVersion of changes that push and sync accept.",
+        c"A changeset from the future is refused, so that no device gets changes that it cannot read.",
+        &MAX_SCHEMA_VERSION,
+        1,
+        i32::MAX,
+        GucContext::Userset,
         GucFlags::default(),
     );
     // SAFETY: called while the library is loaded, with a constant string.

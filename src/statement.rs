@@ -87,9 +87,9 @@ impl Spi {
         self.execute(statement, values, false, pg_sys::SPI_OK_SELECT)
     }
 
-    /// Runs an INSERT.
-    pub fn insert(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) {
-        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT);
+    /// Runs an INSERT, and returns how many rows it added.
+    pub fn insert(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) -> usize {
+        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT).count
     }
 
     fn execute(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], read_only: bool, expected: u32) -> Rows {

@@ -85,6 +85,8 @@ pub struct Filter {
     pub own_except: Vec<usize>,
     /// Rows with `created_at` not after this are left out.
     pub after: Option<i64>,
+    /// Whether the walk started at the beginning of the log.
+    pub from_beginning: bool,
 }
 
 /// The log as one snapshot sees it.
@@ -176,6 +178,12 @@ pub fn read_page<S: Source>(
             return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: false });
         }
     }
+}
+
+/// Whether a cursor is from this server's own future: the server went back in time.
+pub fn is_from_future(server: &Server, cursor: &Cursor) -> bool {
+    let states = cursor.seen.iter().chain(cursor.walk.iter().map(|walk| &walk.target));
+    states.into_iter().any(|seen| server.standing(seen) == Standing::Future)
 }
 
 fn unchanged<R>() -> Page<R> {
@@ -312,7 +320,7 @@ impl State {
         let mut stretches = Vec::new();
         let mut add = |part, plan| stretches.extend(Stretch::of(part, plan, walking.last));
         add(Part::Own, &delta);
-        let mut filter = Filter { own_except: Vec::new(), after: self.after };
+        let mut filter = Filter { own_except: Vec::new(), after: self.after, from_beginning: self.seen.is_none() };
         for (index, membership) in walking.spaces.iter().enumerate() {
             match membership {
                 Membership::Kept => add(Part::Space { index, with_own: false }, &delta),

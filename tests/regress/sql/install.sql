@@ -42,9 +42,12 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.grant_access(regrole)
 0.1.0	function mana_sync.may_write_space(text)
 0.1.0	function mana_sync.open_epoch()
+0.1.0	function mana_sync.pull(text,text,text,text,text,integer,text[])
+0.1.0	function mana_sync.push(text,text,jsonb,text,text[])
 0.1.0	function mana_sync.record_change(text,text,text,text,text,text,text,jsonb,jsonb,integer,jsonb,uuid,text[])
 0.1.0	function mana_sync.require_owner(text,regrole)
 0.1.0	function mana_sync.revoke_access(regrole)
+0.1.0	function mana_sync.sync(text,text,jsonb,text,text[])
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
 0.1.0	schema mana_sync
@@ -85,6 +88,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	index mana_sync.sync_changes_record_idx
 0.1.0	policy sync_changes_space_member_read on table mana_sync.sync_changes
 0.1.0	policy sync_changes_user_isolation on table mana_sync.sync_changes
+0.1.0	setting mana_sync.max_schema_version
 0.1.0	setting mana_sync.strict_spaces
 \.
 

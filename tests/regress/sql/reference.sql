@@ -39,6 +39,37 @@ SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', 'items', since => :'
 -- == changes_since junk
 SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => 'last week');
 SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => left(:'cursor', 20));
+-- == push
+SELECT mana_sync.push('ada', 'todo', '{
+    "clientId": "phone", "changes": [
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
+       "data": {"title": "Tea"}, "spaceId": "home"},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "milk", "op": "update",
+       "fields": {"title": {"value": "Oat milk", "at": "2026-03-01T08:30:00Z"}}, "spaceId": "home"}]}',
+    space_ids => '{home}');
+-- == push again
+SELECT mana_sync.push('ada', 'todo', '{
+    "clientId": "phone", "changes": [
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
+       "data": {"title": "Tea"}, "spaceId": "home"},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000005", "table": "items", "id": "tea", "op": "delete",
+       "deletedAt": "2026-03-01T09:00:00Z", "spaceId": "home"}]}',
+    space_ids => '{home}');
+-- == push error
+SELECT mana_sync.push('ada', 'todo', '{"changes": [
+    {"table": "items", "id": "jam", "op": "insert", "data": {"title": "Jam"}},
+    {"table": "items", "id": "milk", "op": "update", "fields": {"done": {"at": "2026-03-01T08:30:00Z"}}}]}');
+-- == pull
+SELECT body ->> 'hasMore' AS more, body ->> 'syncedUntil' <> '' AS cursor, jsonb_pretty(body::jsonb -> 'serverChanges' -> 3) AS fourth
+    FROM mana_sync.pull('ada', 'todo', space_ids => '{home}') AS body;
+-- == sync
+SELECT body ->> 'syncedUntil' AS cursor FROM mana_sync.pull('ada', 'todo', client_id => 'phone', space_ids => '{home}') AS body \gset
+SELECT mana_sync.sync('ben', 'todo', '{"clientId": "laptop", "changes": [
+    {"table": "items", "id": "milk", "op": "update", "spaceId": "home", "eventId": "0190f5fe-7c00-7000-8000-000000000006",
+     "fields": {"done": {"value": false, "at": "2026-03-01T10:00:00Z"}}}]}', space_ids => '{home}') -> 'hasMore' AS more;
+SELECT body ->> 'syncedUntil' > :'cursor' COLLATE "C" AS moved, jsonb_pretty(body::jsonb -> 'serverChanges') AS changes
+    FROM mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'cursor', 'changes', jsonb '[]'),
+                        space_ids => '{home}') AS body;
 -- == revoke_access
 RESET ROLE;
 SELECT mana_sync.revoke_access('app');

@@ -7,10 +7,12 @@
 //! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
+//! - [`history`]: 18 years of a public repository's history as pushes
 //! - [`random`]: the seed of a run
 
 pub mod cluster;
 pub mod device;
+pub mod history;
 pub mod naive;
 pub mod oracle;
 pub mod process;

@@ -205,6 +205,18 @@ fn a_cursor_outlives_neither_the_log_nor_the_servers_time() {
     assert_eq!(error.code().code(), "55000");
     assert!(error.message().starts_with("resync required"), "{}", error.message());
     assert!(error.hint().unwrap().contains("from the beginning"));
+    // In the wire format it is said, not raised; sync stores nothing, and syncedUntil is the beginning.
+    let pull = "SELECT mana_sync.pull('ann', 'app', since => $1)::text";
+    let sync = "SELECT mana_sync.sync('ann', 'app', jsonb_build_object('since', $1::text, 'changes',
+                    jsonb '[{\"table\": \"t\", \"id\": \"r\", \"op\": \"delete\"}]'))::text";
+    for call in [pull, sync] {
+        let answer: String = app.query_one(call, &[&future]).unwrap().get(0);
+        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        assert_eq!(answer["resyncRequired"], serde_json::json!(true), "{answer}");
+        assert_eq!(answer["serverChanges"], serde_json::json!([]));
+        let from_beginning = answer["syncedUntil"].as_str().unwrap();
+        assert_eq!(page(&mut app, "ann", "app", None, Some(from_beginning), 1000).0, 2);
+    }
     assert_eq!(page(&mut app, "ann", "app", None, None, 1000).0, 2);
 
     // Another log, made after the first was dropped: the cursor is of a history that is not this one's.

@@ -1,62 +1,31 @@
 //! Real input: 18 years of a public repository's history as pushes (13,417 of them, 36,629 changes, 300 users, 118 spaces),
 //! replayed from several connections at once, while a device for each user keeps pulling.
 //!
-//! The file is not part of the repository; without it the test says so and passes.
+//! The file is not part of the repository; without it the test says so and is skipped.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use flate2::read::GzDecoder;
 use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::history::{self, Push, devices_of};
 use mana_sync_servers::oracle::{Difference, allowed};
 use mana_sync_servers::random::{page_size, rng, seed};
 use mana_sync_servers::{Cluster, Device, Options};
 use postgres::{Client, Error, Statement};
 use rand::Rng;
-use serde_json::{Map, Value};
 use uuid::Uuid;
 
 const WRITERS: usize = 4;
 const READERS: usize = 3;
 
-/// A line of the file.
-struct Push {
-    user: String,
-    app: String,
-    client: String,
-    schema_version: i32,
-    changes: Vec<Change>,
-}
-
-/// A change, as the columns that it is stored in.
-struct Change {
-    id: Uuid,
-    table: String,
-    record: String,
-    op: String,
-    space: Option<String>,
-    data: Option<Value>,
-    field_timestamps: Value,
-}
-
 #[test]
 fn every_device_holds_the_history_that_its_scope_allows_once() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
-    let Ok(file) = File::open(&path) else {
-        println!("skipped: replay, {} is not there", path.display());
-        return;
-    };
+    let Some(pushes) = history::load("replay") else { return };
     let seed = seed("replay", 18);
-    let pushes: Vec<Push> =
-        BufReader::new(GzDecoder::new(file)).lines().map(|line| parse(&line.expect("a line"))).collect();
     let changes: usize = pushes.iter().map(|push| push.changes.len()).sum();
     let mut devices = devices_of(&pushes);
-    println!("{} pushes, {changes} changes, {} devices", pushes.len(), devices.len());
 
     let cluster = Cluster::with_log(Options::default());
     let start = Instant::now();
@@ -148,56 +117,9 @@ fn record(client: &mut Client, statement: &Statement, push: &Push) -> Result<(),
     transaction.commit()
 }
 
-/// A device for each user, whose spaces are those the user ever wrote in.
-fn devices_of(pushes: &[Push]) -> Vec<Device> {
-    let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
-    for push in pushes {
-        let own = spaces.entry((&push.user, &push.app)).or_default();
-        own.extend(push.changes.iter().filter_map(|change| change.space.as_deref()));
-    }
-    spaces.into_iter().map(|((user, app), spaces)| Device::new(user, app, &Vec::from_iter(spaces))).collect()
-}
-
 /// What the file itself says that a device should have.
 fn in_file(pushes: &[Push], device: &Device) -> HashSet<Uuid> {
     let pushes = pushes.iter().filter(|push| push.app == device.app);
     let changes = pushes.flat_map(|push| push.changes.iter().map(|change| (&push.user, change)));
     changes.filter(|(user, change)| device.sees(user, change.space.as_deref())).map(|(_, change)| change.id).collect()
-}
-
-fn parse(line: &str) -> Push {
-    let push: HashMap<String, Value> = serde_json::from_str(line).expect("a line is a JSON object");
-    let changes = push["changes"].as_array().expect("changes is an array");
-    Push {
-        user: text(&push["userId"]),
-        app: text(&push["appId"]),
-        client: text(&push["clientId"]),
-        schema_version: push["schemaVersion"].as_i64().expect("schemaVersion is a number") as i32,
-        changes: changes.iter().map(parse_change).collect(),
-    }
-}
-
-/// As in the wire format: an update has fields with a time each, an insert data, a delete its time.
-fn parse_change(change: &Value) -> Change {
-    let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
-    if let Some(fields) = change.get("fields").and_then(Value::as_object) {
-        data = Some(fields.iter().map(|(name, field)| (name.clone(), field["value"].clone())).collect());
-        field_timestamps = fields.iter().map(|(name, field)| (name.clone(), field["at"].clone())).collect();
-    }
-    if let Some(deleted_at) = change.get("deletedAt") {
-        data = Some(Map::from_iter([("deletedAt".to_string(), deleted_at.clone())]).into());
-    }
-    Change {
-        id: text(&change["eventId"]).parse().expect("eventId is a UUID"),
-        table: text(&change["table"]),
-        record: text(&change["id"]),
-        op: text(&change["op"]),
-        space: change.get("spaceId").map(text),
-        data,
-        field_timestamps: field_timestamps.into(),
-    }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().expect("a string").to_string()
 }

@@ -1,0 +1,293 @@
+//! Glue: jsonb as PostgreSQL's own functions read, build and print it. Nothing is converted on the way:
+//! a number is the numeric that it is stored as.
+
+use pgrx::pg_sys;
+use std::marker::PhantomData;
+use std::ptr;
+
+/// A JSON value inside a jsonb that lives for `'a`.
+#[derive(Clone, Copy)]
+pub enum Value<'a> {
+    /// `null`
+    Null,
+    /// `true` or `false`
+    Bool,
+    /// A string, in the database's encoding.
+    String(&'a [u8]),
+    /// A number.
+    Number(Raw<'a>),
+    /// An array.
+    Array(Array<'a>),
+    /// An object.
+    Object(Object<'a>),
+}
+
+/// A value as PostgreSQL describes it.
+#[derive(Clone, Copy)]
+pub struct Raw<'a> {
+    value: pg_sys::JsonbValue,
+    of: PhantomData<&'a ()>,
+}
+
+/// A JSON object.
+#[derive(Clone, Copy)]
+pub struct Object<'a>(Raw<'a>);
+
+/// A JSON array.
+#[derive(Clone, Copy)]
+pub struct Array<'a>(Raw<'a>);
+
+impl<'a> Raw<'a> {
+    /// What it is.
+    pub fn get(self) -> Value<'a> {
+        use pg_sys::jbvType as kind;
+        // SAFETY: the type says which member of the union is set. A value inside a jsonb is a scalar or
+        // binary, and a binary one begins with its header.
+        unsafe {
+            match self.value.type_ {
+                kind::jbvNull => Value::Null,
+                kind::jbvBool => Value::Bool,
+                kind::jbvNumeric => Value::Number(self),
+                kind::jbvString => {
+                    let string = self.value.val.string;
+                    Value::String(std::slice::from_raw_parts(string.val.cast(), string.len as usize))
+                }
+                kind::jbvBinary => match (*self.value.val.binary.data).header & pg_sys::JB_FOBJECT {
+                    0 => Value::Array(Array(self)),
+                    _ => Value::Object(Object(self)),
+                },
+                other => panic!("a jsonb has no value of type {other}"),
+            }
+        }
+    }
+
+    /// A jsonb of its own, in the current memory context.
+    pub fn datum(mut self) -> pg_sys::Datum {
+        // SAFETY: copies the value.
+        unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(&mut self.value)) }
+    }
+
+    /// The text of a number, as it is stored.
+    pub fn number(self) -> Option<String> {
+        if self.value.type_ != pg_sys::jbvType::jbvNumeric {
+            return None;
+        }
+        // SAFETY: it is a numeric, of which numeric_out makes a C string.
+        unsafe {
+            let text = pgrx::direct_function_call_as_datum(
+                pg_sys::numeric_out,
+                &[Some(pg_sys::Datum::from(self.value.val.numeric))],
+            )?;
+            Some(std::ffi::CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned())
+        }
+    }
+
+    fn container(&self) -> *mut pg_sys::JsonbContainer {
+        // SAFETY: only called for arrays and objects.
+        unsafe { self.value.val.binary.data }
+    }
+
+    /// The parts of an array or an object: keys and values, or elements.
+    fn parts(self) -> impl Iterator<Item = (pg_sys::JsonbIteratorToken::Type, Raw<'a>)> {
+        // SAFETY: a container inside a jsonb.
+        let mut iterator = unsafe { pg_sys::JsonbIteratorInit(self.container()) };
+        std::iter::from_fn(move || {
+            let mut value = empty();
+            // SAFETY: the iterator is NULL only after WJB_DONE, where PostgreSQL's own function takes it too.
+            let token = unsafe { pg_sys::JsonbIteratorNext(&mut iterator, &mut value, true) };
+            (token != pg_sys::JsonbIteratorToken::WJB_DONE).then_some((token, Raw { value, of: PhantomData }))
+        })
+    }
+}
+
+/// The value of a `jsonb` datum.
+///
+/// # Safety
+/// `datum` is a jsonb that stays where it is for `'a`.
+pub unsafe fn root<'a>(datum: pg_sys::Datum) -> Raw<'a> {
+    // SAFETY: detoasting leaves a plain varlena, in place or in the current memory context; its container follows
+    // the length word.
+    unsafe {
+        let jsonb = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
+        let container = ptr::addr_of_mut!((*jsonb).root);
+        let mut value = empty();
+        value.type_ = pg_sys::jbvType::jbvBinary;
+        value.val.binary.data = container;
+        value.val.binary.len = pgrx::varsize_any_exhdr(jsonb.cast()) as i32;
+        let raw = Raw { value, of: PhantomData };
+        if (*container).header & pg_sys::JB_FSCALAR == 0 {
+            return raw;
+        }
+        // A scalar is stored as an array of one element.
+        let element = raw.parts().find(|(token, _)| *token == pg_sys::JsonbIteratorToken::WJB_ELEM);
+        element.map_or(raw, |(_, value)| value)
+    }
+}
+
+fn empty() -> pg_sys::JsonbValue {
+    // SAFETY: all zeroes is a null.
+    unsafe { std::mem::zeroed() }
+}
+
+impl<'a> Object<'a> {
+    /// The value of a key, which is in the database's encoding.
+    pub fn get(&self, key: &[u8]) -> Option<Raw<'a>> {
+        let mut value = empty();
+        // SAFETY: an object; the key has the length that is passed.
+        let found = unsafe {
+            pg_sys::getKeyJsonValueFromContainer(self.0.container(), key.as_ptr().cast(), key.len() as i32, &mut value)
+        };
+        (!found.is_null()).then_some(Raw { value, of: PhantomData })
+    }
+
+    /// Its pairs, in the order of jsonb.
+    pub fn pairs(self) -> impl Iterator<Item = (Raw<'a>, Raw<'a>)> {
+        let mut parts = self.0.parts();
+        std::iter::from_fn(move || {
+            use pg_sys::JsonbIteratorToken::WJB_KEY;
+            let (_, key) = parts.find(|(token, _)| *token == WJB_KEY)?;
+            Some((key, parts.next()?.1))
+        })
+    }
+
+    /// Whether it has no pair.
+    pub fn is_empty(&self) -> bool {
+        self.pairs().next().is_none()
+    }
+
+    /// The value that it is.
+    pub fn raw(self) -> Raw<'a> {
+        self.0
+    }
+}
+
+impl<'a> Array<'a> {
+    /// Its elements.
+    pub fn elements(self) -> impl Iterator<Item = Raw<'a>> {
+        let elements = self.0.parts().filter(|(token, _)| *token == pg_sys::JsonbIteratorToken::WJB_ELEM);
+        elements.map(|(_, value)| value)
+    }
+}
+
+/// Builds a jsonb object in the current memory context.
+pub struct Builder(*mut pg_sys::JsonbParseState);
+
+impl Builder {
+    /// An object without pairs.
+    pub fn new() -> Builder {
+        let mut builder = Builder(ptr::null_mut());
+        builder.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
+        builder
+    }
+
+    /// Adds a pair; `key` is a string.
+    pub fn add(&mut self, key: Raw<'_>, value: Raw<'_>) {
+        self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(key));
+        self.push(pg_sys::JsonbIteratorToken::WJB_VALUE, Some(value));
+    }
+
+    /// Adds a pair.
+    pub fn add_named(&mut self, key: &'static str, value: Raw<'_>) {
+        self.add(string(key.as_bytes()), value);
+    }
+
+    /// The object.
+    pub fn datum(mut self) -> pg_sys::Datum {
+        let object = self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
+        // SAFETY: the end of the outermost object returns it.
+        unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(object)) }
+    }
+
+    fn push(&mut self, token: pg_sys::JsonbIteratorToken::Type, value: Option<Raw<'_>>) -> *mut pg_sys::JsonbValue {
+        // SAFETY: the tokens come in the order of the grammar. What a value points to is copied at the end,
+        // when it still lives.
+        unsafe {
+            match value {
+                Some(mut raw) => pg_sys::pushJsonbValue(&mut self.0, token, &mut raw.value),
+                None => pg_sys::pushJsonbValue(&mut self.0, token, ptr::null_mut()),
+            }
+        }
+    }
+}
+
+/// A string.
+fn string(bytes: &[u8]) -> Raw<'_> {
+    let mut value = empty();
+    value.type_ = pg_sys::jbvType::jbvString;
+    value.val.string.val = bytes.as_ptr().cast_mut().cast();
+    value.val.string.len = bytes.len() as i32;
+    Raw { value, of: PhantomData }
+}
+
+/// JSON text that grows, in PostgreSQL's memory.
+pub struct Text(pg_sys::StringInfo);
+
+impl Text {
+    /// No text yet.
+    pub fn new() -> Text {
+        // SAFETY: allocates in the current memory context.
+        let text = Text(unsafe { pg_sys::makeStringInfo() });
+        // Room for the length word of the datum.
+        text.bytes(&[0; pg_sys::VARHDRSZ]);
+        text
+    }
+
+    /// Adds what is JSON already.
+    pub fn raw(&mut self, json: &str) {
+        self.bytes(json.as_bytes());
+    }
+
+    /// Adds a string.
+    pub fn string(&mut self, bytes: &[u8]) {
+        let mut clean = 0;
+        self.raw("\"");
+        for (at, &byte) in bytes.iter().enumerate() {
+            let escape: &str = match byte {
+                b'"' => "\\\"",
+                b'\\' => "\\\\",
+                b'\n' => "\\n",
+                b'\r' => "\\r",
+                b'\t' => "\\t",
+                0..=0x1f => "",
+                _ => continue,
+            };
+            self.bytes(&bytes[clean..at]);
+            match escape {
+                "" => self.raw(&format!("\\u{byte:04x}")),
+                escape => self.raw(escape),
+            }
+            clean = at + 1;
+        }
+        self.bytes(&bytes[clean..]);
+        self.raw("\"");
+    }
+
+    /// Adds a value.
+    pub fn value(&mut self, value: Raw<'_>) {
+        match value.get() {
+            Value::Null => self.raw("null"),
+            // SAFETY: the member that is set.
+            Value::Bool => self.raw(if unsafe { value.value.val.boolean } { "true" } else { "false" }),
+            Value::String(bytes) => self.string(bytes),
+            Value::Number(number) => self.raw(&number.number().unwrap_or_default()),
+            Value::Array(Array(raw)) | Value::Object(Object(raw)) => {
+                // SAFETY: a container of this length inside a jsonb.
+                unsafe { pg_sys::JsonbToCString(self.0, raw.container(), raw.value.val.binary.len) };
+            }
+        }
+    }
+
+    fn bytes(&self, bytes: &[u8]) {
+        // SAFETY: copies the bytes; PostgreSQL refuses a string that would be too long.
+        unsafe { pg_sys::appendBinaryStringInfo(self.0, bytes.as_ptr().cast(), bytes.len() as i32) };
+    }
+
+    /// The text as a `json` datum, which has the form of a `text`.
+    pub fn datum(self) -> pg_sys::Datum {
+        // SAFETY: the buffer has `len` bytes, of which the first are the length word.
+        unsafe {
+            pgrx::set_varsize_4b((*self.0).data.cast(), (*self.0).len);
+            pg_sys::Datum::from((*self.0).data)
+        }
+    }
+}

@@ -1,0 +1,137 @@
+-- push, pull and sync: whole bodies of requests and responses, in the wire format.
+CREATE EXTENSION mana_sync;
+SELECT mana_sync.grant_access('regress_app') \g /dev/null
+-- A response, without the cursor; psql shows what else a client would get.
+CREATE FUNCTION response(body json) RETURNS TABLE (response text) LANGUAGE sql AS $$
+    SELECT jsonb_pretty(body::jsonb - 'syncedUntil')
+$$;
+SET ROLE regress_app;
+\pset tuples_only on
+\pset format unaligned
+
+-- == A push, and the same push again, as a client does that got no answer
+SELECT mana_sync.push('ada', 'todo', '{
+    "clientId": "phone", "since": "", "changes": [
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000001", "table": "items", "id": "milk", "op": "insert",
+       "data": {"title": "Milk", "price": 1.10, "tags": ["a", {"b": null}], "spaceId": "home"}},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000002", "table": "items", "id": "milk", "op": "update", "spaceId": "home",
+       "fields": {"title": {"value": "Oat milk", "at": "2026-01-01T10:00:00.5Z"},
+                  "price": {"value": 12345678901234567890.10, "updatedAt": "2026-01-01T10:00:00Z"},
+                  "done": {"value": null}},
+       "actor": {"kind": "person", "n": 1e3}},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "bread", "op": "delete",
+       "deletedAt": "2026-01-01T11:00:00Z", "schemaVersion": 0}]}', space_ids => '{home}');
+SELECT mana_sync.push('ada', 'todo', '{
+    "clientId": "phone", "changes": [
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "bread", "op": "delete"},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "jam", "op": "insert", "data": {}},
+      {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "jam", "op": "insert", "data": {}}]}');
+SELECT mana_sync.push('ada', 'todo', '{"changes": []}');
+
+-- == What was stored
+SELECT table_name, record_id, op, space_id, client_id, schema_version, data, field_timestamps, actor
+    FROM mana_sync.changes_since('ada', 'todo', space_ids => '{home}');
+
+-- == A pull: a device from the beginning gets everything, its own changes too
+SELECT * FROM response(mana_sync.pull('ada', 'todo', client_id => 'phone', space_ids => '{home}'));
+-- A member, who is not the author; a stranger.
+SELECT json_array_length(mana_sync.pull('ben', 'todo', space_ids => '{home}') -> 'serverChanges');
+SELECT * FROM response(mana_sync.pull('cyd', 'todo'));
+
+-- == Pages
+SELECT mana_sync.pull('ada', 'todo', page_size => 3) AS page \gset
+SELECT :'page'::json ->> 'hasMore' AS more, json_array_length(:'page'::json -> 'serverChanges') AS changes;
+SELECT :'page'::json ->> 'syncedUntil' AS p_since \gset
+SELECT * FROM response(mana_sync.pull('ada', 'todo', since => :'p_since', page_size => 3));
+
+-- == A pull that returns nothing moves the cursor, and is not sent what its client wrote
+SELECT mana_sync.pull('ada', 'todo', client_id => 'phone', space_ids => '{home}') ->> 'syncedUntil' AS first \gset
+SELECT mana_sync.push('ada', 'todo', '{"clientId": "phone", "changes": [
+    {"table": "items", "id": "tea", "op": "insert", "data": {"title": "Tea"}}]}');
+SELECT mana_sync.push('ada', 'todo', '{"clientId": "body", "changes": [
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000005", "table": "items", "id": "cake", "op": "insert", "data": {"title": "Cake"}}]}', client_id => 'tablet');
+SELECT body ->> 'syncedUntil' > :'first' COLLATE "C" AS moved, body -> 'serverChanges' -> 0 ->> 'id' AS id,
+       json_array_length(body -> 'serverChanges') AS changes
+    FROM mana_sync.pull('ada', 'todo', since => :'first', client_id => 'phone', space_ids => '{home}') AS body;
+-- In a space that is new to the device, its own changes come: it may have lost them with the space.
+SELECT string_agg(change ->> 'id', ' ')
+    FROM json_array_elements(mana_sync.pull('ada', 'todo', since => :'first', client_id => 'phone', space_ids => '{home,work}') -> 'serverChanges') AS change;
+SELECT mana_sync.push('ada', 'todo', '{"clientId": "phone", "changes": [
+    {"table": "items", "id": "report", "op": "insert", "data": {}, "spaceId": "work"}]}', space_ids => '{work}');
+SELECT string_agg(change ->> 'id', ' ')
+    FROM json_array_elements(mana_sync.pull('ada', 'todo', since => :'first', client_id => 'phone', space_ids => '{home,work}') -> 'serverChanges') AS change;
+-- Another user's client of the same name is another client.
+SELECT mana_sync.push('ben', 'todo', '{"clientId": "phone", "changes": [
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000006", "table": "items", "id": "beer", "op": "insert", "data": {}, "spaceId": "home"}]}', space_ids => '{home}');
+SELECT string_agg(change ->> 'id', ' ')
+    FROM json_array_elements(mana_sync.pull('ada', 'todo', since => :'first', client_id => 'phone', space_ids => '{home}') -> 'serverChanges') AS change;
+
+-- == Sync: a push and a pull
+SELECT mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'first', 'changes', jsonb '[
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000009", "table": "items", "id": "salt", "op": "insert", "data": {}}]'),
+    space_ids => '{home}') AS body \gset
+SELECT * FROM response(:'body');
+SELECT :'body'::json ->> 'syncedUntil' AS since \gset
+-- The retry brings nothing more, and stores nothing more.
+SELECT * FROM response(mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'since', 'changes', jsonb '[
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000009", "table": "items", "id": "salt", "op": "insert", "data": {}}]'),
+    space_ids => '{home}'));
+SELECT count(*) FROM mana_sync.changes_since('ada', 'todo') WHERE record_id = 'salt';
+
+-- == Bad input: nothing is stored
+SELECT count(*) AS before FROM mana_sync.changes_since('ada', 'todo') \gset
+\pset format aligned
+\pset tuples_only off
+SELECT o.code, o.message, o.detail
+    FROM (VALUES
+        ('NULL'), ('[]'), ('1'), ('{}'), ('{"changes": null}'), ('{"changes": {}}'), ('{"changes": [1]}'),
+        ('{"changes": [], "clientId": 1}'), ('{"changes": [], "schemaVersion": 2}'),
+        ('{"changes": [], "schemaVersion": "1"}'), ('{"changes": [], "schemaVersion": 1.5}'),
+        ('{"changes": [], "schemaVersion": 99999999999999999999}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": {}}, {"id": "r", "op": "insert"}]}'),
+        ('{"changes": [{"table": 5, "id": "r", "op": "insert"}]}'),
+        ('{"changes": [{"table": "t", "id": "", "op": "insert"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "upsert"}]}'),
+        ('{"changes": [{"table": "t", "id": "r"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "insert"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": []}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": {}, "fields": {"a": {"value": 1}}}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": 1}}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": {"at": "2026-01-01T00:00:00Z"}}}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": {"value": 1, "at": 5}}}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {}, "data": {"a": 1}}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {}, "deletedAt": "x"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete", "deletedAt": 5}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete", "eventId": "x"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete", "spaceId": 7}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete", "schemaVersion": 7}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete", "spaceId": "work"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "delete"}, {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "milk", "op": "delete"}]}')
+    ) AS bad (changeset)
+    CROSS JOIN LATERAL outcome(format('SELECT mana_sync.push(%L, %L, %L, space_ids => %L)',
+        'ada', 'todo', nullif(changeset, 'NULL'), '{home}')) AS o;
+SELECT o.code, o.message, o.detail
+    FROM (VALUES
+        ($$mana_sync.push('', 'todo', '{"changes": []}')$$), ($$mana_sync.push('ada', '', '{"changes": []}')$$),
+        ($$mana_sync.push(NULL, 'todo', '{"changes": []}')$$),
+        (format($$mana_sync.push('ada', 'todo', '{"changes": [{"table": "t", "id": "%s", "op": "delete"}]}')$$, repeat('x', 513))),
+        (format($$mana_sync.push('ada', '%s', '{"changes": []}')$$, repeat('x', 513))),
+        ($$mana_sync.push('ben', 'todo', '{"changes": [{"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "bread", "op": "delete"}]}')$$),
+        ($$mana_sync.pull('ada', NULL)$$), ($$mana_sync.pull('ada', 'todo', page_size => 0)$$),
+        ($$mana_sync.pull('ada', 'todo', since => 'ms1broken')$$), ($$mana_sync.pull(NULL, 'todo')$$),
+        ($$mana_sync.sync('ada', 'todo', '{"since": "ms1broken", "changes": [{"table": "t", "id": "r", "op": "delete"}]}')$$),
+        ($$mana_sync.sync('ada', 'todo', '{"since": 5, "changes": []}')$$)
+    ) AS bad (call)
+    CROSS JOIN LATERAL outcome('SELECT ' || call) AS o;
+SELECT count(*) - :before AS stored FROM mana_sync.changes_since('ada', 'todo');
+
+-- == A later version, where readers understand it
+SET mana_sync.max_schema_version = 3;
+SELECT mana_sync.push('ada', 'todo', '{"schemaVersion": 2, "changes": [
+    {"table": "v", "id": "a", "op": "delete"}, {"table": "v", "id": "b", "op": "delete", "schemaVersion": 3}]}');
+SELECT record_id, schema_version FROM mana_sync.changes_since('ada', 'todo', 'v');
+RESET mana_sync.max_schema_version;
+
+RESET ROLE;
+DROP FUNCTION response;
+DROP EXTENSION mana_sync;

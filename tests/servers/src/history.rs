@@ -1,0 +1,102 @@
+//! Real input: 18 years of a public repository's history as pushes (13,417 of them, 36,629 changes, 300 users, 118 spaces).
+//! The file is not part of the repository.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+use flate2::read::GzDecoder;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::Device;
+
+/// A line of the file.
+pub struct Push {
+    /// As it is in the file: a changeset of the wire format, and whose it is.
+    pub line: String,
+    /// Who pushes.
+    pub user: String,
+    /// To which app.
+    pub app: String,
+    /// From which device.
+    pub client: String,
+    /// Of all changes.
+    pub schema_version: i32,
+    /// In their order.
+    pub changes: Vec<Change>,
+}
+
+/// A change, as the columns that it is stored in.
+#[allow(missing_docs)]
+pub struct Change {
+    pub id: Uuid,
+    pub table: String,
+    pub record: String,
+    pub op: String,
+    pub space: Option<String>,
+    pub data: Option<Value>,
+    pub field_timestamps: Value,
+}
+
+/// The history; none, saying so, where the file is not there.
+pub fn load(test: &str) -> Option<Vec<Push>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
+    let Ok(file) = File::open(&path) else {
+        println!("skipped: {test}, {} is not there", path.display());
+        return None;
+    };
+    let pushes: Vec<Push> =
+        BufReader::new(GzDecoder::new(file)).lines().map(|line| parse(line.expect("a line"))).collect();
+    println!("{} pushes, {} changes", pushes.len(), pushes.iter().map(|push| push.changes.len()).sum::<usize>());
+    Some(pushes)
+}
+
+/// A device for each user, whose spaces are those the user ever wrote in.
+pub fn devices_of(pushes: &[Push]) -> Vec<Device> {
+    let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for push in pushes {
+        let own = spaces.entry((&push.user, &push.app)).or_default();
+        own.extend(push.changes.iter().filter_map(|change| change.space.as_deref()));
+    }
+    spaces.into_iter().map(|((user, app), spaces)| Device::new(user, app, &Vec::from_iter(spaces))).collect()
+}
+
+fn parse(line: String) -> Push {
+    let push: HashMap<String, Value> = serde_json::from_str(&line).expect("a line is a JSON object");
+    let changes = push["changes"].as_array().expect("changes is an array");
+    Push {
+        user: text(&push["userId"]),
+        app: text(&push["appId"]),
+        client: text(&push["clientId"]),
+        schema_version: push["schemaVersion"].as_i64().expect("schemaVersion is a number") as i32,
+        changes: changes.iter().map(parse_change).collect(),
+        line,
+    }
+}
+
+/// As in the wire format: an update has fields with a time each, an insert data, a delete its time.
+fn parse_change(change: &Value) -> Change {
+    let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
+    if let Some(fields) = change.get("fields").and_then(Value::as_object) {
+        data = Some(fields.iter().map(|(name, field)| (name.clone(), field["value"].clone())).collect());
+        field_timestamps = fields.iter().map(|(name, field)| (name.clone(), field["at"].clone())).collect();
+    }
+    if let Some(deleted_at) = change.get("deletedAt") {
+        data = Some(Map::from_iter([("deletedAt".to_string(), deleted_at.clone())]).into());
+    }
+    Change {
+        id: text(&change["eventId"]).parse().expect("eventId is a UUID"),
+        table: text(&change["table"]),
+        record: text(&change["id"]),
+        op: text(&change["op"]),
+        space: change.get("spaceId").map(text),
+        data,
+        field_timestamps: field_timestamps.into(),
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().expect("a string").to_string()
+}

@@ -1,0 +1,402 @@
+//! Whole bodies of requests: `push`, `pull` and `sync` on a real server.
+//!
+//! Fails if a push that is sent again is stored again, if a change does not come back as it was sent, or if a bad
+//! changeset leaves something behind, or does worse than being refused.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::history::{self, devices_of};
+use mana_sync_servers::oracle::Difference;
+use mana_sync_servers::random::{page_size, rng, seed};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::{Client, Error};
+use rand::Rng;
+use rand::rngs::StdRng;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+const PUSH: &str = "SELECT mana_sync.push($1, $2, $3::text::jsonb)::text";
+
+/// Pushes a changeset; returns how many changes were inserted, and how many had been there.
+fn push(client: &mut Client, user: &str, app: &str, changeset: &str) -> Result<(u64, u64), Error> {
+    let row = client.query_one(PUSH, &[&user, &app, &changeset])?;
+    let answer: Value = serde_json::from_str(row.get(0)).expect("an answer in JSON");
+    Ok((answer["inserted"].as_u64().unwrap(), answer["duplicates"].as_u64().unwrap()))
+}
+
+/// A page in the wire format.
+fn pull(client: &mut Client, device: &Device, page_size: i32) -> Value {
+    let sql = "SELECT mana_sync.pull($1, $2, since => $3, page_size => $4, space_ids => $5)::text";
+    let values: [&(dyn postgres::types::ToSql + Sync); 5] =
+        [&device.user, &device.app, &device.cursor, &page_size, &device.spaces];
+    serde_json::from_str(client.query_one(sql, &values).unwrap().get(0)).expect("a response in JSON")
+}
+
+/// Pulls until there is no more.
+fn pull_all(client: &mut Client, device: &mut Device, mut page_size: impl FnMut() -> i32) -> Vec<Value> {
+    let mut changes = Vec::new();
+    loop {
+        let mut page = pull(client, device, page_size());
+        device.cursor = Some(page["syncedUntil"].as_str().expect("a cursor").to_string());
+        assert_eq!(page["conflicts"], json!([]));
+        for change in page["serverChanges"].as_array_mut().expect("changes").drain(..) {
+            device.delivered.add(change["eventId"].as_str().unwrap().parse().unwrap());
+            changes.push(change);
+        }
+        if page["hasMore"] == json!(false) {
+            return changes;
+        }
+    }
+}
+
+#[test]
+fn the_history_pushed_twice_is_stored_once_and_comes_back_as_it_was() {
+    let Some(pushes) = history::load("wire") else { return };
+    let seed = seed("wire", 4);
+    let cluster = Cluster::with_log(Options::default());
+    let changes: u64 = pushes.iter().map(|push| push.changes.len() as u64).sum();
+    for (round, expected) in [(1, (changes, 0)), (2, (0, changes))] {
+        let next = AtomicUsize::new(0);
+        let counts = thread::scope(|scope| {
+            let writer = || {
+                let mut client = cluster.app(DATABASE);
+                let (mut inserted, mut duplicates) = (0, 0);
+                while let Some(line) = pushes.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let (new, old) = push(&mut client, &line.user, &line.app, &line.line).expect("the push is taken");
+                    (inserted, duplicates) = (inserted + new, duplicates + old);
+                }
+                (inserted, duplicates)
+            };
+            let writers: Vec<_> = (0..4).map(|_| scope.spawn(writer)).collect();
+            writers.into_iter().map(|writer| writer.join().expect("the writer is well")).collect::<Vec<_>>()
+        });
+        let sum = counts.iter().fold((0, 0), |sum, count| (sum.0 + count.0, sum.1 + count.1));
+        println!("round {round}: {} inserted, {} duplicates", sum.0, sum.1);
+        assert_eq!(sum, expected);
+    }
+    let sent: HashMap<String, Value> = pushes
+        .iter()
+        .flat_map(|push| {
+            let mut push: Value = serde_json::from_str(&push.line).unwrap();
+            push["changes"].as_array_mut().unwrap().drain(..).collect::<Vec<_>>()
+        })
+        .map(|change| (change["eventId"].as_str().unwrap().to_string(), change))
+        .collect();
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let (mut rng, mut total) = (rng(seed, 0), Difference::default());
+    for device in &mut devices_of(&pushes) {
+        for mut change in pull_all(&mut app, device, || page_size(&mut rng).max(100)) {
+            assert_eq!(change.as_object_mut().unwrap().remove("schemaVersion"), Some(json!(1)));
+            assert_eq!(change, sent[change["eventId"].as_str().unwrap()]);
+        }
+        let difference = device.compare(&mut superuser);
+        difference.assert_exact(&device.user);
+        total.add(difference);
+    }
+    println!("{total}");
+
+    // An id that was used for another record.
+    let mut line: Value = serde_json::from_str(&pushes[0].line).unwrap();
+    line["changes"][0]["id"] = json!("another");
+    let error = push(&mut app, &pushes[0].user, &pushes[0].app, &line.to_string()).expect_err("another record");
+    assert_eq!(error.code().unwrap().code(), "23505");
+}
+
+#[test]
+fn a_push_that_is_sent_twice_at_once_is_stored_once() {
+    let cluster = Cluster::with_log(Options::default());
+    let rounds: Vec<String> = (0..60)
+        .map(|round| {
+            let change = |i: u128| json!({"eventId": Uuid::from_u128(round * 1000 + i).to_string(), "table": "t", "id": i.to_string(), "op": "delete"});
+            json!({"changes": (0..40).map(change).collect::<Vec<_>>()}).to_string()
+        })
+        .collect();
+    let barrier = Barrier::new(3);
+    let counts: Vec<Vec<(u64, u64)>> = thread::scope(|scope| {
+        let sender = || {
+            let mut client = cluster.app(DATABASE);
+            let send = |changeset: &String| {
+                barrier.wait();
+                push(&mut client, "ann", "app", changeset).expect("each is answered")
+            };
+            rounds.iter().map(send).collect()
+        };
+        let senders: Vec<_> = (0..3).map(|_| scope.spawn(sender)).collect();
+        senders.into_iter().map(|sender| sender.join().expect("the sender is well")).collect()
+    });
+    for round in 0..rounds.len() {
+        let of_round: Vec<(u64, u64)> = counts.iter().map(|counts| counts[round]).collect();
+        assert_eq!(of_round.iter().map(|count| count.0).sum::<u64>(), 40, "{of_round:?}");
+        assert!(of_round.iter().all(|count| count.0 + count.1 == 40), "{of_round:?}");
+    }
+    let mut superuser = cluster.superuser(DATABASE);
+    let row = superuser.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
+    assert_eq!(row.get::<_, i64>(0), 60 * 40);
+}
+
+#[test]
+fn ten_megabytes_go_in_and_out() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    let change = |i: u32| json!({"table": "t", "id": i.to_string(), "op": "insert", "data": {"text": "0123456789".repeat(1000), "n": i}});
+    let many = json!({"changes": (0..1000).map(change).collect::<Vec<_>>()}).to_string();
+    let one = json!({"changes": [{"table": "t", "id": "big", "op": "update",
+                                  "fields": {"text": {"value": "x".repeat(10_000_000), "at": "2026-01-01T00:00:00Z"}}}]});
+    assert_eq!(push(&mut app, "ann", "app", &many).unwrap(), (1000, 0));
+    assert_eq!(push(&mut app, "ann", "app", &one.to_string()).unwrap(), (1, 0));
+    let mut device = Device::new("ann", "app", &[]);
+    let changes = pull_all(&mut app, &mut device, || 700);
+    assert_eq!(changes.len(), 1001);
+    for (i, change) in changes[..1000].iter().enumerate() {
+        assert_eq!((&change["data"]["n"], change["data"]["text"].as_str().unwrap().len()), (&json!(i), 10_000));
+    }
+    assert_eq!(changes[1000]["fields"]["text"]["value"].as_str().unwrap().len(), 10_000_000);
+}
+
+/// What must come back for a changeset that was stored: the wire format's rules, written once more.
+fn expected(changeset: &Value) -> Vec<Value> {
+    let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
+    let version = |of: &Value| {
+        let version = present(of.get("schemaVersion"))?;
+        Some(version.to_string().parse::<i64>().unwrap_or(1).max(1))
+    };
+    let mut seen = HashSet::new();
+    let mut changes = Vec::new();
+    for change in changeset["changes"].as_array().expect("a changeset that was stored has changes") {
+        if let Some(id) = present(change.get("eventId")) {
+            let id: Uuid = id.as_str().unwrap().parse().unwrap();
+            if !seen.insert(id) {
+                continue;
+            }
+        }
+        let mut back = Map::new();
+        for key in ["table", "id", "op"] {
+            back.insert(key.into(), change[key].clone());
+        }
+        back.insert("schemaVersion".into(), json!(version(change).or(version(changeset)).unwrap_or(1)));
+        let mut space = None;
+        match change["op"].as_str().unwrap() {
+            "insert" => {
+                back.insert("data".into(), change["data"].clone());
+                space = change["data"].get("spaceId").cloned();
+            }
+            "update" => {
+                let field = |(name, field): (&String, &Value)| {
+                    let mut back = Map::from_iter([("value".to_string(), field["value"].clone())]);
+                    let at = present(field.get("at")).or(present(field.get("updatedAt")));
+                    at.into_iter().for_each(|at| drop(back.insert("at".into(), at)));
+                    (name.clone(), Value::Object(back))
+                };
+                let fields: Map<String, Value> = change["fields"].as_object().unwrap().iter().map(field).collect();
+                space = fields.get("spaceId").map(|field| field["value"].clone());
+                back.insert("fields".into(), fields.into());
+            }
+            _ => {
+                present(change.get("deletedAt")).into_iter().for_each(|at| drop(back.insert("deletedAt".into(), at)));
+            }
+        }
+        let given = present(change.get("spaceId")).filter(|space| space != "");
+        let space = given.or(space.filter(Value::is_string)).filter(|space| space != "");
+        space.into_iter().for_each(|space| drop(back.insert("spaceId".into(), space)));
+        present(change.get("actor")).into_iter().for_each(|actor| drop(back.insert("actor".into(), actor)));
+        changes.push(back.into());
+    }
+    changes
+}
+
+/// Makes changesets: valid ones, and mutations of them.
+struct Fuzz(StdRng);
+
+impl Fuzz {
+    fn pick<'a, T: ?Sized>(&mut self, of: &[&'a T]) -> &'a T {
+        of[self.0.random_range(0..of.len())]
+    }
+
+    fn text(&mut self) -> String {
+        let words = [
+            "milk",
+            "",
+            "ü",
+            "日本",
+            "\"",
+            "\\",
+            "\n",
+            "\u{1}",
+            "a,b",
+            "2026-01-01T00:00:00Z",
+            "\u{7f}",
+            "🥛",
+            "x'y",
+            "{}",
+        ];
+        let mut text: String = (0..self.0.random_range(0..4)).map(|_| self.pick(&words)).collect();
+        if self.0.random_range(0..40) == 0 {
+            text = text.repeat(200);
+        }
+        text
+    }
+
+    fn any(&mut self, depth: usize) -> Value {
+        match self.0.random_range(0..if depth == 0 { 6 } else { 8 }) {
+            0 => Value::Null,
+            1 => json!(self.0.random::<bool>()),
+            2 => json!(self.0.random_range(-5i64..100)),
+            3 => serde_json::from_str(self.pick(&["12345678901234567890123.450", "0.10", "-7", "9223372036854775808"]))
+                .unwrap(),
+            4 | 5 => json!(self.text()),
+            6 => (0..self.0.random_range(0..3)).map(|_| self.any(depth - 1)).collect(),
+            _ => Value::Object((0..self.0.random_range(0..4)).map(|_| (self.text(), self.any(depth - 1))).collect()),
+        }
+    }
+
+    fn object(&mut self) -> Value {
+        let mut object: Map<String, Value> =
+            (0..self.0.random_range(0..5)).map(|_| (self.text(), self.any(3))).collect();
+        if self.0.random_range(0..6) == 0 {
+            object.insert("spaceId".into(), json!("home"));
+        }
+        object.into()
+    }
+
+    fn change(&mut self) -> Value {
+        let op = self.pick(&["insert", "update", "delete"]);
+        let mut change = json!({"table": self.pick(&["notes", "tasks"]), "id": format!("r{}", self.text()), "op": op});
+        match op {
+            "insert" => change["data"] = self.object(),
+            "update" => {
+                let fields = (0..self.0.random_range(0..4)).map(|_| {
+                    let key = self.pick(&["at", "updatedAt"]);
+                    (self.text(), json!({"value": self.any(3), key: "2026-01-01T00:00:00Z"}))
+                });
+                change["fields"] = Value::Object(fields.collect());
+            }
+            _ => change["deletedAt"] = json!("2026-01-01T00:00:00Z"),
+        }
+        if self.0.random::<bool>() {
+            change["eventId"] = json!(Uuid::from_u128(self.0.random()).to_string());
+        }
+        for (key, value) in [("spaceId", json!("home")), ("actor", self.any(2)), ("schemaVersion", json!(1))] {
+            if self.0.random_range(0..4) == 0 {
+                change[key] = value;
+            }
+        }
+        change
+    }
+
+    fn changeset(&mut self) -> Value {
+        let changes: Vec<Value> = (0..self.0.random_range(0..5)).map(|_| self.change()).collect();
+        json!({"clientId": "phone", "since": "", "schemaVersion": 1, "changes": changes})
+    }
+
+    /// Changes something somewhere.
+    fn mutate(&mut self, value: &mut Value) {
+        let stop = self.0.random_range(0..4) == 0;
+        match value {
+            Value::Object(object) if !object.is_empty() && !stop => {
+                let at = self.0.random_range(0..object.len());
+                let key = object.keys().nth(at).unwrap().clone();
+                match self.0.random_range(0..6) {
+                    0 => drop(object.remove(&key)),
+                    1 => drop(object.insert(self.text(), Value::Null)),
+                    2 => {
+                        let name = self.pick(&[
+                            "changes",
+                            "fields",
+                            "data",
+                            "deletedAt",
+                            "spaceId",
+                            "actor",
+                            "eventId",
+                            "op",
+                            "value",
+                            "at",
+                        ]);
+                        let any = self.any(2);
+                        object.insert(name.into(), any);
+                    }
+                    _ => self.mutate(object.get_mut(&key).unwrap()),
+                }
+            }
+            Value::Array(array) if !array.is_empty() && !stop => {
+                let at = self.0.random_range(0..array.len());
+                match self.0.random_range(0..6) {
+                    0 => drop(array.remove(at)),
+                    1 => array.push(array[at].clone()),
+                    _ => self.mutate(&mut array[at]),
+                }
+            }
+            value => *value = self.any(3),
+        }
+    }
+}
+
+/// The seeded fuzz: each changeset comes back as it was sent, or is refused and nothing of it stays.
+#[test]
+fn mutated_changesets_come_back_equal_or_are_refused() {
+    const COUNT: usize = 20_000;
+    let seed = seed("fuzz", 11);
+    let cluster = Cluster::with_log(Options::default());
+    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    let runs: Vec<BTreeMap<String, usize>> = thread::scope(|scope| {
+        let run = |thread: usize| {
+            let (mut client, mut fuzz) = (cluster.app(DATABASE), Fuzz(rng(seed, thread as u64)));
+            let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+            for i in 0..COUNT / 2 {
+                let user = format!("user {thread} {i}");
+                let mut changeset = fuzz.changeset();
+                for _ in 0..fuzz.0.random_range(0..4) {
+                    fuzz.mutate(&mut changeset);
+                }
+                let mut text = changeset.to_string();
+                if fuzz.0.random_range(0..20) == 0 {
+                    // What the parser of JSON refuses by itself.
+                    text = text.replacen("phone", fuzz.pick(&["\\u0000", "\\ud800", "\"", "\u{1}"]), 1);
+                }
+                let outcome = match push(&mut client, &user, "app", &text) {
+                    Ok((inserted, _)) => {
+                        let mut device = Device::new(&user, "app", &[]);
+                        let mut back = pull_all(&mut client, &mut device, || 3);
+                        assert_eq!(back.len() as u64, inserted, "{text}");
+                        let sent = serde_json::from_str(&text).unwrap();
+                        back.iter_mut().for_each(|change| drop(change.as_object_mut().unwrap().remove("eventId")));
+                        assert_eq!(back, expected(&sent), "{text}");
+                        "stored".to_string()
+                    }
+                    Err(error) => {
+                        let code = error.code().unwrap_or_else(|| panic!("{error} for {text}")).code().to_string();
+                        let message = error.as_db_error().unwrap().message();
+                        // An id that a mutation gave to two records is refused too.
+                        let allowed = ["22023", "22P02", "22P05", "22003", "54001", "23505"];
+                        assert!(allowed.contains(&code.as_str()), "{code} {message} for {text}");
+                        if code == "22023" {
+                            assert!(
+                                message.contains("changes")
+                                    || ["changeset", "clientId", "since", "schemaVersion"]
+                                        .iter()
+                                        .any(|key| message.starts_with(key)),
+                                "{message}"
+                            );
+                        }
+                        let mut device = Device::new(&user, "app", &[]);
+                        assert!(pull_all(&mut client, &mut device, || 100).is_empty(), "{text}");
+                        code
+                    }
+                };
+                *outcomes.entry(outcome).or_default() += 1;
+            }
+            outcomes
+        };
+        let runs: Vec<_> = (0..2).map(|thread| scope.spawn(move || run(thread))).collect();
+        runs.into_iter().map(|run| run.join().expect("every outcome is allowed")).collect()
+    });
+    for (outcome, count) in runs.into_iter().flatten() {
+        *outcomes.entry(outcome).or_default() += count;
+    }
+    println!("{COUNT} changesets: {outcomes:?}");
+    assert!(outcomes["stored"] > COUNT / 10 && outcomes["22023"] > COUNT / 10, "{outcomes:?}");
+    assert!(!cluster.server_log().contains("PANIC"));
+}
