@@ -70,7 +70,7 @@ impl Reading {
                 next_xact,
                 in_recovery: snapshot.takenDuringRecovery,
                 lsn: match pg_sys::RecoveryInProgress() {
-                    true => replayed(),
+                    true => replaying(),
                     false => written(),
                 },
             }
@@ -109,6 +109,16 @@ pub fn flush() {
 fn written() -> u64 {
     // SAFETY: plain reads of the server's state.
     unsafe { end_of_record(pg_sys::GetXLogInsertRecPtr(), pg_sys::wal_segment_size as u64) }
+}
+
+/// Where the record ends that a standby is replaying, of which its snapshot may show the effect already.
+fn replaying() -> u64 {
+    #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+    // SAFETY: a plain read of the server's state.
+    return unsafe { pg_sys::GetCurrentReplayRecPtr(std::ptr::null_mut()) };
+    // Those versions do not tell. No standby is known to have come so far: it compares snapshots.
+    #[cfg(any(feature = "pg13", feature = "pg14"))]
+    return u64::MAX;
 }
 
 /// How far a standby has replayed: whatever ended before is finished in the snapshots taken from now on,

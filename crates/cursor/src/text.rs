@@ -50,6 +50,8 @@ const ROOM_FOR_REST: usize = 300;
 const LEAST_FOR_OPEN: usize = 2000;
 /// Room that is kept for those that are open in a walk's target only.
 const LEAST_FOR_TARGET: usize = 500;
+/// No server has more transactions open; a text that names more was made to be expensive.
+const MOST_OPEN: usize = 50_000;
 /// How many bits a digit has.
 const DIGIT_BITS: usize = 6;
 
@@ -312,6 +314,9 @@ impl Reader<'_> {
         let xmax = self.number()?;
         let mut last = 0u64;
         while !self.take(END_OF_OPEN) {
+            if open.len() == MOST_OPEN {
+                return None;
+            }
             last = last.checked_add(self.number()?)?;
             open.push(last);
         }

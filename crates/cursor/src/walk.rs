@@ -399,7 +399,9 @@ impl State {
 
     /// Leaves out the open transactions that the cursor has no room for.
     fn cut(&self, cursor: &mut Cursor, request: &Request<'_>) {
-        let room = request.room.unwrap_or_else(|| text::room_for_open(cursor.spaces.len()));
+        // By the scope and not by what the cursor covers of it: of two cursors for the same scope the later one is
+        // not cut earlier.
+        let room = request.room.unwrap_or_else(|| text::room_for_open(request.spaces.len()));
         let needed = |view: &View| view.seen.snapshot.open().partition_point(|&xact| xact < view.named_below());
         if let (Some(seen), Some(view)) = (&mut cursor.seen, &self.seen) {
             let fitting = text::fitting(seen.snapshot.open(), room, self.walking.is_some());
@@ -430,57 +432,61 @@ impl State {
 /// However small the page: rows that the walk does not want may lie before those that it wants (of a
 /// batch that was open when its target was fixed).
 const LEAST_DOUBLED: usize = 64;
+/// A scout asks for this many rows at first, and for no more than this.
+const SCOUT: (usize, usize) = (8, 64);
+/// A round has not many more fetches than this; the stretches behind it wait for the next.
+const MOST_FETCHES: usize = 20_000;
+/// A scout pays if it passes over a range for each so many rows: reading on in an index costs less than a descent.
+const ROWS_A_DESCENT: usize = 4;
 
 /// Some ranges of a part, as far as they have been read in this call.
 struct Stretch<'a> {
     part: Part,
     plan: &'a Plan<'a>,
-    /// What is left to read, from `first` on.
-    ranges: &'a [Range],
-    first: Position,
-    /// Most ranges are empty, and a scout tells how many can be passed over.
-    scouting: bool,
-    /// How many ranges the next round reads.
+    /// Those that are read next.
+    next: Vec<Range>,
+    /// Those behind them.
+    rest: &'a [Range],
+    /// How many rows the scout asks for that looks through `rest`. Most of its ranges are empty, and where the next rows
+    /// of the part are tells which. Without a scout (0) they are read one after the other.
+    scout: usize,
+    /// How many ranges of `rest` are read without knowing whether they are empty.
     width: usize,
-    /// How many rows of each it asks for.
+    /// How many rows of each range are asked for.
     limit: usize,
 }
 
 impl<'a> Stretch<'a> {
     /// What a walk reads of a part after `last`.
     fn of(part: Part, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = Stretch<'a>> {
-        let finished = plan.finished.iter().map(|ranges| (ranges.as_slice(), ranges.len() > 1));
-        let all = finished.chain([(plan.younger.as_slice(), false)]);
-        all.map(move |(ranges, scouting)| {
-            let width = usize::from(!scouting);
-            let mut stretch = Stretch { part, plan, ranges, first: Position::START, scouting, width, limit: 0 };
-            stretch.go_on_at(last.next());
+        let finished =
+            plan.finished.iter().map(|ranges| (ranges.as_slice(), if ranges.len() > 1 { SCOUT.0 } else { 0 }));
+        let all = finished.chain([(plan.younger.as_slice(), 0)]);
+        all.map(move |(ranges, scout)| {
+            let rest = after(ranges, last.next());
+            let mut stretch = Stretch { part, plan, next: Vec::new(), rest, scout, width: 1, limit: 0 };
+            // The walk may stand within the first one.
+            if let Some(first) = rest.first().and_then(|range| range.since(last.next())) {
+                if scout == 0 || first != rest[0] {
+                    stretch.next.push(first);
+                    stretch.rest = &rest[1..];
+                }
+            }
             stretch
         })
     }
 
-    /// Passes over everything before a position.
-    fn go_on_at(&mut self, position: Position) {
-        let over = self.ranges.iter().take_while(|range| range.since(position).is_none() && range.from < position);
-        self.ranges = &self.ranges[over.count()..];
-        self.first = self.ranges.first().map_or(Position::END, |range| range.from.max(position));
-    }
-
-    /// The next `width` ranges, and what a scout looks through, as far as it does not begin after `bound`.
+    /// What the next round reads, as far as it does not begin after `bound`.
     fn fetches(&mut self, share: usize, room: usize, bound: Position) -> Vec<Fetch> {
         self.limit = self.limit.max(share).min(room.max(LEAST_DOUBLED));
-        let mut left = self.ranges.iter().filter_map(|range| range.since(self.first.max(range.from)));
-        let near = |range: &Range| range.from <= bound;
         let (part, limit) = (self.part, self.limit);
-        let mut fetches: Vec<Fetch> = left
-            .by_ref()
-            .take(self.width)
-            .take_while(near)
-            .map(|range| Fetch { part, range, limit, scout: false })
-            .collect();
-        if self.scouting && fetches.len() == self.width {
-            if let (Some(next), Some(last)) = (left.next().filter(near), self.ranges.last()) {
-                fetches.push(Fetch { part, range: Range { from: next.from, to: last.to }, limit: 1, scout: true });
+        let near = |range: &&Range| range.from <= bound;
+        let mut fetches: Vec<Fetch> =
+            self.next.iter().take_while(near).map(|&range| Fetch { part, range, limit, scout: false }).collect();
+        if self.scout > 0 && fetches.len() == self.next.len() {
+            if let (Some(first), Some(last)) = (self.rest.first().filter(near), self.rest.last()) {
+                let range = Range { from: first.from, to: last.to };
+                fetches.push(Fetch { part, range, limit: self.scout, scout: true });
             }
         }
         fetches
@@ -488,32 +494,75 @@ impl<'a> Stretch<'a> {
 
     /// Goes on after the rows of these fetches, and tells which of them are new.
     fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
+        let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
-            let (full, last) = (rows.len() == fetch.limit, rows.last().map(|(position, _)| *position));
+            let full = rows.len() == fetch.limit;
             if fetch.scout {
-                self.go_on_at(last.unwrap_or(Position::new(fetch.range.from.epoch, fetch.range.to, 0)));
-                break;
+                self.next.clear();
+                self.follow(rows.into_iter().map(|(position, _)| position).collect(), full);
+                return;
             }
+            let last = rows.last().map(|(position, _)| *position);
             found.extend(rows.into_iter().filter(|(position, _)| self.plan.wants(*position)));
-            match last.filter(|_| full) {
+            if let Some(last) = last.filter(|_| full) {
                 // There may be more here. What was read behind it is read again.
-                Some(last) => {
-                    self.go_on_at(last.next());
-                    self.limit = self.limit.saturating_mul(2);
-                    return;
-                }
-                None => self.go_on_at(Position::new(fetch.range.from.epoch, fetch.range.to, 0)),
+                self.next.drain(..done);
+                self.next[0].from = last.next();
+                self.limit = self.limit.saturating_mul(2);
+                return;
             }
+            done += 1;
         }
-        self.width = (2 * self.width).max(1);
+        self.next.drain(..done);
+        if self.next.is_empty() {
+            self.take(self.width);
+            self.width *= 2;
+        }
     }
+
+    /// Of the ranges that a scout has looked through only those are left in which it saw a row.
+    fn follow(&mut self, seen: Vec<Position>, full: bool) {
+        let end = if full { seen.last().map_or(Position::END, |last| last.next()) } else { Position::END };
+        let passed = self.rest.partition_point(|range| Position::new(range.from.epoch, range.to, 0) <= end);
+        let mut hit: Vec<Range> = Vec::new();
+        for position in &seen {
+            let range = after(self.rest, *position).first().filter(|range| range.from <= *position);
+            hit.extend(range.filter(|range| hit.last() != Some(range)));
+        }
+        // The last one may go on behind what the scout has seen; it is read in full all the same.
+        self.rest = &self.rest[passed.max(hit.last().map_or(0, |last| index_of(self.rest, last) + 1))..];
+        self.next = hit;
+        if passed * ROWS_A_DESCENT >= seen.len() {
+            (self.scout, self.width) = ((2 * self.scout).min(SCOUT.1), 1);
+        } else {
+            // Rows everywhere: reading some ranges unseen costs less.
+            self.take(self.width);
+            (self.scout, self.width) = (SCOUT.0, 2 * self.width);
+        }
+    }
+
+    /// Moves ranges from the rest to those that are read next.
+    fn take(&mut self, count: usize) {
+        let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
+        self.next.extend_from_slice(taken);
+        self.rest = rest;
+    }
+}
+
+/// The ranges that end after a position.
+fn after(ranges: &[Range], position: Position) -> &[Range] {
+    &ranges[ranges.partition_point(|range| Position::new(range.from.epoch, range.to, 0) <= position)..]
+}
+
+/// Where a range is among others.
+fn index_of(ranges: &[Range], range: &Range) -> usize {
+    ranges.partition_point(|other| other.from < range.from)
 }
 
 /// The first `room` rows of all stretches in order, or more, or all there are.
 ///
 /// Each round reads on, in one call, in those stretches that could still have a row among the first
-/// `room`. A stretch reads twice as many rows of a range when there were more, and twice as many
-/// ranges when there were not.
+/// `room`. A stretch reads twice as many rows of a range when there were more.
 fn merge<S: Source>(
     mut stretches: Vec<Stretch<'_>>,
     parts: usize,
@@ -537,7 +586,10 @@ fn merge<S: Source>(
         let mut fetches = Vec::new();
         let mut groups = Vec::new();
         for stretch in &mut stretches {
-            let of_stretch = stretch.fetches(share, room, bound);
+            let of_stretch = match fetches.len() < MOST_FETCHES {
+                true => stretch.fetches(share, room, bound),
+                false => Vec::new(),
+            };
             groups.push(fetches.len()..fetches.len() + of_stretch.len());
             fetches.extend(of_stretch);
         }

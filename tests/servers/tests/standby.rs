@@ -61,6 +61,53 @@ fn a_standby_that_has_caught_up_goes_on_beside_open_savepoints() {
     member.compare(&mut superuser).assert_exact("a space that was joined on the standby");
 }
 
+/// A standby shows a transaction before its replay has passed the end of it, which takes long where the commit drops
+/// files. A cursor from that moment, used on a standby that has replayed all but the commit, has seen more than that shows.
+#[test]
+fn a_standby_shows_a_commit_while_it_is_replaying_it() {
+    const TABLES: usize = 4000;
+    let primary = Cluster::with_log(Options::default().set("max_locks_per_transaction", "400"));
+    let (ahead, behind) = (primary.standby("ahead"), primary.standby("behind"));
+    let (mut app, mut writer) = (primary.app(DATABASE), primary.superuser(DATABASE));
+    let write = |client: &mut Client, user: &str, space: Option<&str>| {
+        let sql = "SELECT mana_sync.record_change($1, 'notes', 'r', $2, $3, 'insert', 'c', '{}')";
+        client.execute(sql, &[&APP, &user, &space]).unwrap();
+    };
+    let chunks = || (0..TABLES).step_by(500);
+    for from in chunks() {
+        let create: String = (from..from + 500).map(|i| format!("CREATE TABLE t{i} ();")).collect();
+        writer.batch_execute(&create).unwrap();
+    }
+    write(&mut app, "bob", Some("home"));
+    write(&mut app, "ann", None);
+    primary.wait_until_caught_up(&ahead);
+    let (mut there, mut ann) = (ahead.app(DATABASE), Device::new("ann", APP, &[]));
+    ann.pull(&mut there, 10).unwrap();
+    writer.batch_execute("BEGIN").unwrap();
+    write(&mut writer, "bob", Some("home"));
+    write(&mut writer, "ann", None);
+    for from in chunks() {
+        let names: Vec<String> = (from..from + 500).map(|i| format!("t{i}")).collect();
+        writer.batch_execute(&format!("DROP TABLE {}", names.join(","))).unwrap();
+    }
+    primary.wait_until_caught_up(&ahead);
+    primary.wait_until_caught_up(&behind);
+    behind.pause_replay();
+    let mut ann = thread::scope(|scope| {
+        let poll = scope.spawn(move || {
+            while ann.pull_page(&mut there, 10).unwrap() == 0 {}
+            ann
+        });
+        writer.batch_execute("COMMIT").unwrap();
+        poll.join().expect("the commit is shown")
+    });
+    ann.spaces.push("home".into());
+    ann.pull(&mut behind.app(DATABASE), 10).unwrap();
+    ann.pull(&mut app, 10).unwrap();
+    behind.resume_replay();
+    ann.compare(&mut primary.superuser(DATABASE)).assert_exact("a space joined on the standby behind");
+}
+
 /// The commits wait until two standbys have applied them. One of the two pauses, so that the other shows them before the
 /// primary does, for as long as the pause.
 #[test]
