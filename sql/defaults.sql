@@ -23,3 +23,8 @@ CREATE FUNCTION mana_sync.may_write_space(space_id text) RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_may_write_space';
 COMMENT ON FUNCTION mana_sync.may_write_space(text) IS
     'Whether the scope may write into a space: a member may; with no memberships in the scope anybody may, unless mana_sync.strict_spaces is on.';
+
+CREATE FUNCTION mana_sync.note_change() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_note_change';
+COMMENT ON FUNCTION mana_sync.note_change() IS
+    'Trigger function: notes whom a row touches, who are woken when the transaction commits.';

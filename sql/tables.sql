@@ -97,6 +97,23 @@ COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the row
 CREATE INDEX sync_changes_record_idx ON mana_sync.sync_changes (app_id, table_name, record_id, user_id);
 COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For the history of a record.';
 
+-- Not marked for pg_dump: the log that a dump is restored into has names of its own.
+CREATE TABLE mana_sync.channel_key (
+    key bytea NOT NULL
+);
+
+COMMENT ON TABLE mana_sync.channel_key IS
+    'Key of the names of the channels for wake-ups. Not readable by application roles. One row.';
+COMMENT ON COLUMN mana_sync.channel_key.key IS '16 bytes; a change of it changes the names: listeners have to ask again.';
+
+INSERT INTO mana_sync.channel_key VALUES (pg_catalog.uuid_send(pg_catalog.gen_random_uuid()));
+
+-- Before each row and not after it: an AFTER trigger is an event in a queue for every row.
+CREATE TRIGGER sync_changes_note BEFORE INSERT ON mana_sync.sync_changes
+    FOR EACH ROW EXECUTE FUNCTION mana_sync.note_change();
+COMMENT ON TRIGGER sync_changes_note ON mana_sync.sync_changes IS
+    'Notes whom a transaction touches, for wake-ups; does nothing where they are not configured.';
+
 -- pg_dump takes the rows of an extension's table only if it is marked. (The sequence too: its value
 -- orders the rows that are written after a restore.)
 SELECT pg_catalog.pg_extension_config_dump('mana_sync.epochs', '');

@@ -1,12 +1,12 @@
 //! Which history of transaction ids the server is on, and the epochs that the log was written in.
 //!
-//! The epochs are read with the table access method, not with SQL: application roles have no privilege
-//! on the table, which holds the secrets of cursors.
+//! Application roles have no privilege on the table of epochs, which holds the secrets of cursors.
 
 use crate::error::Error;
 use crate::function::{Args, sql_function};
 use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
+use crate::table;
 use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
 use mana_sync_cursor::keyed::{self, Secret};
 use pgrx::pg_sys;
@@ -139,53 +139,27 @@ fn look_up() -> Result<(Server, bool), Error> {
 pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     let mut epochs = Vec::new();
     let mut own = Vec::new();
-    // SAFETY: the relation is open, with its description, while its tuples are read; the columns are
-    // those of sql/tables.sql, which `columns` checks the number of.
-    unsafe {
-        let namespace = pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true);
-        let relation = match namespace {
-            pg_sys::InvalidOid => pg_sys::InvalidOid,
-            namespace => pg_sys::get_relname_relid(c"epochs".as_ptr(), namespace),
-        };
-        if relation == pg_sys::InvalidOid {
-            return Err(Error::Installation("there is no table mana_sync.epochs"));
-        }
-        let lock = pg_sys::AccessShareLock as i32;
-        let relation = pg_sys::table_open(relation, lock);
-        let columns = (*relation).rd_att;
-        let snapshot = pg_sys::GetActiveSnapshot();
-        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
-        loop {
-            let tuple = pg_sys::systable_getnext(scan);
-            if tuple.is_null() {
-                break;
-            }
-            let column = |place: i32| {
-                let mut null = false;
-                let value = pg_sys::heap_getattr(tuple, place, columns, &mut null);
-                if null { Err(Error::Installation("a column of mana_sync.epochs is NULL")) } else { Ok(value) }
-            };
-            let secret = crate::function::text_of(column(3)?);
-            let system = column(4)?.value() as u64;
-            let (database, timeline, switched_at) =
-                (column(5)?.value() as u32, column(6)?.value() as u32, column(7)?.value() as u64);
-            epochs.push(KnownEpoch {
-                epoch: Epoch { number: column(1)?.value() as u32, fingerprint: column(2)?.value() as u64 & keyed::MAX },
-                secret: Secret(
-                    secret
-                        .try_into()
-                        .map_err(|_| Error::Installation("a secret in mana_sync.epochs has no 16 bytes"))?,
-                ),
-                system,
-                history: keyed::history(system, database, timeline, switched_at),
-                next_xact: column(8)?.value() as u64,
-            });
-            let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*tuple).t_data);
-            own.push(pg_sys::TransactionIdIsCurrentTransactionId(xmin));
-        }
-        pg_sys::systable_endscan(scan);
-        pg_sys::table_close(relation, lock);
-    }
+    table::scan(c"epochs", |row| {
+        // SAFETY: the column is a bytea, which has the form of a text.
+        let secret = unsafe { crate::function::text_of(row.column(3)?) };
+        let system = row.column(4)?.value() as u64;
+        let (database, timeline, switched_at) =
+            (row.column(5)?.value() as u32, row.column(6)?.value() as u32, row.column(7)?.value() as u64);
+        epochs.push(KnownEpoch {
+            epoch: Epoch {
+                number: row.column(1)?.value() as u32,
+                fingerprint: row.column(2)?.value() as u64 & keyed::MAX,
+            },
+            secret: Secret(
+                secret.try_into().map_err(|_| Error::Installation("a secret in mana_sync.epochs has no 16 bytes"))?,
+            ),
+            system,
+            history: keyed::history(system, database, timeline, switched_at),
+            next_xact: row.column(8)?.value() as u64,
+        });
+        own.push(row.is_own());
+        Ok(())
+    })?;
     Ok((epochs, own))
 }
 

@@ -69,6 +69,9 @@ pub enum Error {
     /// The extension's objects are not what this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
+    /// A trigger function that is called by something else.
+    #[error("mana_sync.note_change is a trigger function of mana_sync.sync_changes")]
+    NoTrigger,
     /// The caller expects something else than a set of rows.
     #[error("set-valued function called in context that cannot accept a set")]
     NoSet,
@@ -140,6 +143,7 @@ impl From<Error> for ErrorReport {
             Error::Installation(_) => {
                 (ERRCODE_INTERNAL_ERROR, "The library does not find what its install script creates.".into(), None)
             }
+            Error::NoTrigger => (ERRCODE_FEATURE_NOT_SUPPORTED, "It is not called by itself.".into(), None),
             Error::NoSet => (ERRCODE_FEATURE_NOT_SUPPORTED, "Call it in FROM.".into(), None),
         };
         let report = ErrorReport::new(code, message, "mana_sync").set_detail(detail);

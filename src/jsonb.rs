@@ -239,27 +239,9 @@ impl Text {
 
     /// Adds a string.
     pub fn string(&mut self, bytes: &[u8]) {
-        let mut clean = 0;
-        self.raw("\"");
-        for (at, &byte) in bytes.iter().enumerate() {
-            let escape: &str = match byte {
-                b'"' => "\\\"",
-                b'\\' => "\\\\",
-                b'\n' => "\\n",
-                b'\r' => "\\r",
-                b'\t' => "\\t",
-                0..=0x1f => "",
-                _ => continue,
-            };
-            self.bytes(&bytes[clean..at]);
-            match escape {
-                "" => self.raw(&format!("\\u{byte:04x}")),
-                escape => self.raw(escape),
-            }
-            clean = at + 1;
-        }
-        self.bytes(&bytes[clean..]);
-        self.raw("\"");
+        let mut json = Vec::with_capacity(bytes.len() + 2);
+        escape(bytes, &mut json);
+        self.bytes(&json);
     }
 
     /// Adds a value.
@@ -290,4 +272,21 @@ impl Text {
             pg_sys::Datum::from((*self.0).data)
         }
     }
+}
+
+/// Adds a string to a JSON text: quoted, with the characters escaped that have to be.
+pub fn escape(bytes: &[u8], json: &mut Vec<u8>) {
+    json.push(b'"');
+    for &byte in bytes {
+        match byte {
+            b'"' => json.extend_from_slice(b"\\\""),
+            b'\\' => json.extend_from_slice(b"\\\\"),
+            b'\n' => json.extend_from_slice(b"\\n"),
+            b'\r' => json.extend_from_slice(b"\\r"),
+            b'\t' => json.extend_from_slice(b"\\t"),
+            0..=0x1f => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+            _ => json.push(byte),
+        }
+    }
+    json.push(b'"');
 }

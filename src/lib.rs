@@ -11,6 +11,7 @@
 //! | [`push`]      | writing a changeset: `push` |
 //! | [`pull`]      | reading in the wire format: `pull`, `sync` |
 //! | [`wire`]      | the wire format |
+//! | [`wakeup`]    | telling listeners that there is something to pull |
 //! | [`snapshot`]  | the server's active snapshot, on a primary and on a standby |
 //! | [`epoch`]     | which history of transaction ids the server is on |
 //! | [`settings`]  | every setting |
@@ -18,6 +19,7 @@
 //! | [`function`]  | glue: SQL functions in Rust, their arguments |
 //! | [`statement`] | glue: prepared statements |
 //! | [`jsonb`]     | glue: jsonb |
+//! | [`table`]     | glue: tables without privileges |
 //!
 //! What a cursor means is in the crate `mana_sync_cursor`, which knows nothing of a server.
 
@@ -35,8 +37,10 @@ mod scope;
 mod settings;
 mod snapshot;
 mod statement;
+mod table;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
+mod wakeup;
 mod wire;
 
 ::pgrx::pg_module_magic!(name, version);
@@ -52,6 +56,7 @@ pub extern "C-unwind" fn _PG_init() {
     }
     settings::register();
     epoch::register();
+    wakeup::register();
 }
 
 // The install script: each file is one kind of object, and needs those before it.

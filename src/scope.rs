@@ -132,6 +132,11 @@ pub fn set_for_call(name: &CStr, value: &[u8]) {
     set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
 }
 
+/// Changes a setting of this process.
+pub fn set_for_session(name: &CStr, value: &[u8]) {
+    set(name, value, pg_sys::GucAction::GUC_ACTION_SET);
+}
+
 /// A setting, or '' where it was never set.
 fn setting(name: &CStr) -> Vec<u8> {
     // SAFETY: `missing_ok`; the string is copied before anything can change it.

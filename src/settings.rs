@@ -3,6 +3,8 @@
 use crate::statement::{Spi, Statement};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::cell::Cell;
+use std::ffi::CString;
+use std::time::Duration;
 
 /// `mana_sync.strict_spaces`: writing into a space needs a membership, also where the application did
 /// not say which memberships the user has. Only a superuser may set it (per database or role, too):
@@ -56,6 +58,23 @@ pub fn max_schema_version() -> i32 {
     MAX_SCHEMA_VERSION.get()
 }
 
+/// `mana_sync.wakeup_databases`: only where the library is preloaded.
+static WAKEUP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// `mana_sync.wakeup_interval`, in milliseconds.
+static WAKEUP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(50);
+
+/// Databases whose listeners are woken.
+pub fn wakeup_databases() -> Vec<String> {
+    let list = WAKEUP_DATABASES.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default();
+    list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect()
+}
+
+/// The shortest time between two wake-ups of a listener.
+pub fn wakeup_interval() -> Duration {
+    Duration::from_millis(WAKEUP_INTERVAL.get().max(0) as u64)
+}
+
 /// Makes the settings known, and refuses other names with the extension's prefix.
 pub fn register() {
     // SAFETY: `missing_ok`, with a constant string.
@@ -80,6 +99,27 @@ pub fn register() {
         GucContext::Userset,
         GucFlags::default(),
     );
+    GucRegistry::define_int_guc(
+        c"mana_sync.wakeup_interval",
+        c"Shortest time between two wake-ups of the same listener.",
+        c"What is written meanwhile comes with the next one.",
+        &WAKEUP_INTERVAL,
+        1,
+        60_000,
+        GucContext::Sighup,
+        GucFlags::UNIT_MS,
+    );
+    // SAFETY: a plain variable of the server.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        GucRegistry::define_string_guc(
+            c"mana_sync.wakeup_databases",
+            c"Databases whose listeners are woken when their log is written to, comma-separated.",
+            c"Each has a background worker of its own; at most 8.",
+            &WAKEUP_DATABASES,
+            GucContext::Postmaster,
+            GucFlags::default(),
+        );
+    }
     // SAFETY: called while the library is loaded, with a constant string.
     unsafe {
         #[cfg(any(feature = "pg13", feature = "pg14"))]

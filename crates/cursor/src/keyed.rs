@@ -38,6 +38,14 @@ impl Secret {
         }
     }
 
+    /// Hash of what a channel is for: all bits of it, for a name that nobody can guess.
+    pub fn channel(&self, kind: u8, id: &[u8]) -> u128 {
+        let mut hasher = siphasher::sip128::SipHasher24::new_with_key(&self.0);
+        hasher.write_u8(kind);
+        hasher.write(id);
+        hasher.finish128().as_u128()
+    }
+
     fn hash(&self, kind: u8, parts: &[&[u8]]) -> u64 {
         keyed(&self.0, kind, parts)
     }

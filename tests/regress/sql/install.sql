@@ -39,21 +39,27 @@ SELECT code, message FROM outcome('ALTER EXTENSION mana_sync SET SCHEMA public')
 COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.changes_since(text,text,text,text,text,integer,text[])
 0.1.0	function mana_sync.current_epoch()
+0.1.0	function mana_sync.everyone_channel()
 0.1.0	function mana_sync.grant_access(regrole)
 0.1.0	function mana_sync.may_write_space(text)
+0.1.0	function mana_sync.note_change()
 0.1.0	function mana_sync.open_epoch()
 0.1.0	function mana_sync.pull(text,text,text,text,text,integer,text[])
 0.1.0	function mana_sync.push(text,text,jsonb,text,text[])
 0.1.0	function mana_sync.record_change(text,text,text,text,text,text,text,jsonb,jsonb,integer,jsonb,uuid,text[])
 0.1.0	function mana_sync.require_owner(text,regrole)
 0.1.0	function mana_sync.revoke_access(regrole)
+0.1.0	function mana_sync.space_channel(text)
 0.1.0	function mana_sync.sync(text,text,jsonb,text,text[])
+0.1.0	function mana_sync.user_channel(text)
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
 0.1.0	schema mana_sync
 0.1.0	sequence mana_sync.sync_changes_seq
+0.1.0	table mana_sync.channel_key
 0.1.0	table mana_sync.epochs
 0.1.0	table mana_sync.sync_changes
+0.1.0	column key of table mana_sync.channel_key
 0.1.0	column number of table mana_sync.epochs
 0.1.0	column fingerprint of table mana_sync.epochs
 0.1.0	column secret of table mana_sync.epochs
@@ -90,6 +96,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	policy sync_changes_user_isolation on table mana_sync.sync_changes
 0.1.0	setting mana_sync.max_schema_version
 0.1.0	setting mana_sync.strict_spaces
+0.1.0	setting mana_sync.wakeup_interval
 \.
 
 -- Members, what belongs to them, and settings. (PostgreSQL 18 has constraints for NOT NULL.)

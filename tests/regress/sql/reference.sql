@@ -70,6 +70,9 @@ SELECT mana_sync.sync('ben', 'todo', '{"clientId": "laptop", "changes": [
 SELECT body ->> 'syncedUntil' > :'cursor' COLLATE "C" AS moved, jsonb_pretty(body::jsonb -> 'serverChanges') AS changes
     FROM mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'cursor', 'changes', jsonb '[]'),
                         space_ids => '{home}') AS body;
+-- == channels
+SELECT mana_sync.user_channel('ada') ~ '^mana_sync_[0-9a-f]{32}$' AS named,
+       mana_sync.user_channel('home') <> mana_sync.space_channel('home') AS kept_apart;
 -- == revoke_access
 RESET ROLE;
 SELECT mana_sync.revoke_access('app');

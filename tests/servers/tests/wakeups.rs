@@ -1,0 +1,219 @@
+//! Wake-ups: who listens hears of what was committed, soon, and not once for every change.
+//!
+//! Fails if a commit is not followed by a notification on the channels of its user and space, if an abort is, or if the
+//! worker does not outlive what happens to its server.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fallible_iterator::FallibleIterator;
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::process::wait_until;
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use serde_json::{Value, json};
+
+fn cluster() -> Cluster {
+    let cluster = Cluster::with_log(
+        Options::default()
+            .set("shared_preload_libraries", "mana_sync")
+            .set("mana_sync.wakeup_databases", DATABASE)
+            .set("log_min_messages", "info"),
+    );
+    worker_is_there(&cluster);
+    cluster
+}
+
+/// Waits for the worker, and for what it says as it begins.
+fn worker_is_there(cluster: &Cluster) -> i32 {
+    let mut superuser = cluster.superuser(DATABASE);
+    let sql =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups' AND datname = current_database()
+               AND wait_event_type = 'Extension'";
+    let mut pid = None;
+    wait_until("the worker waits", || {
+        pid = superuser.query_opt(sql, &[]).unwrap().map(|row| row.get(0));
+        pid.is_some()
+    });
+    pid.unwrap()
+}
+
+/// A connection that listens to a user's and a space's channel, and to that of everyone.
+fn listen(cluster: &Cluster, user: &str, space: &str) -> Client {
+    let mut client = cluster.app(DATABASE);
+    let sql = "SELECT mana_sync.user_channel($1), mana_sync.space_channel($2), mana_sync.everyone_channel()";
+    let row = client.query_one(sql, &[&user, &space]).unwrap();
+    for channel in 0..3 {
+        let channel: String = row.get(channel);
+        assert!(channel.len() == 42 && channel.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{channel}");
+        client.batch_execute(&format!("LISTEN \"{channel}\"")).unwrap();
+    }
+    client
+}
+
+/// The notifications that come within a time, as (channel's kind, payload): 0 is the user's, 1 the space's, 2 everyone's.
+fn heard(client: &mut Client, user: &str, space: &str, time: Duration) -> Vec<(usize, Value)> {
+    let sql = "SELECT ARRAY[mana_sync.user_channel($1), mana_sync.space_channel($2), mana_sync.everyone_channel()]";
+    let channels: Vec<String> = client.query_one(sql, &[&user, &space]).unwrap().get(0);
+    let notifications: Vec<_> = client.notifications().timeout_iter(time).collect().unwrap();
+    let kind = |channel: &str| channels.iter().position(|own| own == channel).expect("a channel that was listened to");
+    notifications.iter().map(|n| (kind(n.channel()), serde_json::from_str(n.payload()).unwrap())).collect()
+}
+
+fn write(client: &mut Client, user: &str, space: Option<&str>, table: &str, device: &str) {
+    let sql = "SELECT mana_sync.record_change('app', $3, 'r', $1, $2, 'insert', $4, '{}')";
+    client.execute(sql, &[&user, &space, &table, &device]).unwrap();
+}
+
+const SOON: Duration = Duration::from_millis(1000);
+
+#[test]
+fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
+    let cluster = cluster();
+    let mut app = cluster.app(DATABASE);
+    let mut listener = listen(&cluster, "ann", "home");
+    heard(&mut listener, "ann", "home", SOON);
+
+    let start = Instant::now();
+    write(&mut app, "ann", Some("home"), "notes", "phone");
+    let first = listener.notifications().timeout_iter(SOON).next().unwrap();
+    println!("heard after {:?}", start.elapsed());
+    assert!(first.is_some(), "nothing came within a second");
+    let told = json!({"app": "app", "tables": ["notes"], "clients": ["phone"]});
+    assert_eq!(serde_json::from_str::<Value>(first.unwrap().payload()).unwrap(), told);
+    assert_eq!(heard(&mut listener, "ann", "home", SOON), [(1, told)]);
+
+    // Others' rows elsewhere, an abort, a subtransaction that is rolled back, and an open transaction.
+    write(&mut app, "ben", None, "notes", "phone");
+    write(&mut app, "ben", Some("work"), "notes", "phone");
+    let mut transaction = app.transaction().unwrap();
+    transaction
+        .execute("SELECT mana_sync.record_change('app', 'notes', 'r', 'ann', NULL, 'insert', 'c', '{}')", &[])
+        .unwrap();
+    transaction.rollback().unwrap();
+    app.batch_execute(
+        "BEGIN; SELECT mana_sync.record_change('app', 'notes', 'r', 'ben', NULL, 'insert', 'c', '{}');
+         SAVEPOINT s; SELECT mana_sync.record_change('app', 'notes', 'r', 'ann', 'home', 'insert', 'c', '{}');
+         ROLLBACK TO s; COMMIT;
+         BEGIN; SELECT mana_sync.record_change('app', 'notes', 'r', 'ann', NULL, 'insert', 'c', '{}')",
+    )
+    .unwrap();
+    assert_eq!(heard(&mut listener, "ann", "home", SOON), []);
+    app.batch_execute("COMMIT").unwrap();
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+
+    // A released savepoint, a push and a plain INSERT count; several tables and devices come together.
+    app.batch_execute(
+        "BEGIN; SELECT mana_sync.with_scope('ann', '{home}'); SAVEPOINT s;
+         SELECT mana_sync.push('ann', 'app', '{\"clientId\": \"laptop\", \"changes\": [
+             {\"table\": \"tasks\", \"id\": \"r\", \"op\": \"delete\", \"spaceId\": \"home\"}]}'); RELEASE s;
+         INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id)
+             VALUES ('app', 'a \"table\"', 'r', 'ann', 'delete', 'phone'); COMMIT",
+    )
+    .unwrap();
+    let both = json!({"app": "app", "tables": ["a \"table\"", "tasks"], "clients": ["laptop", "phone"]});
+    let one = json!({"app": "app", "tables": ["tasks"], "clients": ["laptop"]});
+    assert_eq!(heard(&mut listener, "ann", "home", SOON), [(0, both), (1, one)]);
+
+    // More than fits into a payload: the short form. More than fits into the feed: everyone.
+    app.batch_execute(
+        "SELECT count(mana_sync.record_change('app', i || repeat('x', 100), 'r', 'ann', NULL, 'insert', 'c', '{}'))
+         FROM generate_series(1, 200) AS i",
+    )
+    .unwrap();
+    assert_eq!(heard(&mut listener, "ann", "home", SOON), [(0, json!({}))]);
+    app.batch_execute(
+        "SELECT count(mana_sync.record_change('app', 'notes', 'r', 'user ' || i, NULL, 'insert', 'c', '{}'))
+         FROM generate_series(1, 1000) AS i",
+    )
+    .unwrap();
+    assert_eq!(heard(&mut listener, "ann", "home", SOON), [(2, json!({}))]);
+}
+
+#[test]
+fn many_commits_are_few_wake_ups_and_the_last_one_is_after_all() {
+    let cluster = cluster();
+    let mut listener = listen(&cluster, "ann", "home");
+    heard(&mut listener, "ann", "home", SOON);
+    let writer = thread::spawn({
+        let mut app = cluster.app(DATABASE);
+        move || {
+            let start = Instant::now();
+            for _ in 0..100 {
+                let sql = "SELECT count(mana_sync.record_change('app', 'notes', 'r', 'ben', 'home', 'insert', 'c', '{}')) FROM generate_series(1, 10)";
+                app.query_one(sql, &[]).unwrap();
+                thread::sleep(Duration::from_millis(5));
+            }
+            start.elapsed()
+        }
+    });
+    let (mut count, mut reader, mut device) = (0, cluster.app(DATABASE), Device::new("ann", "app", &["home"]));
+    // What the wake-ups alone lead to: a pull for each.
+    while listener.notifications().timeout_iter(SOON).next().unwrap().is_some() {
+        count += 1;
+        device.pull(&mut reader, 5000).unwrap();
+    }
+    let took = writer.join().unwrap();
+    println!("1,000 changes in 100 transactions within {took:?}: {count} notifications");
+    device.compare(&mut cluster.superuser(DATABASE)).assert_exact("after the last wake-up");
+    assert_eq!(device.delivered.len(), 1000);
+    assert!(count as u128 <= took.as_millis() / 50 + 2, "{count} in {took:?}");
+}
+
+#[test]
+fn the_worker_outlives_what_happens() {
+    let cluster = cluster();
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let mut listener = listen(&cluster, "ann", "home");
+    heard(&mut listener, "ann", "home", SOON);
+    // It holds nothing open while it waits.
+    write(&mut app, "ann", None, "notes", "phone");
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'
+               AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL OR xact_start IS NOT NULL)";
+    assert_eq!(superuser.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
+
+    // Dropped and created again: the worker is the same, the channels are others.
+    let pid = worker_is_there(&cluster);
+    superuser
+        .batch_execute("DROP EXTENSION mana_sync; SELECT pg_sleep(0.2); CREATE EXTENSION mana_sync; SELECT mana_sync.grant_access('app')")
+        .unwrap();
+    let mut listener = listen(&cluster, "ann", "home");
+    heard(&mut listener, "ann", "home", SOON);
+    write(&mut app, "ann", None, "notes", "phone");
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+    assert_eq!(worker_is_there(&cluster), pid);
+
+    // An error in it, here a key that is gone: it comes back, and tells everyone once it can.
+    superuser
+        .batch_execute("CREATE TABLE kept AS TABLE mana_sync.channel_key; DELETE FROM mana_sync.channel_key")
+        .unwrap();
+    write(&mut app, "ann", None, "notes", "phone");
+    wait_until("the worker has failed", || cluster.server_log().contains("channel_key is empty"));
+    superuser.batch_execute("INSERT INTO mana_sync.channel_key TABLE kept").unwrap();
+    let told = heard(&mut listener, "ann", "home", Duration::from_secs(4));
+    assert!(told.contains(&(2, json!({}))), "{told:?}");
+
+    // Terminated; and the server killed.
+    let pid = worker_is_there(&cluster);
+    superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    wait_until("another worker is there", || worker_is_there(&cluster) != pid);
+    drop((app, superuser, listener));
+    cluster.kill_and_restart();
+    worker_is_there(&cluster);
+    let (mut app, mut listener) = (cluster.app(DATABASE), listen(&cluster, "ann", "home"));
+    heard(&mut listener, "ann", "home", SOON);
+    write(&mut app, "ann", None, "notes", "phone");
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+
+    // A standby has none until it is promoted.
+    let standby = cluster.standby("standby1");
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'";
+    assert_eq!(standby.superuser(DATABASE).query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
+    standby.promote();
+    worker_is_there(&standby);
+    let (mut app, mut listener) = (standby.app(DATABASE), listen(&standby, "ann", "home"));
+    heard(&mut listener, "ann", "home", SOON);
+    write(&mut app, "ann", None, "notes", "phone");
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+}
