@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test setup build install fmt lint clean
+.PHONY: help demo psql test bench setup build install fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ psql: ## a prompt in the demo's database
 
 test: ## every test
 	@scripts/test.sh
+
+bench: ## measure a release build beside the original and plain PostgreSQL
+	@scripts/bench.sh
 
 setup: ## packages, cargo-pgrx, the private copy of PostgreSQL (the other targets do this too)
 	@scripts/setup.sh

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Measures a release build beside the store that it replaces and beside plain PostgreSQL, on private
+# servers; see bench/. ROUNDS=n sets the number of rounds.
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+"$here/setup.sh"
+# shellcheck source=scripts/env.sh
+. "$here/env.sh"
+cd "$MANA_SYNC_ROOT"
+PROFILE=release "$here/install.sh"
+say 'Measuring (about two minutes)'
+cargo run -q --release -p mana_sync_bench -- "$@"
