@@ -9,6 +9,7 @@
 #   MANA_SYNC_PG_BIN  its programs
 #   MANA_SYNC_STATE   where everything is kept that is not the checkout's: copies, logs, pgrx's files
 #   MANA_SYNC_RUN_AS  the user that servers run as, or nothing: whoever calls (root may not)
+#   MANA_SYNC_PGBOUNCER  PgBouncer for one test, or nothing where there is none
 #   PGRX_HOME         pgrx's own directory, so that ~/.pgrx is left alone
 # and nothing else happens: it installs nothing and writes only the state directory itself.
 
@@ -110,6 +111,13 @@ if [ -n "$MANA_SYNC_SOURCE" ]; then
 else
     unset MANA_SYNC_PG_BIN PG_CONFIG
 fi
+
+# One that is installed, or else the one that setup.sh unpacked.
+MANA_SYNC_PGBOUNCER=$(command -v pgbouncer || true)
+if [ -z "$MANA_SYNC_PGBOUNCER" ] && [ -x "$MANA_SYNC_STATE/pgbouncer/pgbouncer" ]; then
+    MANA_SYNC_PGBOUNCER=$MANA_SYNC_STATE/pgbouncer/pgbouncer
+fi
+export MANA_SYNC_PGBOUNCER
 
 # ---- who runs servers ------------------------------------------------------------------------------
 

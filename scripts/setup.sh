@@ -66,6 +66,9 @@ missing_packages() {
     command -v cc >/dev/null || echo gcc libc6-dev
     command -v make >/dev/null || echo make
     command -v pkg-config >/dev/null || echo pkg-config
+    # The demo of the HTTP front end.
+    command -v curl >/dev/null || echo curl
+    command -v openssl >/dev/null || echo openssl
     have_libclang || echo libclang-dev
     # cargo pgrx test starts its server through sudo when root calls it.
     if [ "$(id -u)" = 0 ]; then command -v sudo >/dev/null || echo sudo; fi
@@ -186,6 +189,38 @@ for dir in --bindir --pkglibdir --sharedir; do
     [[ $("$PG_CONFIG" "$dir") == "$copy"/* ]] ||
         die "the copy of $MANA_SYNC_SOURCE does not find its own files; please report this with the output of $PG_CONFIG"
 done
+
+# ---- pgbouncer -------------------------------------------------------------------------------------
+
+# For one test. Unpacked, not installed: Debian's package would start a service. Tried once: an empty
+# directory says that it could not be had.
+unpack_pgbouncer() {
+    local packages package
+    apt_has pgbouncer || apt_update
+    # The libraries that a machine with a server does not have anyway; their names depend on the release.
+    mapfile -t packages < <(apt-cache depends pgbouncer 2>/dev/null | awk '/Depends: lib(c-ares|cares|event)/ { print $2 }')
+    mkdir "$1/packages"
+    (cd "$1/packages" && apt-get download -qq pgbouncer "${packages[@]}") || return
+    for package in "$1"/packages/*.deb; do dpkg-deb -x "$package" "$1" || return; done
+    rm -r "$1/packages"
+    # shellcheck disable=SC2016 # the program finds its directory when it runs
+    printf '%s\n' '#!/bin/sh' 'here=${0%/*}' \
+        'LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu*) exec "$here/usr/sbin/pgbouncer" "$@"' >"$1/pgbouncer"
+    chmod 755 "$1/pgbouncer"
+    "$1/pgbouncer" --version
+}
+
+if [ -z "$MANA_SYNC_PGBOUNCER" ] && [ ! -e "$MANA_SYNC_STATE/pgbouncer" ] && command -v apt-get >/dev/null; then
+    say "Unpacking PgBouncer into $MANA_SYNC_STATE/pgbouncer"
+    rm -rf "$MANA_SYNC_STATE/pgbouncer.new"
+    mkdir "$MANA_SYNC_STATE/pgbouncer.new"
+    unpack_pgbouncer "$MANA_SYNC_STATE/pgbouncer.new" >"$MANA_SYNC_STATE/pgbouncer.log" 2>&1 || {
+        note "it cannot be had, and its test will be skipped; see $MANA_SYNC_STATE/pgbouncer.log"
+        rm -rf "$MANA_SYNC_STATE/pgbouncer.new"
+        mkdir "$MANA_SYNC_STATE/pgbouncer.new"
+    }
+    mv "$MANA_SYNC_STATE/pgbouncer.new" "$MANA_SYNC_STATE/pgbouncer"
+fi
 
 # ---- cargo and pgrx --------------------------------------------------------------------------------
 

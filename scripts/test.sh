@@ -151,6 +151,7 @@ case " $suites " in
     *' servers '*)
         say 'Building the tests that run real clusters'
         cargo test -q -p mana_sync_servers --no-run
+        cargo build -q -p mana_sync_http
         ;;
 esac
 

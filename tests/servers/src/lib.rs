@@ -8,11 +8,13 @@
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
+//! - [`http`]: the example of an HTTP front end, and devices that sync through it
 //! - [`random`]: the seed of a run
 
 pub mod cluster;
 pub mod device;
 pub mod history;
+pub mod http;
 pub mod naive;
 pub mod oracle;
 pub mod process;

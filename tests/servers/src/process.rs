@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -34,10 +34,37 @@ pub fn server_command(name: &str) -> Command {
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(variable);
     }
+    as_server_user(&mut command);
+    command
+}
+
+/// Makes a command run as the user that servers run as.
+pub fn as_server_user(command: &mut Command) {
     if let Some(owner) = server_user() {
         command.uid(owner.uid).gid(owner.gid).env("HOME", "/nonexistent");
     }
-    command
+}
+
+/// A program that runs beside a test. It is killed (-9) when this is dropped, and when the test itself was killed.
+pub struct Beside(Child);
+
+impl Beside {
+    /// Starts a program; `configure` adds its arguments, its environment and where its output goes.
+    pub fn start(program: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        // The shell's standard input is closed by the kernel when this process ends, however it ends.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#""$@" & pid=$!; read -r _; kill -9 "$pid"; wait "$pid""#, "sh"]).arg(program);
+        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        configure(&mut command);
+        Self(command.spawn().expect("sh runs"))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
 }
 
 /// Runs a command to its end; what it said is shown only if it fails.

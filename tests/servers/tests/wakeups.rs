@@ -65,7 +65,8 @@ fn write(client: &mut Client, user: &str, space: Option<&str>, table: &str, devi
     client.execute(sql, &[&user, &space, &table, &device]).unwrap();
 }
 
-const SOON: Duration = Duration::from_millis(1000);
+/// A wake-up comes within this time, also on a machine that is busy.
+const SOON: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
@@ -78,7 +79,7 @@ fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
     write(&mut app, "ann", Some("home"), "notes", "phone");
     let first = listener.notifications().timeout_iter(SOON).next().unwrap();
     println!("heard after {:?}", start.elapsed());
-    assert!(first.is_some(), "nothing came within a second");
+    assert!(first.is_some(), "nothing came");
     let told = json!({"app": "app", "tables": ["notes"], "clients": ["phone"]});
     assert_eq!(serde_json::from_str::<Value>(first.unwrap().payload()).unwrap(), told);
     assert_eq!(heard(&mut listener, "ann", "home", SOON), [(1, told)]);

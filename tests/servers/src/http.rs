@@ -1,0 +1,272 @@
+//! The example of an HTTP front end (`examples/http`), and devices that sync through it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use jsonwebtoken::{EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use crate::Cluster;
+use crate::process::{Beside, wait_until};
+
+/// The secret that the server shares with the issuer of tokens.
+pub const SECRET: &str = "a secret of the tests, and of nothing else";
+
+/// Builds the server once, where the tests were built, and returns its program.
+pub fn program() -> PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    let build = || {
+        // target/debug/deps/a_test
+        let test = std::env::current_exe().expect("the test is a file");
+        let profile = test.ancestors().nth(2).expect("the test is in a directory of cargo's");
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
+        cargo.args(["build", "--quiet", "--package", "mana_sync_http", "--target-dir"]);
+        cargo.arg(profile.parent().expect("a profile is below the target directory"));
+        cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().expect("cargo runs").success(), "the server does not build");
+        profile.join("mana_sync_http")
+    };
+    PROGRAM.get_or_init(build).clone()
+}
+
+/// A server that runs.
+pub struct Http {
+    process: Option<Beside>,
+    /// Its address, without the slash at the end.
+    pub url: String,
+    log: TempDir,
+}
+
+impl Http {
+    /// A server of a cluster's database that knows [`SECRET`].
+    pub fn new(cluster: &Cluster) -> Self {
+        Self::with(&[("DATABASE_URL", &database_url(cluster)), ("JWT_HS256_SECRET", SECRET)])
+    }
+
+    /// A server with these environment variables.
+    pub fn with(variables: &[(&str, &str)]) -> Self {
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+        let log = tempfile::tempdir().expect("a temporary directory can be made");
+        let process = Beside::start(&program(), |command| {
+            command.env("BIND", free.to_string()).envs(variables.iter().copied());
+            command.stderr(File::create(log.path().join("log")).expect("a log can be made"));
+        });
+        let http = Self { process: Some(process), url: format!("http://{free}"), log };
+        wait_until("the HTTP server listens", || TcpStream::connect(free).is_ok());
+        http
+    }
+
+    /// kill -9
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// What it logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
+    }
+
+    /// A device of a user that has not synced yet.
+    pub fn device(&self, user: &str, client: &str) -> HttpDevice {
+        HttpDevice {
+            url: self.url.clone(),
+            token: token(user, 600),
+            client: client.into(),
+            cursor: String::new(),
+            agent: agent(),
+        }
+    }
+}
+
+impl Drop for Http {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("log of the HTTP server:\n{}", self.log());
+        }
+    }
+}
+
+/// What a server is told to reach a cluster's database as the plain role.
+pub fn database_url(cluster: &Cluster) -> String {
+    format!("host={} user=app dbname=postgres", cluster.socket_dir().display())
+}
+
+/// A token of a user that expires so many seconds from now.
+pub fn token(user: &str, seconds: i64) -> String {
+    sign(&json!({"sub": user, "exp": now() + seconds}), SECRET)
+}
+
+/// A token with any claims.
+pub fn sign(claims: &Value, secret: &str) -> String {
+    encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("claims can be signed")
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs() as i64
+}
+
+/// It keeps no connection: a server that refuses a request before it has read the body may close it.
+fn agent() -> Agent {
+    Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into()
+}
+
+/// The status and the body of an answer, which must be JSON.
+fn read(response: Response<Body>) -> (u16, Value) {
+    let status = response.status().as_u16();
+    let kind = response.headers().get("content-type").cloned();
+    let text = response.into_body().into_with_config().limit(1 << 26).read_to_string().expect("a body");
+    assert_eq!(kind.as_ref().map(|kind| kind.as_bytes()), Some(&b"application/json"[..]), "{status} {text}");
+    (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {status} {text}")))
+}
+
+/// A device: whose it is, and how far it has got.
+#[derive(Clone)]
+pub struct HttpDevice {
+    /// The server that it talks to.
+    pub url: String,
+    /// Its bearer token.
+    pub token: String,
+    /// Its client id.
+    pub client: String,
+    /// Where to go on.
+    pub cursor: String,
+    agent: Agent,
+}
+
+impl HttpDevice {
+    /// `POST /sync/todo`; fails where there is no answer.
+    pub fn try_post(&self, body: &str) -> Result<(u16, Value), ureq::Error> {
+        let request = self.agent.post(format!("{}/sync/todo", self.url)).header("X-Client-Id", &self.client);
+        request.header("Authorization", format!("Bearer {}", self.token)).send(body).map(read)
+    }
+
+    /// `POST /sync/todo`
+    pub fn post(&self, body: &str) -> (u16, Value) {
+        self.try_post(body).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Any address of the server.
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        read(self.response(path, ""))
+    }
+
+    fn response(&self, path: &str, last_event_id: &str) -> Response<Body> {
+        let mut request = self.agent.get(format!("{}{path}", self.url)).header("X-Client-Id", &self.client);
+        if !self.token.is_empty() {
+            request = request.header("Authorization", format!("Bearer {}", self.token));
+        }
+        if !last_event_id.is_empty() {
+            request = request.header("Last-Event-ID", last_event_id);
+        }
+        request.call().unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Pushes changes and goes on from its cursor; returns what it is given.
+    pub fn sync(&mut self, changes: Value) -> Vec<Value> {
+        let (status, body) = self.post(&json!({"since": self.cursor, "changes": changes}).to_string());
+        assert_eq!(status, 200, "{body}");
+        self.take(body)
+    }
+
+    /// Pulls pages of this size until there is no more; returns what it is given.
+    pub fn pull(&mut self, limit: u32) -> Vec<Value> {
+        let mut all = Vec::new();
+        loop {
+            let (status, body) = self.get(&format!("/sync/todo/pull?since={}&limit={limit}", self.cursor));
+            assert_eq!(status, 200, "{body}");
+            let more = body["hasMore"] == json!(true);
+            all.extend(self.take(body));
+            if !more {
+                return all;
+            }
+        }
+    }
+
+    fn take(&mut self, mut body: Value) -> Vec<Value> {
+        self.cursor = body["syncedUntil"].as_str().expect("a cursor").into();
+        match body["serverChanges"].take() {
+            Value::Array(changes) => changes,
+            other => panic!("serverChanges: {other}"),
+        }
+    }
+
+    /// `GET /sync/todo/stream` from its cursor, as after a connection that was lost.
+    pub fn stream(&self, query: &str) -> Events {
+        let response = self.response(&format!("/sync/todo/stream?{query}"), &self.cursor);
+        assert_eq!(response.status().as_u16(), 200);
+        assert_eq!(response.headers()["content-type"], "text/event-stream");
+        let (sender, events) = channel();
+        // It ends with the connection: at the latest when the server does.
+        thread::spawn(move || {
+            let mut event = Event::default();
+            for line in BufReader::new(response.into_body().into_reader()).lines() {
+                let Ok(line) = line else { return };
+                match line.split_once(':').map(|(field, value)| (field, value.trim_start())) {
+                    Some(("event", name)) => event.name = name.into(),
+                    Some(("id", id)) => event.id = id.into(),
+                    Some(("data", data)) => event.data.push_str(data),
+                    _ => {}
+                }
+                if line.is_empty() && event != Event::default() && sender.send(std::mem::take(&mut event)).is_err() {
+                    return;
+                }
+            }
+        });
+        Events(events)
+    }
+}
+
+/// A server-sent event.
+#[derive(Debug, Default, PartialEq)]
+pub struct Event {
+    /// `change`, `resync` or `error`.
+    pub name: String,
+    /// The cursor.
+    pub id: String,
+    /// The page.
+    pub data: String,
+}
+
+impl Event {
+    /// The record ids of the page's changes.
+    pub fn records(&self) -> Vec<String> {
+        let page: Value = serde_json::from_str(&self.data).expect("a page in JSON");
+        assert_eq!((self.name.as_str(), &json!(self.id)), ("change", &page["syncedUntil"]), "{page}");
+        let changes = page["serverChanges"].as_array().expect("changes");
+        changes.iter().map(|change| change["id"].as_str().expect("an id").into()).collect()
+    }
+}
+
+/// The events of a stream.
+pub struct Events(Receiver<Event>);
+
+impl Events {
+    /// The next event, which must come within this time.
+    pub fn next(&self, within: Duration) -> Event {
+        self.0.recv_timeout(within).unwrap_or_else(|error| panic!("no event within {within:?}: {error}"))
+    }
+
+    /// Whether no event comes for this time, and the stream does not end either.
+    pub fn is_silent(&self, time: Duration) -> bool {
+        self.0.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
+    }
+
+    /// Whether the stream ends within this time, without another event.
+    pub fn ends(&self, within: Duration) -> bool {
+        self.0.recv_timeout(within) == Err(RecvTimeoutError::Disconnected)
+    }
+}

@@ -1,0 +1,727 @@
+//! The example of an HTTP front end, on a real server: several devices, live streams, everything that can be wrong with
+//! a request, and failures at the worst moment.
+//!
+//! Fails if a change is lost or stored twice, if somebody sees what is another's, or if an error has the wrong status or
+//! tells what is inside.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::http::{Http, SECRET, database_url, now, program, sign, token};
+use mana_sync_servers::process::{Beside, PATIENCE, as_server_user, give_to_server, wait_until};
+use mana_sync_servers::{Cluster, Options};
+use postgres::types::Type;
+use postgres::{Client, NoTls};
+use serde_json::{Value, json};
+
+/// The database of the example.
+const SCHEMA: &str = include_str!("../../../examples/http/schema.sql");
+/// Two seconds more than a stream that polls every second needs.
+const POLLED: Duration = Duration::from_secs(3);
+
+/// A cluster with what examples/http/schema.sql creates, run twice, and a log that has been written to: the cursor of an
+/// empty one is read from the beginning, and from there a device is sent its own changes too.
+fn cluster() -> Cluster {
+    cluster_with(Options::default())
+}
+
+fn cluster_with(options: Options) -> Cluster {
+    let cluster = Cluster::new(options);
+    for _ in 0..2 {
+        cluster.superuser(DATABASE).batch_execute(SCHEMA).expect("the schema can be created again");
+    }
+    let first = "SELECT mana_sync.record_change('todo', 'items', 'first', 'nobody', NULL, 'delete', NULL)";
+    cluster.app(DATABASE).batch_execute(first).expect("the log can be written to");
+    cluster
+}
+
+/// A server that polls so often.
+fn polling(cluster: &Cluster, seconds: &str) -> Http {
+    let url = database_url(cluster);
+    Http::with(&[("DATABASE_URL", &url), ("JWT_HS256_SECRET", SECRET), ("POLL_SECONDS", seconds)])
+}
+
+/// Makes a user a member of a space.
+fn join(cluster: &Cluster, user: &str, space: &str) {
+    let sql = "INSERT INTO memberships (user_id, space_id) VALUES ($1, $2)";
+    cluster.superuser(DATABASE).execute(sql, &[&user, &space]).expect("a membership can be added");
+}
+
+/// How many changes are in the log, but for the first.
+fn stored(client: &mut Client) -> i64 {
+    client.query_one("SELECT count(*) - 1 FROM mana_sync.sync_changes", &[]).expect("the log can be counted").get(0)
+}
+
+fn insert(id: &str) -> Value {
+    json!({"table": "items", "id": id, "op": "insert", "data": {"title": id}})
+}
+
+/// An insert in a space, or in another table.
+fn insert_with(id: &str, key: &str, value: &str) -> Value {
+    let mut change = insert(id);
+    change[key] = json!(value);
+    change
+}
+
+fn changeset(changes: &[Value]) -> String {
+    json!({"changes": changes}).to_string()
+}
+
+/// Without what the server adds.
+fn plain(mut changes: Vec<Value>) -> Vec<Value> {
+    for change in &mut changes {
+        let change = change.as_object_mut().expect("a change is an object");
+        assert!(change.remove("eventId").is_some_and(|id| id.is_string()));
+        assert_eq!(change.remove("schemaVersion"), Some(json!(1)));
+    }
+    changes
+}
+
+#[test]
+fn three_devices_of_a_user_have_the_same_history() {
+    let cluster = cluster();
+    let http = Http::new(&cluster);
+    let (mut phone, mut laptop) = (http.device("ann", "phone"), http.device("ann", "laptop"));
+    let added = insert("milk");
+    let edited = json!({"table": "items", "id": "milk", "op": "update", "fields": {
+        "title": {"value": "Oat milk", "at": "2026-03-01T08:30:00Z"}, "done": {"value": true, "at": "2026-03-01T08:31:00Z"}}});
+    let removed = json!({"table": "items", "id": "milk", "op": "delete", "deletedAt": "2026-03-01T09:00:00Z"});
+
+    assert_eq!(phone.pull(10), [] as [Value; 0]);
+    assert_eq!(phone.sync(json!([added])), [] as [Value; 0], "its own change is not sent back");
+    assert_eq!(json!(plain(laptop.pull(10))), json!([added]));
+    assert_eq!(laptop.sync(json!([edited])), [] as [Value; 0]);
+    assert_eq!(json!(plain(phone.pull(10))), json!([edited]));
+    assert_eq!(phone.sync(json!([removed])), [] as [Value; 0]);
+    assert_eq!(json!(plain(laptop.pull(10))), json!([removed]));
+    for limit in [1, 2, 100] {
+        let mut tablet = http.device("ann", "tablet");
+        assert_eq!(json!(plain(tablet.pull(limit))), json!([added, edited, removed]));
+        assert_eq!(tablet.pull(limit), [] as [Value; 0]);
+    }
+    // A device that lost its data gets its own changes too.
+    assert_eq!(http.device("ann", "phone").pull(100).len(), 3);
+    assert_eq!(http.device("ben", "phone").pull(100), [] as [Value; 0]);
+    let (status, body) = phone.get("/sync/other/pull");
+    assert_eq!((status, &body["serverChanges"]), (200, &json!([])));
+    let (status, body) = phone.get("/sync/todo/pull?collection=notes");
+    assert_eq!((status, &body["serverChanges"]), (200, &json!([])));
+}
+
+#[test]
+fn only_a_valid_token_lets_in() {
+    let cluster = cluster();
+    let http = Http::new(&cluster);
+    let mut device = http.device("ann", "phone");
+    let claims = json!({"sub": "ann", "exp": now() + 600});
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
+    let valid = token("ann", 600);
+    // The same claims without a signature: {"alg":"none"}
+    let unsigned = format!("eyJhbGciOiJub25lIn0.{}.", valid.split('.').nth(1).unwrap());
+    let bad = [
+        ("none", String::new()),
+        ("expired", token("ann", -1)),
+        ("forged", sign(&claims, "another secret, just as long as ours is")),
+        ("another user's claims", {
+            let other = token("ben", 600);
+            let (ours, theirs): (Vec<_>, Vec<_>) = (valid.split('.').collect(), other.split('.').collect());
+            [ours[0], theirs[1], ours[2]].join(".")
+        }),
+        ("another algorithm", encode(&Header::new(Algorithm::HS512), &claims, &secret).unwrap()),
+        ("unsigned", unsigned),
+        ("no exp", sign(&json!({"sub": "ann"}), SECRET)),
+        ("exp as text", sign(&json!({"sub": "ann", "exp": "4000000000"}), SECRET)),
+        ("not yet", sign(&json!({"sub": "ann", "exp": now() + 600, "nbf": now() + 300}), SECRET)),
+        ("no sub", sign(&json!({"exp": now() + 600}), SECRET)),
+        ("empty sub", token("", 600)),
+        ("sub with NUL", token("ann\0", 600)),
+        ("another audience", sign(&json!({"sub": "ann", "exp": now() + 600, "aud": "billing"}), SECRET)),
+        ("no token", "milk".into()),
+    ];
+    for (what, token) in bad {
+        device.token = token;
+        for path in ["/sync/todo/pull", "/sync/todo/stream"] {
+            let (status, body) = device.get(path);
+            assert_eq!(status, 401, "{what} {body}");
+            assert!(body["error"].as_str().is_some_and(|error| error.contains("token")), "{what} {body}");
+        }
+        assert_eq!(device.post(&changeset(&[insert("milk")])).0, 401, "{what}");
+    }
+    assert_eq!(stored(&mut cluster.superuser(DATABASE)), 0);
+    device.token = valid;
+    assert_eq!(device.post(&changeset(&[insert("milk")])).0, 200);
+
+    // Ed25519, with the first key of the test vectors in RFC 8032.
+    let key = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    let private = EncodingKey::from_ed_der(&bytes(&format!("302e020100300506032b657004220420{key}")));
+    let public = "-----BEGIN PUBLIC KEY-----\n\
+        MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
+    let url = database_url(&cluster);
+    // In one line too, as files with environment variables want it.
+    for pem in [public.to_string(), public.replace('\n', "\\n")] {
+        let http = Http::with(&[("DATABASE_URL", &url), ("JWT_ED25519_PUBLIC_KEY", &pem)]);
+        let mut device = http.device("ann", "laptop");
+        device.token = encode(&Header::new(Algorithm::EdDSA), &claims, &private).unwrap();
+        assert_eq!(device.pull(10).len(), 1);
+        // The public key is no secret.
+        for secret in [SECRET, &pem] {
+            device.token = sign(&claims, secret);
+            assert_eq!(device.get("/sync/todo/pull").0, 401);
+        }
+    }
+}
+
+fn bytes(hex: &str) -> Vec<u8> {
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal")).collect()
+}
+
+#[test]
+fn each_error_has_its_status_and_tells_nothing_internal() {
+    let cluster = cluster();
+    let http = Http::new(&cluster);
+    join(&cluster, "ann", "home");
+    let mut device = http.device("ann", "phone");
+    let id = "0190f5fe-7c00-7000-8000-000000000001";
+    let first = changeset(&[insert_with("milk", "eventId", id)]);
+    assert_eq!(device.post(&first).0, 200);
+    assert_eq!(device.post(&first).0, 200, "the same once more");
+    assert_eq!(device.post(&changeset(&[insert_with("bread", "spaceId", "home")])).0, 200);
+
+    let nul = r#"{"changes": [{"table": "t", "id": "\u0000", "op": "delete"}]}"#;
+    let huge = r#"{"changes": [], "schemaVersion": 1e200000}"#;
+    let deep = "[".repeat(100_000);
+    let posts = [
+        ("{", 400, "invalid input syntax for type json"),
+        ("", 400, "invalid input syntax for type json"),
+        ("\0", 400, "0x00"),
+        (nul, 400, "unsupported Unicode escape sequence"),
+        (huge, 400, "overflow"),
+        (&deep, 400, "stack depth limit exceeded"),
+        ("[]", 400, "changeset"),
+        (r#"{"changes": [{"table": "t", "id": "1", "op": "upsert"}]}"#, 400, "changes[0].op"),
+        (r#"{"changes": [], "since": "c!"}"#, 200, ""),
+        (
+            &changeset(&[insert_with("jam", "spaceId", "work")]),
+            403,
+            "changes[0]: the user is not a member of the space",
+        ),
+        (&changeset(&[insert("tea"), insert_with("jam", "eventId", id)]), 409, "changes[1].eventId"),
+    ];
+    for (text, expected, message) in posts {
+        let (status, body) = device.post(text);
+        let start: String = text.chars().take(60).collect();
+        assert_eq!(status, expected, "{start}: {body}");
+        let error = body["error"].as_str().unwrap_or_default();
+        assert!(error.contains(message), "{start}: {body}");
+    }
+    let (_, body) = device.post(r#"{"changes": [{"table": "t", "id": "1", "op": "upsert"}]}"#);
+    assert!(body["detail"].as_str().unwrap().starts_with("Argument: changeset."), "{body}");
+
+    // Within the limit, and beyond it.
+    let text = "x".repeat(10 * 1024 * 1024 - 100);
+    let largest = changeset(&[json!({"table": "items", "id": "1", "op": "insert", "data": {"t": text}})]);
+    assert!(largest.len() < 10 * 1024 * 1024);
+    assert_eq!(device.post(&largest).0, 200);
+    let (status, body) = device.post(&format!("{largest}{}", " ".repeat(100)));
+    assert_eq!(status, 413, "{body}");
+    assert!(body["error"].is_string());
+
+    let damaged = format!("{}!", http.device("ben", "x").get("/sync/todo/pull").1["syncedUntil"].as_str().unwrap());
+    for (path, expected) in [
+        ("/sync/todo/pull?limit=0", 400),
+        ("/sync/todo/pull?limit=many", 400),
+        ("/sync/todo/pull?collection=%00", 400),
+        ("/sync/todo/pull?since=%00", 400),
+        ("/sync/%00/pull", 400),
+        ("/sync/%ff/pull", 400),
+        (&format!("/sync/todo/pull?since={damaged}"), 400),
+        (&format!("/sync/todo/stream?since={damaged}"), 400),
+        (&format!("/sync/{}/pull", "a".repeat(513)), 400),
+        ("/sync/todo/nothing", 404),
+        ("/", 404),
+        ("/sync/todo/pull?limit=2000000000", 200),
+        ("/health", 200),
+    ] {
+        let (status, body) = device.get(path);
+        assert_eq!(status, expected, "{path} {body}");
+        assert_eq!(body["error"].is_string(), status != 200, "{path}");
+    }
+    // What is not among the errors of a request is told to the log only.
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute("SELECT mana_sync.revoke_access('app')").unwrap();
+    let (status, body) = device.post(&changeset(&[insert("tea")]));
+    assert_eq!((status, body), (403, json!({"error": "not allowed"})));
+    assert!(http.log().contains("42501 permission denied for schema mana_sync"), "{}", http.log());
+    superuser.batch_execute("SELECT mana_sync.grant_access('app')").unwrap();
+    superuser
+        .batch_execute(
+            "CREATE FUNCTION trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'inside %', NEW.id; END $$;
+             CREATE TRIGGER trouble BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION trouble();",
+        )
+        .unwrap();
+    let (status, body) = device.post(&changeset(&[insert("tea")]));
+    assert_eq!((status, body), (500, json!({"error": "internal error"})));
+    assert!(http.log().contains("P0001 inside "), "{}", http.log());
+    superuser.batch_execute("DROP TRIGGER trouble ON mana_sync.sync_changes").unwrap();
+
+    // milk, bread and the largest; nothing of what was refused.
+    assert_eq!(stored(&mut superuser), 3);
+    assert_eq!(device.pull(100).len(), 3);
+}
+
+#[test]
+fn a_server_that_went_back_in_time_answers_409() {
+    let cluster = cluster();
+    let http = polling(&cluster, "1");
+    let mut device = http.device("ann", "phone");
+    device.sync(json!([insert("milk")]));
+    let copy = cluster.copy_data();
+    for i in 0..20 {
+        // The pool may give out one connection to the server that was stopped.
+        wait_until("the server is back", || device.post(&changeset(&[insert(&i.to_string())])).0 == 200);
+    }
+    device.pull(100);
+    let events = device.stream("");
+    cluster.put_back(copy);
+    wait_until("the server is back", || device.get("/health").0 == 200);
+    let (status, body) = device.get(&format!("/sync/todo/pull?since={}", device.cursor));
+    assert_eq!((status, &body["resyncRequired"], &body["serverChanges"]), (409, &json!(true), &json!([])), "{body}");
+    let (status, body) = device.get(&format!("/sync/todo/stream?since={}", device.cursor));
+    assert_eq!((status, &body["resyncRequired"]), (409, &json!(true)), "{body}");
+    let (status, body) = device.post(&json!({"since": device.cursor, "changes": [insert("tea")]}).to_string());
+    assert_eq!((status, &body["resyncRequired"]), (409, &json!(true)), "{body}");
+    // A stream that was open says so, and ends.
+    let event = events.next(PATIENCE);
+    assert_eq!((event.name.as_str(), &json!(event.id)), ("resync", &body["syncedUntil"]), "{event:?}");
+    assert!(event.data.contains("\"resyncRequired\""), "{event:?}");
+    assert!(events.ends(POLLED));
+    device.cursor = body["syncedUntil"].as_str().unwrap().into();
+    assert_eq!(device.pull(100).len(), 1, "milk alone: what was sent with an answer of 409 is not stored");
+}
+
+#[test]
+fn a_member_of_a_space_gets_a_change_while_it_waits() {
+    let preloaded = Options::default().set("shared_preload_libraries", "mana_sync");
+    let cluster = cluster_with(preloaded.set("mana_sync.wakeup_databases", DATABASE));
+    // By a wake-up: the timer is a minute away.
+    let http = polling(&cluster, "60");
+    let within = Duration::from_secs(1);
+    join(&cluster, "ann", "home");
+    join(&cluster, "ben", "home");
+    join(&cluster, "eve", "work");
+    let mut ann = http.device("ann", "phone");
+    ann.sync(json!([insert_with("milk", "spaceId", "home"), insert("diary")]));
+    let mut ben = http.device("ben", "laptop");
+    let (events, stranger) = (ben.stream(""), http.device("eve", "phone").stream(""));
+    let event = events.next(PATIENCE);
+    assert_eq!(event.records(), ["milk"]);
+    ben.cursor = event.id;
+    // The connection listens by now, or the first change comes with the pull that makes up for it.
+    for (round, id) in ["tea", "jam", "bread"].iter().enumerate() {
+        let start = Instant::now();
+        ann.sync(json!([insert_with(id, "spaceId", "home"), insert("diary")]));
+        let event = events.next(if round == 0 { PATIENCE } else { within });
+        println!("{id}: {:?} after the push began", start.elapsed());
+        assert_eq!(event.records(), [*id]);
+    }
+    assert!(stranger.is_silent(Duration::from_millis(500)));
+
+    // A connection that was lost goes on where it was, without what its own device wrote meanwhile.
+    drop(events);
+    ben.clone().sync(json!([insert_with("his", "spaceId", "home")]));
+    let again = ben.stream("since=");
+    assert_eq!(again.next(PATIENCE).records(), ["tea", "jam", "bread"]);
+    assert!(again.is_silent(Duration::from_millis(500)));
+    // Only what it asks for; and what comes afterwards too.
+    ben.cursor = String::new();
+    let collections = ben.stream("collections=notes,lists");
+    let note = r#"{"table": "notes", "id": "note", "op": "insert", "spaceId": "home", "data": {"n": 1.50}}"#;
+    let note: Value = serde_json::from_str(note).unwrap();
+    ann.sync(json!([insert_with("salt", "spaceId", "home"), note, insert_with("pepper", "spaceId", "home")]));
+    let event = collections.next(within);
+    assert_eq!(event.records(), ["note"]);
+    assert!(event.data.contains("1.50"), "numbers keep every digit: {}", event.data);
+    // Its cursor is good for what it asked for.
+    ben.cursor = event.id;
+    assert!(ben.stream("collections=notes,lists").is_silent(Duration::from_millis(500)));
+    assert!(collections.is_silent(Duration::from_millis(500)));
+}
+
+#[test]
+fn a_stream_ends_with_its_token_and_a_member_that_left_gets_no_more() {
+    let cluster = cluster();
+    // Where there are no channels, and no connection to listen on, a stream polls.
+    let drop =
+        "ALTER EXTENSION mana_sync DROP FUNCTION mana_sync.user_channel(text); DROP FUNCTION mana_sync.user_channel";
+    cluster.superuser(DATABASE).batch_execute(drop).unwrap();
+    let (url, nowhere) = (database_url(&cluster), "host=/nowhere user=app");
+    let http = Http::with(&[
+        ("DATABASE_URL", &url),
+        ("LISTEN_DATABASE_URL", nowhere),
+        ("JWT_HS256_SECRET", SECRET),
+        ("POLL_SECONDS", "1"),
+    ]);
+    join(&cluster, "ben", "home");
+    join(&cluster, "ann", "home");
+    let mut ann = http.device("ann", "phone");
+    let mut ben = http.device("ben", "laptop");
+    let events = ben.stream("");
+    ann.sync(json!([insert_with("milk", "spaceId", "home")]));
+    assert_eq!(events.next(POLLED).records(), ["milk"]);
+    cluster.superuser(DATABASE).batch_execute("DELETE FROM memberships WHERE user_id = 'ben'").unwrap();
+    ann.sync(json!([insert_with("tea", "spaceId", "home")]));
+    assert!(events.is_silent(POLLED));
+    // Joining brings the whole history of the space.
+    join(&cluster, "ben", "home");
+    assert_eq!(events.next(POLLED).records(), ["milk", "tea"]);
+
+    ben.token = token("ben", 2);
+    let events = ben.stream("");
+    assert_eq!(events.next(POLLED).records(), ["milk", "tea"]);
+    assert!(events.ends(POLLED), "the token has expired");
+    assert_eq!(ben.get("/sync/todo/stream").0, 401);
+}
+
+#[test]
+fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
+    let cluster = cluster();
+    let mut superuser = cluster.superuser(DATABASE);
+    // Names that must be quoted, and no worker that sends anything but what this test sends.
+    superuser
+        .batch_execute(
+            r#"CREATE OR REPLACE FUNCTION mana_sync.user_channel(user_id text) RETURNS text LANGUAGE sql
+                   AS $$ SELECT 'User "; ' || $1 $$;
+               CREATE OR REPLACE FUNCTION mana_sync.space_channel(space_id text) RETURNS text LANGUAGE sql
+                   AS $$ SELECT 'Space "; ' || $1 $$"#,
+        )
+        .unwrap();
+    join(&cluster, "ann", "home");
+    join(&cluster, "ben", "home");
+    // What the connection that listens did last, and its process.
+    let listener = |client: &mut Client| -> Option<(String, i32)> {
+        let sql = "SELECT query, pid FROM pg_stat_activity WHERE query ~ 'LISTEN' AND pid <> pg_backend_pid()";
+        client.query_opt(sql, &[]).unwrap().map(|row| (row.get(0), row.get(1)))
+    };
+    let http = polling(&cluster, "3600");
+    let mut ann = http.device("ann", "phone");
+    let (first, second) = (http.device("ben", "laptop").stream(""), http.device("ben", "tablet").stream(""));
+    ann.sync(json!([insert_with("milk", "spaceId", "home")]));
+    wait_until("it listens", || listener(&mut superuser).is_some());
+    thread::sleep(Duration::from_millis(500));
+    superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('home'), '')").unwrap();
+    let records = |events: &mana_sync_servers::http::Events| events.next(Duration::from_secs(1)).records();
+    assert_eq!((records(&first), records(&second)), (vec!["milk".into()], vec!["milk".into()]));
+    // The channels of others, and that of everyone.
+    http.device("ben", "phone").sync(json!([insert("diary")]));
+    superuser.batch_execute("SELECT pg_notify(mana_sync.user_channel('ann'), '')").unwrap();
+    superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('work'), '')").unwrap();
+    assert!(first.is_silent(Duration::from_millis(500)));
+    superuser.batch_execute("SELECT pg_notify(mana_sync.everyone_channel(), '{}')").unwrap();
+    assert_eq!((records(&first), records(&second)), (vec!["diary".into()], vec!["diary".into()]));
+
+    // A wake-up that nobody hears, because the connection is lost.
+    ann.sync(json!([insert_with("tea", "spaceId", "home")]));
+    let pid = listener(&mut superuser).expect("it listens").1;
+    superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    assert_eq!(first.next(PATIENCE).records(), ["tea"]);
+    assert_eq!(second.next(PATIENCE).records(), ["tea"]);
+
+    // The channels are left with the last stream: the server notices that a client is gone when it next sends.
+    let channel: String = superuser.query_one("SELECT mana_sync.space_channel('home')", &[]).unwrap().get(0);
+    let unlisten = format!("UNLISTEN \"{}\";", channel.replace('"', "\"\""));
+    drop((first, second));
+    wait_until("the channels are left", || {
+        let tea = json!([insert_with("jam", "spaceId", "home")]);
+        ann.sync(tea);
+        superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('home'), '')").unwrap();
+        thread::sleep(Duration::from_millis(100));
+        listener(&mut superuser).is_some_and(|(query, _)| query.contains(&unlisten))
+    });
+}
+
+#[test]
+fn without_memberships_nothing_is_answered() {
+    let cluster = cluster();
+    let http = Http::new(&cluster);
+    let device = http.device("ann", "phone");
+    let unavailable = json!({"error": "the database is not available, try again later"});
+    let mut superuser = cluster.superuser(DATABASE);
+    for trouble in [
+        "REVOKE SELECT ON memberships FROM app",
+        "DROP TABLE memberships; CREATE TABLE memberships (user_id text, space_id int); GRANT SELECT ON memberships TO app;
+         INSERT INTO memberships VALUES ('ann', 1)",
+        "DROP TABLE memberships",
+    ] {
+        superuser.batch_execute(trouble).unwrap();
+        for path in ["/sync/todo/pull", "/sync/todo/stream"] {
+            assert_eq!(device.get(path), (503, unavailable.clone()), "{trouble}");
+        }
+        assert_eq!(device.post(&changeset(&[insert("milk")])), (503, unavailable.clone()), "{trouble}");
+    }
+    assert_eq!(stored(&mut superuser), 0);
+    assert_eq!(device.get("/health").0, 200);
+    superuser.batch_execute(SCHEMA).unwrap();
+    assert_eq!(device.post(&changeset(&[insert("milk")])).0, 200);
+}
+
+#[test]
+fn a_database_that_stops_is_a_503_until_it_is_back() {
+    let cluster = cluster();
+    let http = polling(&cluster, "1");
+    let mut device = http.device("ann", "phone");
+    let events = http.device("ann", "laptop").stream("");
+    device.sync(json!([insert("milk")]));
+    assert_eq!(events.next(POLLED).records(), ["milk"]);
+    for (round, id) in ["tea", "jam"].iter().enumerate() {
+        if round == 0 {
+            cluster.stop()
+        } else {
+            cluster.stop_immediately()
+        }
+        for path in ["/sync/todo/pull", "/sync/todo/stream", "/health"] {
+            let (status, body) = device.get(path);
+            assert_eq!(status, 503, "{path} {body}");
+        }
+        assert_eq!(device.post(&changeset(&[insert("salt")])).0, 503);
+        assert!(events.is_silent(Duration::from_millis(1500)), "the stream waits");
+        cluster.start();
+        wait_until("the database is back", || device.get("/health").0 == 200);
+        assert_eq!(device.sync(json!([insert(id)])), [] as [Value; 0]);
+        assert_eq!(events.next(POLLED).records(), [*id]);
+    }
+    assert_eq!(device.pull(10).len() + http.device("ann", "tablet").pull(10).len(), 3);
+}
+
+/// A proxy before a cluster's socket that keeps back what the database answers to `sync`, while it is told to.
+struct Proxy {
+    port: u16,
+    hold: Arc<AtomicBool>,
+}
+
+impl Proxy {
+    fn new(cluster: &Cluster) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = Self { port: listener.local_addr().unwrap().port(), hold: Arc::default() };
+        let (socket, hold) = (cluster.socket_dir().join(".s.PGSQL.5432"), proxy.hold.clone());
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                // Ends both directions when one ends.
+                let Ok(server) = UnixStream::connect(&socket) else { continue };
+                let held = Arc::new(AtomicBool::new(false));
+                let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                let (hold, asked) = (hold.clone(), held.clone());
+                thread::spawn(move || {
+                    copy(&mut from, &mut to, |bytes| {
+                        let is_sync = bytes.windows(15).any(|window| window == b"mana_sync.sync(");
+                        asked.store(is_sync && hold.load(Ordering::SeqCst), Ordering::SeqCst);
+                        true
+                    });
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+                let (mut from, mut to) = (server, client);
+                thread::spawn(move || {
+                    copy(&mut from, &mut to, |_| !held.load(Ordering::SeqCst));
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        });
+        proxy
+    }
+}
+
+/// Copies what `pass` lets pass, until the end.
+fn copy(from: &mut impl Read, to: &mut impl Write, pass: impl Fn(&[u8]) -> bool) {
+    let mut buffer = [0; 65536];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if pass(&buffer[..count]) && to.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_push_whose_answer_was_lost_is_stored_once() {
+    let cluster = cluster();
+    let (proxy, direct) = (Proxy::new(&cluster), database_url(&cluster));
+    let url = format!("host=127.0.0.1 port={} user=app dbname=postgres", proxy.port);
+    let start =
+        || Http::with(&[("DATABASE_URL", &url), ("LISTEN_DATABASE_URL", &direct), ("JWT_HS256_SECRET", SECRET)]);
+    let mut superuser = cluster.superuser(DATABASE);
+    for round in 0..5_i64 {
+        let mut http = start();
+        let mut device = http.device("ann", "phone");
+        device.pull(100);
+        let id = format!("0190f5fe-7c00-7000-8000-{round:012}");
+        let body = json!({"since": device.cursor, "changes": [insert_with(&id, "eventId", &id)]}).to_string();
+        proxy.hold.store(true, Ordering::SeqCst);
+        let request = thread::spawn({
+            let (device, body) = (device.clone(), body.clone());
+            move || device.try_post(&body)
+        });
+        wait_until("the change is committed", || stored(&mut superuser) == round + 1);
+        thread::sleep(Duration::from_millis(50));
+        assert!(!request.is_finished(), "the answer is kept back");
+        http.kill();
+        let outcome = request.join().unwrap();
+        assert!(outcome.is_err(), "{outcome:?}");
+        proxy.hold.store(false, Ordering::SeqCst);
+
+        let http = start();
+        device.url = http.url.clone();
+        let (status, answer) = device.post(&body);
+        assert_eq!((status, &answer["serverChanges"]), (200, &json!([])), "{answer}");
+        assert_eq!(stored(&mut superuser), round + 1);
+        assert_eq!(http.device("ann", "laptop").pull(100).len() as i64, round + 1);
+    }
+}
+
+/// PgBouncer in transaction mode before a cluster, with one connection to it for all.
+struct Bouncer {
+    _process: Beside,
+    dir: PathBuf,
+}
+
+impl Bouncer {
+    fn new(cluster: &Cluster, program: &Path) -> Self {
+        let dir = cluster.socket_dir().join("bouncer");
+        fs::create_dir(&dir).unwrap();
+        let config = format!(
+            "[databases]\npostgres = host={0} port=5432 dbname=postgres\n[pgbouncer]\npool_mode = transaction\n\
+             default_pool_size = 1\nlisten_port = 6432\nunix_socket_dir = {1}\nauth_type = trust\n\
+             auth_file = {1}/users\nlogfile = {1}/log\n",
+            cluster.socket_dir().display(),
+            dir.display()
+        );
+        fs::write(dir.join("ini"), config).unwrap();
+        fs::write(dir.join("users"), "\"app\" \"\"\n").unwrap();
+        give_to_server(&dir);
+        let process = Beside::start(program, |command| {
+            as_server_user(command.arg(dir.join("ini")));
+        });
+        wait_until("PgBouncer listens", || UnixStream::connect(dir.join(".s.PGSQL.6432")).is_ok());
+        Self { _process: process, dir }
+    }
+
+    fn url(&self) -> String {
+        format!("host={} port=6432 user=app dbname=postgres", self.dir.display())
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(&self.url(), NoTls).expect("PgBouncer takes a connection")
+    }
+}
+
+#[test]
+fn users_that_share_one_connection_of_a_pooler_see_their_own() {
+    let Some(program) = env::var_os("MANA_SYNC_PGBOUNCER").filter(|program| !program.is_empty()) else {
+        println!("skipped: there is no PgBouncer (MANA_SYNC_PGBOUNCER)");
+        return;
+    };
+    let cluster = cluster();
+    let bouncer = Bouncer::new(&cluster, Path::new(&program));
+    let (url, direct) = (bouncer.url(), database_url(&cluster));
+    let http = Http::with(&[("DATABASE_URL", &url), ("LISTEN_DATABASE_URL", &direct), ("JWT_HS256_SECRET", SECRET)]);
+    join(&cluster, "ann", "ann's");
+    join(&cluster, "ben", "ben's");
+
+    // Requests of both at once, some of which fail within the call.
+    const ROUNDS: usize = 40;
+    thread::scope(|scope| {
+        for user in ["ann", "ben"] {
+            let mut device = http.device(user, "phone");
+            let space = format!("{user}'s");
+            scope.spawn(move || {
+                let mut reader = device.clone();
+                reader.client = "laptop".into();
+                for round in 0..ROUNDS {
+                    let id = format!("{user} {round}");
+                    device.sync(json!([insert(&id), insert_with(&id, "spaceId", &space)]));
+                    let refused = device.post(&changeset(&[insert_with("x", "spaceId", "another's")]));
+                    assert_eq!(refused.0, 403, "{}", refused.1);
+                    let got = reader.pull(100);
+                    assert_eq!(got.len(), 2, "{got:?}");
+                    assert!(got.iter().all(|change| change["id"] == json!(id)), "{got:?}");
+                }
+                reader.cursor = String::new();
+                assert_eq!(reader.pull(7).len(), 2 * ROUNDS);
+            });
+        }
+    });
+
+    // The same on connections of our own: statements with a user, transactions with a scope, and without either.
+    let (mut one, mut two) = (bouncer.connect(), bouncer.connect());
+    let count =
+        "SELECT count(*), count(*) FILTER (WHERE user_id = 'ben'), pg_backend_pid() FROM mana_sync.sync_changes";
+    let mut backends = Vec::new();
+    let mut counted = |rows: Result<Vec<postgres::Row>, postgres::Error>| -> (i64, i64) {
+        let rows = rows.expect("the log can be counted");
+        backends.push(rows[0].get::<_, i32>(2));
+        (rows[0].get(0), rows[0].get(1))
+    };
+    let all = 2 * ROUNDS as i64;
+    for round in 0..10 {
+        for (user, client, expected) in [("ann", &mut one, (all, 0)), ("ben", &mut two, (all, all))] {
+            assert_eq!(counted(client.query_typed(count, &[])), (0, 0), "without a scope");
+            let mut transaction = client.transaction().unwrap();
+            transaction.query_typed("SELECT mana_sync.with_scope($1)", &[(&user, Type::TEXT)]).unwrap();
+            assert_eq!(counted(transaction.query_typed(count, &[])), expected, "{user}");
+            match round % 3 {
+                0 => transaction.commit().unwrap(),
+                1 => transaction.rollback().unwrap(),
+                // An error ends it.
+                _ => drop(transaction.query_typed("SELECT 1 / 0", &[]).expect_err("it is an error")),
+            }
+        }
+        let pull = "SELECT json_array_length(mana_sync.pull('ann', 'todo') -> 'serverChanges')";
+        assert_eq!(one.query_typed(pull, &[]).unwrap()[0].get::<_, i32>(0), all as i32);
+        assert_eq!(counted(two.query_typed(count, &[])), (0, 0), "after a call for a user");
+        one.query_typed("SELECT mana_sync.pull('ann', 'todo', since => 'c!', page_size => 0)", &[])
+            .expect_err("bad call");
+        assert_eq!(counted(two.query_typed(count, &[])), (0, 0), "after a call that failed");
+    }
+    backends.dedup();
+    assert_eq!(backends.len(), 1, "all of this went through one connection");
+}
+
+#[test]
+fn a_bad_configuration_is_told_at_the_start() {
+    let run = |variables: &[(&str, &str)], argument: Option<&str>| {
+        let mut command = Command::new(program());
+        command.env_clear().envs(variables.iter().copied()).args(argument);
+        let output = command.output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, help, _) = run(&[], Some("--help"));
+    assert_eq!(status, Some(0));
+    let names =
+        ["DATABASE_URL", "LISTEN_DATABASE_URL", "JWT_ED25519_PUBLIC_KEY", "JWT_HS256_SECRET", "BIND", "POLL_SECONDS"];
+    assert!(names.iter().all(|name| help.contains(name)), "{help}");
+
+    let (url, secret) = (("DATABASE_URL", "host=/nowhere password=geheim"), ("JWT_HS256_SECRET", SECRET));
+    for (variables, message) in [
+        (vec![], "set DATABASE_URL"),
+        (vec![("DATABASE_URL", "host=/nowhere password=geheim colour=red"), secret], "DATABASE_URL cannot be read"),
+        (vec![url], "set either JWT_ED25519_PUBLIC_KEY or JWT_HS256_SECRET"),
+        (vec![url, secret, ("JWT_ED25519_PUBLIC_KEY", "x")], "set either JWT_ED25519_PUBLIC_KEY or JWT_HS256_SECRET"),
+        (vec![url, ("JWT_HS256_SECRET", "geheim")], "JWT_HS256_SECRET must have at least 32 bytes"),
+        (vec![url, ("JWT_ED25519_PUBLIC_KEY", "geheim")], "JWT_ED25519_PUBLIC_KEY cannot be read"),
+        (vec![url, secret, ("POLL_SECONDS", "0")], "POLL_SECONDS must be at least 1"),
+        (vec![url, secret, ("POLL_SECONDS", "often")], "POLL_SECONDS cannot be read"),
+        (vec![url, secret, ("BIND", "everywhere")], "BIND cannot be read"),
+    ] {
+        let (status, _, said) = run(&variables, None);
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.contains(message) && !said.contains("geheim"), "{said}");
+    }
+    assert_eq!(run(&[url, secret], Some("--port")).0, Some(2));
+}
