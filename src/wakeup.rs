@@ -3,7 +3,8 @@
 //! ```text
 //! note     a row is written: the backend remembers whom it touches (a trigger)
 //! feed     the transaction commits: that goes into shared memory
-//! worker   a process of its own drains the feed, and sends one NOTIFY per user and space at most every interval
+//! worker   a process of its own drains the feed, and sends one NOTIFY per user and space at most every interval;
+//!          a commit wakes it only if it had nothing to do
 //! channel  the name to LISTEN to
 //! ```
 //!

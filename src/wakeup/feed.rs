@@ -19,6 +19,8 @@ struct Feed {
     database: u32,
     /// Something did not fit: everybody is to be woken.
     overflow: bool,
+    /// The worker waits for the next touch, however long. Otherwise it looks by itself when it is time to.
+    idle: bool,
     /// How much of `bytes` is used.
     used: usize,
     /// The worker's latch, which is in the server's shared memory.
@@ -48,7 +50,9 @@ pub fn register() {
         return;
     }
     pg_shmem_init!(
-        FEEDS = Feeds([Feed { database: 0, overflow: false, used: 0, latch: 0, bytes: [0; ROOM] }; MOST_DATABASES])
+        FEEDS = Feeds(
+            [Feed { database: 0, overflow: false, idle: false, used: 0, latch: 0, bytes: [0; ROOM] }; MOST_DATABASES]
+        )
     );
     THERE.set(true);
 }
@@ -68,7 +72,7 @@ pub fn add(touches: &[u8], overflow: bool) {
     let database = u32::from(unsafe { pg_sys::MyDatabaseId });
     let mut feeds = FEEDS.exclusive();
     let Some(feed) = feeds.0.iter_mut().find(|feed| feed.database == database) else { return };
-    let before = (feed.used, feed.overflow);
+    let before = feed.used;
     let end = feed.used.saturating_add(touches.len());
     match feed.bytes.get_mut(feed.used..end) {
         Some(room) if !overflow => {
@@ -77,8 +81,8 @@ pub fn add(touches: &[u8], overflow: bool) {
         }
         _ => feed.overflow = true,
     }
-    // The worker drains at once, and is reminded where it has not for long.
-    let wake = before == (0, false) || (before.0 < ROOM / 2 && feed.used >= ROOM / 2);
+    // To wake the worker for each commit would cost more than all the rest.
+    let wake = std::mem::take(&mut feed.idle) || (before < ROOM / 2 && feed.used >= ROOM / 2);
     let latch = feed.latch;
     drop(feeds);
     if wake && latch != 0 {
@@ -107,13 +111,15 @@ impl Reader {
         Reader { place }
     }
 
-    /// What was added since, and whether something is missing in it.
-    pub fn drain(&self, into: &mut Vec<u8>) -> bool {
+    /// What was added since, and whether something is missing in it. If that is nothing, and the worker will then
+    /// wait (`or_wait`), the next touch wakes it.
+    pub fn drain(&self, into: &mut Vec<u8>, or_wait: bool) -> bool {
         into.clear();
         into.reserve(ROOM);
         let mut feeds = FEEDS.exclusive();
         let feed = &mut feeds.0[self.place];
         into.extend_from_slice(&feed.bytes[..feed.used]);
+        feed.idle = or_wait && feed.used == 0 && !feed.overflow;
         feed.used = 0;
         std::mem::take(&mut feed.overflow)
     }

@@ -50,10 +50,11 @@ pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
     crate::scope::set_for_session(c"synchronous_commit", b"off");
     let reader = Reader::open(place);
     let (mut bytes, mut pending, mut last_sent) = (Vec::new(), Pending::default(), None::<Instant>);
+    let mut idle = false;
     loop {
         let due = last_sent.map_or(Duration::ZERO, |sent| settings::wakeup_interval().saturating_sub(sent.elapsed()));
-        let timeout = if pending.is_empty() { None } else { Some(due.max(Duration::from_millis(1))) };
-        if (timeout.is_none() || !due.is_zero()) && !BackgroundWorker::wait_latch(timeout) {
+        let timeout = (!idle).then(|| due.max(Duration::from_millis(1)));
+        if !BackgroundWorker::wait_latch(timeout) {
             // Terminated. With status 0 the postmaster would never start the worker again.
             // SAFETY: ends the process as PostgreSQL's own workers do; nothing here has to be dropped.
             unsafe { pg_sys::proc_exit(1) };
@@ -62,10 +63,13 @@ pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
             // SAFETY: what every process of the server does on this signal, between transactions.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
-        pending.everyone |= reader.drain(&mut bytes);
+        // Woken early, it only makes room.
+        let is_due = last_sent.is_none_or(|sent| sent.elapsed() >= settings::wakeup_interval());
+        let or_wait = is_due && pending.is_empty();
+        pending.everyone |= reader.drain(&mut bytes, or_wait);
         note::read(&bytes).into_iter().for_each(|touch| pending.add(touch));
-        let elapsed = last_sent.is_none_or(|sent| sent.elapsed() >= settings::wakeup_interval());
-        if elapsed && !pending.is_empty() {
+        idle = or_wait && pending.is_empty();
+        if is_due && !pending.is_empty() {
             let wakeups = std::mem::take(&mut pending);
             BackgroundWorker::transaction(AssertUnwindSafe(|| send(wakeups)));
             last_sent = Some(Instant::now());
