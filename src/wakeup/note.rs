@@ -108,10 +108,21 @@ unsafe extern "C-unwind" fn at_subtransaction(
 
 /// `mana_sync.note_change() RETURNS trigger`: before each row that is inserted into the log.
 fn note_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    // SAFETY: the context is NULL or a node, of the trigger if it is one; the tuple has the table's columns.
+    // SAFETY: the context is NULL or a node, of the trigger if it is one; a row trigger has a tuple. Anybody may make a
+    // trigger of this function on a table of his own, with other columns: those are not read.
     unsafe {
         let trigger = (*args.fcinfo()).context.cast::<pg_sys::TriggerData>();
         if trigger.is_null() || (*trigger).type_ != pg_sys::NodeTag::T_TriggerData {
+            return Err(Error::NoTrigger);
+        }
+        const BEFORE_INSERT_ROW: u32 =
+            pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
+        const EVENT: u32 = pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
+        let relation = (*(*trigger).tg_relation).rd_rel;
+        if (*trigger).tg_event & EVENT != BEFORE_INSERT_ROW
+            || pgrx::name_data_to_str(&(*relation).relname) != "sync_changes"
+            || (*relation).relnamespace != pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true)
+        {
             return Err(Error::NoTrigger);
         }
         let tuple = (*trigger).tg_trigtuple;

@@ -133,5 +133,18 @@ SELECT record_id, schema_version FROM mana_sync.changes_since('ada', 'todo', 'v'
 RESET mana_sync.max_schema_version;
 
 RESET ROLE;
+
+-- == The trigger function of the log is for the log only: on another table it would take its columns for the log's
+CREATE TABLE other (a int);
+CREATE TABLE sync_changes (a int, b int, c int, d int, e int, f int, g int, h int, i int, j int, k int, l int);
+CREATE TRIGGER t BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION mana_sync.note_change();
+CREATE TRIGGER t BEFORE INSERT ON sync_changes FOR EACH ROW EXECUTE FUNCTION mana_sync.note_change();
+CREATE TRIGGER u AFTER UPDATE ON other FOR EACH STATEMENT EXECUTE FUNCTION mana_sync.note_change();
+SELECT o.code, o.message
+    FROM (VALUES ('INSERT INTO other VALUES (1)'), ('UPDATE other SET a = 1'), ('SELECT mana_sync.note_change()'),
+                 ('INSERT INTO sync_changes VALUES (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12)')) AS bad (call)
+    CROSS JOIN LATERAL outcome(call) AS o;
+DROP TABLE other, sync_changes;
+
 DROP FUNCTION response;
 DROP EXTENSION mana_sync;
