@@ -80,19 +80,20 @@ COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
     'A push of the changeset and a pull from its since, in one call; answers as pull does.';
 
 -- Channels of wake-ups. EXECUTE is PUBLIC's like that of the others: a role that may use the schema is
--- trusted to say who its user is, and learns the same by a pull.
+-- trusted to say who its user is, and learns the same by a pull. PARALLEL UNSAFE: they take a fresh
+-- snapshot, which a parallel query refuses.
 
 CREATE FUNCTION mana_sync.user_channel(user_id text) RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_user_channel';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_user_channel';
 COMMENT ON FUNCTION mana_sync.user_channel(text) IS
     'Channel to LISTEN to for changes that a user writes: mana_sync_ and 32 hexadecimal digits.';
 
 CREATE FUNCTION mana_sync.space_channel(space_id text) RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_space_channel';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_space_channel';
 COMMENT ON FUNCTION mana_sync.space_channel(text) IS
     'Channel to LISTEN to for changes in a space.';
 
 CREATE FUNCTION mana_sync.everyone_channel() RETURNS text
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_everyone_channel';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_everyone_channel';
 COMMENT ON FUNCTION mana_sync.everyone_channel() IS
     'Channel to LISTEN to besides: for when it is not known who was written to (the feed of the worker was full, or the worker has just started).';

@@ -1,5 +1,8 @@
 -- Privileges. Nothing here is granted to PUBLIC: a role has access once grant_access names it.
 
+-- To make a trigger of a function takes EXECUTE, to fire it does not. This one is for the log's own.
+REVOKE EXECUTE ON FUNCTION mana_sync.note_change() FROM PUBLIC;
+
 CREATE FUNCTION mana_sync.grant_access(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $function$

@@ -25,6 +25,7 @@ pub fn register() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         feed::register();
         worker::register();
+        // Backends inherit it; where the library is not preloaded, nobody is woken.
+        note::register();
     }
-    note::register();
 }

@@ -24,7 +24,15 @@ static NOTIFY: Statement = Statement::new(c"SELECT pg_catalog.pg_notify($1, $2)"
 
 /// Called in the postmaster.
 pub fn register() {
-    for (place, database) in settings::wakeup_databases().iter().enumerate().take(feed::MOST_DATABASES) {
+    let databases = settings::wakeup_databases();
+    if databases.len() > feed::MOST_DATABASES {
+        pgrx::warning!(
+            "mana_sync.wakeup_databases names {} databases: listeners of the first {} are woken",
+            databases.len(),
+            feed::MOST_DATABASES
+        );
+    }
+    for (place, database) in databases.iter().enumerate().take(feed::MOST_DATABASES) {
         BackgroundWorkerBuilder::new(&format!("mana_sync wake-ups of {database}"))
             .set_type("mana_sync wake-ups")
             .set_library("mana_sync")
@@ -43,7 +51,8 @@ pub fn register() {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
     let place = place.value();
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    handle_termination();
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
     let Some(database) = settings::wakeup_databases().into_iter().nth(place) else { return };
     BackgroundWorker::connect_worker_to_spi(Some(&database), None);
     // Nobody waits for a wake-up to be on disk.
@@ -55,10 +64,11 @@ pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
         let due = last_sent.map_or(Duration::ZERO, |sent| settings::wakeup_interval().saturating_sub(sent.elapsed()));
         let timeout = (!idle).then(|| due.max(Duration::from_millis(1)));
         if !BackgroundWorker::wait_latch(timeout) {
-            // Terminated. With status 0 the postmaster would never start the worker again.
+            // The postmaster is gone.
             // SAFETY: ends the process as PostgreSQL's own workers do; nothing here has to be dropped.
             unsafe { pg_sys::proc_exit(1) };
         }
+        pgrx::check_for_interrupts!();
         if BackgroundWorker::sighup_received() {
             // SAFETY: what every process of the server does on this signal, between transactions.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
@@ -74,6 +84,23 @@ pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
             BackgroundWorker::transaction(AssertUnwindSafe(|| send(wakeups)));
             last_sent = Some(Instant::now());
         }
+    }
+}
+
+unsafe extern "C-unwind" {
+    /// tcop/tcopprot.h, without pgrx's guard: it is called by a signal.
+    fn die(signal: std::ffi::c_int);
+}
+
+/// SIGTERM ends the process wherever it can be interrupted, also in the wait for a lock, and with status 1: with 0
+/// the postmaster would never start the worker again.
+fn handle_termination() {
+    // SAFETY: what PostgreSQL's own processes that run SQL do; signals are blocked until the handlers are set.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
     }
 }
 

@@ -76,6 +76,8 @@ SELECT o.* FROM unnest(ARRAY[
     $$INSERT INTO mana_sync.epochs VALUES (9, 9, '\x00', 9, 9, 9, '0/0')$$,
     $$SELECT setval('mana_sync.sync_changes_seq', 1)$$,
     $$SELECT last_value FROM mana_sync.sync_changes_seq$$,
+    $$SELECT * FROM mana_sync.channel_key$$,
+    $$CREATE TEMPORARY TABLE mine (a int); CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION mana_sync.note_change()$$,
     $$CREATE TABLE mana_sync.mine ()$$,
     $$CREATE TRIGGER t BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()$$,
     $$ALTER TABLE mana_sync.sync_changes DISABLE ROW LEVEL SECURITY$$,

@@ -66,6 +66,11 @@ SELECT bool_and(n::text = record_id) AS in_order FROM mana_sync.changes_since('a
 SELECT count(set_config(name, 'on', false)) AS forced FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
 SELECT count(*) FROM mana_sync.changes_since('ben', 'big', space_ids => '{home,work}');
 SELECT count(mana_sync.record_change('big', 'items', 'last', 'ada', 'home', 'insert', 'phone'));
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SELECT count(DISTINCT mana_sync.user_channel(relname)) = count(DISTINCT relname) AS channels FROM pg_class;
+SELECT count(DISTINCT mana_sync.space_channel(relname) || mana_sync.everyone_channel()) = count(DISTINCT relname) AS channels FROM pg_class;
 -- They are as they were.
 SELECT name, setting FROM pg_settings
     WHERE name IN ('enable_indexscan', 'enable_sort', 'enable_seqscan', 'enable_bitmapscan') ORDER BY name COLLATE "C";

@@ -65,6 +65,15 @@ fn write(client: &mut Client, user: &str, space: Option<&str>, table: &str, devi
     client.execute(sql, &[&user, &space, &table, &device]).unwrap();
 }
 
+/// A server that has just become a primary, or has become one again, wakes.
+fn assert_wakes(cluster: &Cluster) {
+    worker_is_there(cluster);
+    let (mut app, mut listener) = (cluster.app(DATABASE), listen(cluster, "ann", "home"));
+    heard(&mut listener, "ann", "home", SOON);
+    write(&mut app, "ann", None, "notes", "phone");
+    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+}
+
 /// A wake-up comes within this time, also on a machine that is busy.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -195,26 +204,55 @@ fn the_worker_outlives_what_happens() {
     let told = heard(&mut listener, "ann", "home", Duration::from_secs(4));
     assert!(told.contains(&(2, json!({}))), "{told:?}");
 
-    // Terminated; and the server killed.
+    // It waits for a lock while it sends. What is written meanwhile comes afterwards, and what is written then.
+    let lock = "BEGIN; LOCK TABLE mana_sync.channel_key IN ACCESS EXCLUSIVE MODE";
+    let waits = |superuser: &mut Client| {
+        let sql =
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups' AND wait_event_type = 'Lock'";
+        superuser.query_opt(sql, &[]).unwrap().map(|row| row.get::<_, i32>(0))
+    };
+    worker_is_there(&cluster);
+    heard(&mut listener, "ann", "home", SOON);
+    let mut locker = cluster.superuser(DATABASE);
+    locker.batch_execute(lock).unwrap();
+    write(&mut app, "ann", None, "before", "phone");
+    wait_until("the worker waits for the lock", || waits(&mut superuser).is_some());
+    write(&mut app, "ann", None, "meanwhile", "phone");
+    locker.batch_execute("COMMIT").unwrap();
+    let tables =
+        |told: Vec<(usize, Value)>| -> String { told.iter().map(|(_, told)| told["tables"].to_string()).collect() };
+    assert_eq!(tables(heard(&mut listener, "ann", "home", SOON)), r#"["before"]["meanwhile"]"#);
+    write(&mut app, "ann", None, "after", "phone");
+    assert_eq!(tables(heard(&mut listener, "ann", "home", SOON)), r#"["after"]"#);
+
+    // Terminated in such a wait; otherwise; and the server killed.
+    locker.batch_execute(lock).unwrap();
+    write(&mut app, "ann", None, "before", "phone");
+    wait_until("the worker waits for the lock", || waits(&mut superuser).is_some());
+    let pid = waits(&mut superuser).unwrap();
+    superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
+    wait_until("the worker has ended in spite of the lock", || waits(&mut superuser) != Some(pid));
+    locker.batch_execute("COMMIT").unwrap();
     let pid = worker_is_there(&cluster);
     superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
     wait_until("another worker is there", || worker_is_there(&cluster) != pid);
     drop((app, superuser, listener));
     cluster.kill_and_restart();
-    worker_is_there(&cluster);
-    let (mut app, mut listener) = (cluster.app(DATABASE), listen(&cluster, "ann", "home"));
-    heard(&mut listener, "ann", "home", SOON);
-    write(&mut app, "ann", None, "notes", "phone");
-    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+    assert_wakes(&cluster);
 
     // A standby has none until it is promoted.
     let standby = cluster.standby("standby1");
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'";
     assert_eq!(standby.superuser(DATABASE).query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
     standby.promote();
-    worker_is_there(&standby);
-    let (mut app, mut listener) = (standby.app(DATABASE), listen(&standby, "ann", "home"));
-    heard(&mut listener, "ann", "home", SOON);
-    write(&mut app, "ann", None, "notes", "phone");
-    assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
+    assert_wakes(&standby);
+}
+
+#[test]
+fn more_databases_than_there_is_room_for_are_told() {
+    let names: Vec<String> = (0..9).map(|i| format!("d{i}")).collect();
+    let options = Options::default().set("shared_preload_libraries", "mana_sync");
+    let cluster = Cluster::new(options.set("mana_sync.wakeup_databases", &names.join(", ")));
+    let told = "mana_sync.wakeup_databases names 9 databases: listeners of the first 8 are woken";
+    assert!(cluster.server_log().contains(told), "{}", cluster.server_log());
 }
