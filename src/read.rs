@@ -1,4 +1,4 @@
-//! Reading the log: `changes_since`.
+//! Reading the log: a page of it, and `changes_since`, which returns its rows.
 //!
 //! A call pushes one snapshot, and every query of it reads with that one. Which rows come next is
 //! decided in `mana_sync_cursor::walk`; here are the queries (`read/*.sql`), and the way of a row from
@@ -14,8 +14,9 @@ use crate::statement::{Row, Rows, Spi, Statement};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::history::{Here, Server};
+use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
 use mana_sync_cursor::text::looks_like_cursor;
-use mana_sync_cursor::walk::{self, Fetch, Filter, Page, Part, Request, Source, Start, read_page};
+use mana_sync_cursor::walk::{self, Page, Request, Start, read_page};
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -68,9 +69,9 @@ const POSITION_COLUMNS: usize = 4;
 /// `changes_since` returns the rest of a query's row, and the cursor.
 const RESULT_COLUMNS: usize = 14;
 
-/// Settings of the planner while a reading statement runs, for it may be planned then: the statements
-/// are ordered index scans, also on a table that was small or not analysed when they were planned, and
-/// take less time than a just-in-time compilation.
+/// Settings of the planner while a statement that reads the log runs, for it may be planned then: the statements
+/// are index scans, ordered where the order matters, also on a table that was small or not analysed when they
+/// were planned, and take less time than a just-in-time compilation.
 const PLANNER: [(&CStr, &[u8]); 5] = [
     (c"enable_seqscan", b"off"),
     (c"enable_bitmapscan", b"off"),
@@ -78,6 +79,15 @@ const PLANNER: [(&CStr, &[u8]); 5] = [
     (c"enable_indexscan", b"on"),
     (c"jit", b"off"),
 ];
+
+/// Opens a level of settings with [`PLANNER`]; ends with [`scope::close_level`].
+pub fn plan_index_scans() -> i32 {
+    let level = scope::open_level();
+    for (name, value) in PLANNER {
+        scope::set_for_call(name, value);
+    }
+    level
+}
 
 /// `mana_sync.changes_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
 ///
@@ -94,8 +104,7 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     page(&scope, Pull { app, table, exclude, page_size, start }, |page| {
         let page = page.ok_or(Error::Future)?;
         if let Some((last, others)) = page.rows.split_last() {
-            let cursor = page.cursor.ok_or(Error::Installation("a page without a cursor"))?.to_text();
-            snapshot::flush();
+            let cursor = hand_out(&page.cursor.ok_or(Error::Installation("a page without a cursor"))?);
             for row in others {
                 result.add(row, None);
             }
@@ -140,17 +149,20 @@ pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
     }
 }
 
+/// The text of a cursor, for the client. What it says has been seen is on disk then.
+pub fn hand_out(cursor: &Cursor) -> String {
+    snapshot::flush();
+    cursor.to_text()
+}
+
 /// Reads a page under a scope that was entered, and hands it to `take` while its rows are there; `None` is for a cursor
-/// from the server's own future. Who hands out the page's cursor calls [`snapshot::flush`] first.
+/// from the server's own future. The page's cursor goes to the client by [`hand_out`].
 pub fn page<T>(
     scope: &Scope,
     pull: Pull<'_>,
     take: impl FnOnce(Option<Page<Row>>) -> Result<T, Error>,
 ) -> Result<T, Error> {
-    let level = scope::open_level();
-    for (name, value) in PLANNER {
-        scope::set_for_call(name, value);
-    }
+    let level = plan_index_scans();
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
     let request = Request {
         user: &scope.user,

@@ -12,11 +12,13 @@
 //! | [`cursor`]   | what a cursor holds |
 //! | [`text`]     | the text form of a cursor, whose order is the order of age |
 //! | [`plan`]     | where in the log the rows of a walk can be |
+//! | [`merge`]    | reading the parts of the log there, together and in order |
 //! | [`walk`]     | a page of changes: from a cursor to the next |
 
 pub mod cursor;
 pub mod history;
 pub mod keyed;
+pub mod merge;
 pub mod plan;
 pub mod snapshot;
 pub mod text;

@@ -10,8 +10,9 @@ use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
 use mana_sync_cursor::keyed::{self, SECRET_LENGTH, Secret};
+use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
 use mana_sync_cursor::snapshot::Snapshot;
-use mana_sync_cursor::walk::{Fetch, Filter, Page, Part, Request, Source, Start, read_page};
+use mana_sync_cursor::walk::{Page, Request, Start, read_page};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
