@@ -93,7 +93,7 @@ CREATE INDEX sync_changes_space_idx ON mana_sync.sync_changes (space_id, app_id,
     WHERE space_id IS NOT NULL;
 COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the rows of a space and app in the order of the log.';
 
--- For the history of one record, read in plain SQL: WHERE app_id = … AND table_name = … AND record_id = ….
+-- For the history of one record, read in plain SQL: WHERE app_id = 'a' AND table_name = 't' AND record_id = 'r'.
 CREATE INDEX sync_changes_record_idx ON mana_sync.sync_changes (app_id, table_name, record_id, user_id);
 COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For the history of a record.';
 

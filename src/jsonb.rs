@@ -220,13 +220,13 @@ fn string(bytes: &[u8]) -> Raw<'_> {
 }
 
 /// JSON text that grows, in PostgreSQL's memory.
-pub struct Text(pg_sys::StringInfo);
+pub struct JsonText(pg_sys::StringInfo);
 
-impl Text {
+impl JsonText {
     /// No text yet.
-    pub fn new() -> Text {
+    pub fn new() -> JsonText {
         // SAFETY: allocates in the current memory context.
-        let text = Text(unsafe { pg_sys::makeStringInfo() });
+        let text = JsonText(unsafe { pg_sys::makeStringInfo() });
         // Room for the length word of the datum.
         text.bytes(&[0; pg_sys::VARHDRSZ]);
         text

@@ -2,12 +2,12 @@
 
 use crate::error::Error;
 use crate::function::{Args, sql_function};
-use crate::jsonb::Text;
+use crate::jsonb::JsonText;
 use crate::log::key;
 use crate::push;
 use crate::read::{self, Exclude, Pull};
 use crate::scope::Scope;
-use crate::{snapshot, wire};
+use crate::wire;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::walk::Start;
 use pgrx::pg_sys;
@@ -25,12 +25,17 @@ const PAGE_SIZE: usize = 1000;
 fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let page_size = read::page_size(args.int(5), PAGE_SIZE)?;
-    let (start, since) = (read::parse_since(args.text(3))?, args.text(3));
-    let json = Text::new();
+    let since = args.text(3);
+    let pull = Pull {
+        app,
+        table: args.text(2).filter(|table| !table.is_empty()),
+        exclude: Exclude::Echo(args.text(4).filter(|client| !client.is_empty())),
+        page_size,
+        start: read::parse_since(since)?,
+    };
+    let json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(6))?;
-    let table = args.text(2).filter(|table| !table.is_empty());
-    let client = args.text(4).filter(|client| !client.is_empty());
-    let json = respond(&scope, Request { app, table, client, page_size, start, since }, json)?;
+    let json = respond(&scope, pull, since, json)?;
     scope.leave();
     Ok(Some(json.datum()))
 }
@@ -42,50 +47,38 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = push::changeset(args)?;
-    let (start, since) = (read::parse_since(changeset.since)?, changeset.since);
-    let client =
-        args.text(3).filter(|client| !client.is_empty()).or(changeset.client.filter(|client| !client.is_empty()));
-    let mut json = Text::new();
+    let start = read::parse_since(changeset.since)?;
+    let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
+    let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     if read::is_from_future(&start)? {
         write_resync(&mut json);
     } else {
         push::record(&scope, app, client, &changeset.changes)?;
-        json = respond(&scope, Request { app, table: None, client, page_size: PAGE_SIZE, start, since }, json)?;
+        let pull = Pull { app, table: None, exclude: Exclude::Echo(client), page_size: PAGE_SIZE, start };
+        json = respond(&scope, pull, changeset.since, json)?;
     }
     scope.leave();
     Ok(Some(json.datum()))
 }
 
-struct Request<'a> {
-    app: &'a [u8],
-    table: Option<&'a [u8]>,
-    client: Option<&'a [u8]>,
-    page_size: usize,
-    start: Start,
-    since: Option<&'a [u8]>,
-}
-
 /// Reads a page and writes it into `json`, which was made in the caller's memory.
-fn respond(scope: &Scope, request: Request<'_>, mut json: Text) -> Result<Text, Error> {
-    let Request { app, table, client, page_size, start, since } = request;
-    // Where this server cannot tell more for now, the cursor stays what it was.
-    let unchanged = match &start {
-        Start::Cursor(_) => since.map(|since| String::from_utf8_lossy(since).into_owned()),
-        Start::Beginning(Some(_)) => since.map(|since| String::from_utf8_lossy(since).into_owned()),
+fn respond(scope: &Scope, pull: Pull<'_>, since: Option<&[u8]>, mut json: JsonText) -> Result<JsonText, Error> {
+    // Where this server cannot tell more for now, the cursor stays what it was. Text that is none is the beginning.
+    let unchanged = match &pull.start {
         Start::Beginning(None) => None,
+        Start::Cursor(_) | Start::Beginning(Some(_)) => since.and_then(|since| std::str::from_utf8(since).ok()),
     };
-    let unchanged = unchanged.unwrap_or_else(|| Cursor::default().to_text());
-    let pull = Pull { app, table, exclude: Exclude::Echo(client), page_size, start };
     read::page(scope, pull, |page| {
         match page {
             None => write_resync(&mut json),
             Some(page) => {
-                if page.cursor.is_some() {
-                    snapshot::flush();
-                }
-                let synced_until = page.cursor.map_or(unchanged, |cursor| cursor.to_text());
-                wire::write_response(&mut json, &page.rows, &synced_until, page.more, false);
+                let cursor = match (&page.cursor, unchanged) {
+                    (Some(cursor), _) => read::hand_out(cursor),
+                    (None, Some(unchanged)) => unchanged.to_string(),
+                    (None, None) => Cursor::default().to_text(),
+                };
+                wire::write_response(&mut json, &page.rows, &cursor, page.more, false);
             }
         }
         Ok(json)
@@ -93,6 +86,6 @@ fn respond(scope: &Scope, request: Request<'_>, mut json: Text) -> Result<Text, 
 }
 
 /// The client goes on from the beginning.
-fn write_resync(json: &mut Text) {
+fn write_resync(json: &mut JsonText) {
     wire::write_response(json, &[], &Cursor::default().to_text(), false, true);
 }

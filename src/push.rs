@@ -2,9 +2,10 @@
 
 use crate::error::Error;
 use crate::function::{Args, INT4, JSONB, TEXT, UUID, array_datum, nullable_array_datum, sql_function, text_datum};
-use crate::jsonb::{Text, root};
-use crate::log::{key, new_id};
-use crate::scope::Scope;
+use crate::jsonb::{JsonText, root};
+use crate::log::{empty_object, key, new_id, uuid_datum};
+use crate::read::plan_index_scans;
+use crate::scope::{Scope, close_level};
 use crate::statement::{Spi, Statement};
 use crate::wire::{Change, Changeset};
 use pgrx::pg_sys;
@@ -77,7 +78,7 @@ fn push(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = changeset(args)?;
     let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
-    let mut json = Text::new();
+    let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     let inserted = record(&scope, app, client, &changeset.changes)?;
     scope.leave();
@@ -107,7 +108,7 @@ pub fn record(scope: &Scope, app: &[u8], client: Option<&[u8]>, changes: &[Chang
     let texts = |of: &dyn Fn(&Change<'_>) -> pg_sys::Datum| Some(array_datum(changes.iter().map(of).collect(), &TEXT));
     let user = Some(text_datum(&scope.user));
     let app = Some(text_datum(app));
-    let ids = changes.iter().map(|change| change.id.map_or_else(new_id, |id| crate::log::uuid_datum(&id)));
+    let ids = changes.iter().map(|change| change.id.map_or_else(new_id, |id| uuid_datum(&id)));
     let ids = Some(array_datum(ids.collect(), &UUID));
     let tables = texts(&|change| text_datum(change.table));
     let records = texts(&|change| text_datum(change.record));
@@ -115,7 +116,7 @@ pub fn record(scope: &Scope, app: &[u8], client: Option<&[u8]>, changes: &[Chang
     let nullable = |of: &dyn Fn(&Change<'_>) -> Option<pg_sys::Datum>, element| {
         Some(nullable_array_datum(changes.iter().map(of).collect(), element))
     };
-    let nothing = crate::log::empty_object();
+    let nothing = empty_object();
     let inserted = spi.insert(
         &INSERT,
         &[
@@ -134,7 +135,9 @@ pub fn record(scope: &Scope, app: &[u8], client: Option<&[u8]>, changes: &[Chang
         ],
     );
     if inserted < changes.len() {
+        let level = plan_index_scans();
         let taken = spi.select(&TAKEN, &[user, app, ids, tables, records, ops]).iter().next();
+        close_level(level);
         if let Some(place) = taken.and_then(|row| row.column(1)) {
             return Err(Error::Taken(place.value() - 1));
         }

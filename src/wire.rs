@@ -13,14 +13,14 @@
 //! `value`.
 
 use crate::error::{Error, MOST_KEY_BYTES};
-use crate::jsonb::{Builder, Object, Raw, Text, Value};
+use crate::jsonb::{Builder, JsonText, Object, Raw, Value};
 use crate::settings;
 use crate::statement::Row;
 use pgrx::pg_sys;
 
 /// What a device pushes.
 pub struct Changeset<'a> {
-    /// Which device it is.
+    /// Which device it is, never empty.
     pub client: Option<&'a [u8]>,
     /// Where its next pull begins.
     pub since: Option<&'a [u8]>,
@@ -67,7 +67,8 @@ impl At<'_> {
             At::Change(index) => format!("changes[{index}].{key}"),
             At::Field(index, name) => {
                 // A name is the client's text: enough of it to find it.
-                let name: String = String::from_utf8_lossy(name).chars().take(64).collect();
+                // Of what is not UTF-8, in a database of another encoding, only the ASCII.
+                let name: String = String::from_utf8_lossy(name).replace('\u{fffd}', "?").chars().take(64).collect();
                 match key {
                     "" => format!("changes[{index}].fields.{name}"),
                     key => format!("changes[{index}].fields.{name}.{key}"),
@@ -167,7 +168,7 @@ impl<'a> Changeset<'a> {
             .enumerate()
             .map(|(index, change)| Change::parse(Part::new(change, At::Change(index))?, index, version));
         Ok(Changeset {
-            client: set.string("clientId")?,
+            client: set.string("clientId")?.filter(|client| !client.is_empty()),
             since: set.string("since")?,
             changes: changes.collect::<Result<_, _>>()?,
         })
@@ -266,7 +267,7 @@ mod column {
 }
 
 /// Writes a response.
-pub fn write_response(json: &mut Text, rows: &[Row], synced_until: &str, more: bool, resync_required: bool) {
+pub fn write_response(json: &mut JsonText, rows: &[Row], synced_until: &str, more: bool, resync_required: bool) {
     json.raw("{\"serverChanges\": [");
     for (place, row) in rows.iter().enumerate() {
         if place > 0 {
@@ -280,7 +281,7 @@ pub fn write_response(json: &mut Text, rows: &[Row], synced_until: &str, more: b
     json.raw(if resync_required { ", \"resyncRequired\": true}" } else { "}" });
 }
 
-fn write_change(json: &mut Text, row: &Row) {
+fn write_change(json: &mut JsonText, row: &Row) {
     // SAFETY: the columns have these types, and the row's memory lives as long as the statement's rows.
     let text = |column| row.column(column).map(|datum| unsafe { crate::function::text_of(datum) });
     // SAFETY: likewise.
@@ -314,6 +315,8 @@ fn write_change(json: &mut Text, row: &Row) {
                 json.value(time);
             }
         }
+        // Recorded without a changeset.
+        (b"update", None) => json.raw(", \"fields\": {}"),
         (_, Some(_)) => {
             json.raw(", \"data\": ");
             data.into_iter().for_each(|data| json.value(data));
@@ -331,7 +334,7 @@ fn write_change(json: &mut Text, row: &Row) {
     json.raw("}");
 }
 
-fn write_fields(json: &mut Text, values: Object<'_>, times: Option<Object<'_>>) {
+fn write_fields(json: &mut JsonText, values: Object<'_>, times: Option<Object<'_>>) {
     let mut separator = "{";
     for (key, value) in values.pairs() {
         let Value::String(name) = key.get() else { continue };

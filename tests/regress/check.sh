@@ -4,6 +4,7 @@
 #   - tests/members.txt and the lines in sql/install.sql, which the regress suite compares with the catalog
 #   - the tour in README.md and the examples in docs/reference.md with the files of the regress suite that
 #     run them, and with their output
+# and looks for characters that not every encoding has in what the server reads.
 #
 # Prints a line for each comparison, as pg_regress does.
 set -euo pipefail
@@ -42,4 +43,12 @@ same 'the ledger in tests/members.txt is that in sql/install.sql' \
 same 'the tour in README.md is sql/tour.sql with its output' <(blocks ../../README.md tour) <(output tour)
 same 'the examples in docs/reference.md are sql/reference.sql with its output' \
     <(blocks ../../docs/reference.md examples) <(output reference)
+# The install script and the statements are read in the encoding of the database, whatever that is.
+number=$((number + 1))
+if grep -nP '[^\x00-\x7F]' ../../sql/*.sql ../../src/read/*.sql ../../mana_sync.control; then
+    echo "not ok $number - what the server reads is ASCII"
+    status=1
+else
+    echo "ok $number - what the server reads is ASCII"
+fi
 exit "$status"

@@ -110,6 +110,15 @@ EXECUTE push ('three', '{}');
 SELECT record_id FROM mana_sync.changes_since('ada', 'prep');
 DEALLOCATE push;
 
+-- The longest keys fit into every index at once, also where they cannot be compressed.
+CREATE FUNCTION pg_temp.long(n int) RETURNS text LANGUAGE sql AS $$
+    SELECT string_agg(md5((1000 * n + i)::text), '') FROM generate_series(1, 16) AS i
+$$;
+SELECT count(mana_sync.record_change(pg_temp.long(1), pg_temp.long(2), pg_temp.long(3), pg_temp.long(4), pg_temp.long(5),
+                                     'insert', pg_temp.long(6), space_ids => ARRAY[pg_temp.long(5)])) AS recorded,
+       length(pg_temp.long(1)) AS bytes;
+SELECT length(record_id) FROM mana_sync.changes_since(pg_temp.long(7), pg_temp.long(1), space_ids => ARRAY[pg_temp.long(5)]);
+
 -- Nothing is written where nothing may be.
 BEGIN READ ONLY;
 SELECT * FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'ro', 'ada', NULL, 'insert', 'phone') $$) \gx

@@ -5,6 +5,22 @@ SELECT mana_sync.grant_access('regress_app') \g /dev/null
 CREATE FUNCTION response(body json) RETURNS TABLE (response text) LANGUAGE sql AS $$
     SELECT jsonb_pretty(body::jsonb - 'syncedUntil')
 $$;
+-- The ids that a device is sent, page by page, and its cursor then.
+CREATE FUNCTION pages(who text, device text, spaces text[], since text DEFAULT NULL, OUT pages text, OUT next text)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    body json;
+BEGIN
+    next := since;
+    LOOP
+        body := mana_sync.pull(who, 'todo', since => next, client_id => device, page_size => 2, space_ids => spaces);
+        pages := concat_ws(' | ', pages, coalesce((SELECT string_agg(change ->> 'id', ' ' ORDER BY n)
+            FROM json_array_elements(body -> 'serverChanges') WITH ORDINALITY AS c (change, n)), '-'));
+        next := body ->> 'syncedUntil';
+        EXIT WHEN body ->> 'hasMore' = 'false';
+    END LOOP;
+END
+$$;
 SET ROLE regress_app;
 \pset tuples_only on
 \pset format unaligned
@@ -66,6 +82,22 @@ SELECT mana_sync.push('ben', 'todo', '{"clientId": "phone", "changes": [
 SELECT string_agg(change ->> 'id', ' ')
     FROM json_array_elements(mana_sync.pull('ada', 'todo', since => :'first', client_id => 'phone', space_ids => '{home}') -> 'serverChanges') AS change;
 
+-- Page after page of a walk that began without a cursor, a device is sent its own changes too; after it, it is not.
+SELECT pages, next FROM pages('ada', 'phone', '{home}') \gset walk_
+SELECT :'walk_pages';
+SELECT mana_sync.push('ada', 'todo', '{"clientId": "phone", "changes": [
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000007", "table": "items", "id": "own", "op": "insert", "data": {}},
+    {"eventId": "0190f5fe-7c00-7000-8000-000000000008", "table": "items", "id": "own", "op": "delete"},
+    {"table": "items", "id": "own", "op": "delete"}]}');
+SELECT pages FROM pages('ada', 'phone', '{home}', :'walk_next');
+SELECT pages FROM pages('ada', 'tablet', '{home}', :'walk_next');
+-- Leaving a space is noticed by a pull that returns nothing; rejoining it brings all of it again.
+SELECT pages, next FROM pages('ben', 'laptop', '{home}') \gset ben_
+SELECT :'ben_pages';
+SELECT pages, next FROM pages('ben', 'laptop', '{}', :'ben_next') \gset ben_
+SELECT :'ben_pages';
+SELECT pages FROM pages('ben', 'laptop', '{home}', :'ben_next');
+
 -- == Sync: a push and a pull
 SELECT mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'first', 'changes', jsonb '[
     {"eventId": "0190f5fe-7c00-7000-8000-000000000009", "table": "items", "id": "salt", "op": "insert", "data": {}}]'),
@@ -77,6 +109,52 @@ SELECT * FROM response(mana_sync.sync('ada', 'todo', jsonb_build_object('clientI
     {"eventId": "0190f5fe-7c00-7000-8000-000000000009", "table": "items", "id": "salt", "op": "insert", "data": {}}]'),
     space_ids => '{home}'));
 SELECT count(*) FROM mana_sync.changes_since('ada', 'todo') WHERE record_id = 'salt';
+
+-- == In a transaction: what is rolled back is not there, what is written later comes later, and each comes once
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SAVEPOINT s;
+SELECT mana_sync.sync('tom', 'todo', '{"changes": [{"table": "items", "id": "gone", "op": "delete"}]}') ->> 'syncedUntil' AS gone \gset
+ROLLBACK TO s;
+SELECT mana_sync.sync('tom', 'todo', '{"changes": [{"table": "items", "id": "kept", "op": "delete"}]}') ->> 'syncedUntil' AS kept \gset
+SELECT count(mana_sync.push('tom', 'todo', '{"changes": [{"table": "items", "id": "later", "op": "delete"}]}'));
+COMMIT;
+SELECT pages FROM pages('tom', 'phone', '{}', :'gone');
+SELECT pages FROM pages('tom', 'phone', '{}', :'kept');
+SELECT pages FROM pages('tom', 'phone', '{}');
+-- A cursor from a transaction that was rolled back as a whole.
+BEGIN;
+SELECT mana_sync.sync('tom', 'todo', '{"changes": [{"table": "items", "id": "gone", "op": "delete"}]}') ->> 'syncedUntil' AS gone \gset
+ROLLBACK;
+SELECT count(mana_sync.push('tom', 'todo', '{"changes": [{"table": "items", "id": "after", "op": "delete"}]}'));
+SELECT pages FROM pages('tom', 'phone', '{}', :'gone') AS again;
+
+-- == In a scope: no user is the scope's, and another one is an error; a call's user is its own for the call
+BEGIN;
+SELECT mana_sync.with_scope('tom', '{club}');
+SELECT mana_sync.push(NULL, 'todo', '{"changes": [{"table": "items", "id": "ours", "op": "delete", "spaceId": "club"}]}');
+SELECT mana_sync.sync(NULL, 'todo', '{"changes": []}') -> 'serverChanges' -> -1 ->> 'spaceId';
+SELECT code, message FROM outcome($$ SELECT mana_sync.push('ada', 'todo', '{"changes": []}') $$);
+SELECT code, message FROM outcome($$ SELECT mana_sync.pull('ada', 'todo') $$);
+SELECT code, message FROM outcome($$ SELECT mana_sync.push(NULL, 'todo', '{"changes": [{"table": "items", "id": "x", "op": "delete", "spaceId": "home"}]}') $$);
+SELECT current_setting('app.current_user_id'), current_setting('app.current_user_space_ids');
+COMMIT;
+SELECT count(*) FROM mana_sync.sync_changes;
+-- Memberships that are not known: author integrity alone, unless strict_spaces is on.
+SELECT mana_sync.push('tom', 'todo', '{"changes": [{"table": "items", "id": "guest", "op": "delete", "spaceId": "home"}]}');
+RESET ROLE;
+SET mana_sync.strict_spaces = on;
+SET ROLE regress_app;
+SELECT code, message FROM outcome($$ SELECT mana_sync.push('tom', 'todo', '{"changes": [{"table": "items", "id": "guest", "op": "delete", "spaceId": "home"}]}') $$);
+RESET ROLE;
+RESET mana_sync.strict_spaces;
+SET ROLE regress_app;
+
+-- == What was recorded without a changeset comes in the wire format too
+SELECT count(mana_sync.record_change('todo', 'items', 'r', 'rob', NULL, op, 'c', d, t))
+    FROM (VALUES ('update', NULL, NULL), ('update', '{"a": 1}', '{"a": "2026-01-01T00:00:00Z"}'), ('insert', NULL, NULL),
+                 ('delete', NULL, NULL)) AS c (op, data, at),
+         LATERAL (SELECT c.data::jsonb, c.at::jsonb) AS j (d, t);
+SELECT jsonb_pretty(change::jsonb - 'eventId') FROM json_array_elements(mana_sync.pull('rob', 'todo') -> 'serverChanges') AS change;
 
 -- == Bad input: nothing is stored
 SELECT count(*) AS before FROM mana_sync.changes_since('ada', 'todo') \gset
@@ -146,5 +224,5 @@ SELECT o.code, o.message
     CROSS JOIN LATERAL outcome(call) AS o;
 DROP TABLE other, sync_changes;
 
-DROP FUNCTION response;
+DROP FUNCTION response, pages;
 DROP EXTENSION mana_sync;

@@ -78,6 +78,22 @@ impl Explained {
         self.pull_filtered(user, spaces, since, page_size, None)
     }
 
+    /// The plans of the statements that another call runs.
+    fn run(&mut self, sql: &str) -> Vec<Value> {
+        while self.notices.try_recv().is_ok() {}
+        self.client.query(sql, &[]).unwrap();
+        self.plans()
+            .into_iter()
+            .filter(|plan| !plan["Query Text"].as_str().unwrap().contains("mana_sync.push("))
+            .collect()
+    }
+
+    /// What auto_explain has said since.
+    fn plans(&self) -> Vec<Value> {
+        let plan = |message: String| serde_json::from_str(&message[message.find('{')?..]).expect("a plan in JSON");
+        self.notices.try_iter().filter_map(plan).collect()
+    }
+
     /// A pull that leaves out the rows of a client.
     fn pull_filtered(
         &mut self,
@@ -92,11 +108,7 @@ impl Explained {
                        page_size => $3, space_ids => $4, exclude_client_id => $5)";
         while self.notices.try_recv().is_ok() {}
         let rows = self.client.query(sql, &[&user, &since, &page_size, &spaces, &exclude]).unwrap();
-        let plans: Vec<Value> = self
-            .notices
-            .try_iter()
-            .filter_map(|message| Some(serde_json::from_str(&message[message.find('{')?..]).expect("a plan in JSON")))
-            .collect();
+        let plans = self.plans();
         let (whole, plans): (Vec<Value>, Vec<Value>) =
             plans.into_iter().partition(|plan| plan["Query Text"].as_str().unwrap().contains("changes_since"));
         assert_eq!(whole.len(), 1, "the call itself is explained");
@@ -186,11 +198,27 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         .unwrap();
     early.pull("reader", 3, None, 10);
 
+    // The check of ids that are pushed again, planned while the table is a page.
+    const AGAIN: &str = "SELECT mana_sync.push('ann', 'app', '{\"changes\": [
+        {\"eventId\": \"0190f5fe-7c00-7000-8000-000000000001\", \"table\": \"t\", \"id\": \"r\", \"op\": \"delete\"}]}')::text";
+    analyze(&mut superuser);
+    (0..2).for_each(|_| drop(early.run(AGAIN)));
+
     // A table that nobody has analysed, for a session that plans now.
     add_rows(&mut superuser, 0, 10_000);
     let unknown = Explained::new(&cluster).pull("reader", 3, None, 1000);
     assert_eq!(unknown.rows, 151);
     assert_ordered(&unknown, "not analysed");
+    // Pushed again, with the plan of then and a new one: found by the index of ids.
+    for session in [&mut early, &mut Explained::new(&cluster)] {
+        let plans = session.run(AGAIN);
+        let scans: Vec<&Value> = plans
+            .iter()
+            .flat_map(|plan| nodes(&plan["Plan"]))
+            .filter(|node| node["Relation Name"] == "sync_changes" && node["Node Type"] != "ModifyTable")
+            .collect();
+        assert!(!scans.is_empty() && scans.iter().all(|scan| scan["Index Name"] == "sync_changes_pkey"), "{plans:#?}");
+    }
 
     // An empty pull of a reader in three spaces, at 10 k rows of others and at a million.
     analyze(&mut superuser);
@@ -348,22 +376,14 @@ fn a_pull_reads_what_it_returns_and_little_more() {
 
     // A user with a long history of his own pulls nothing: before and after a writer has ended that was open
     // all the while, and with a filter that would leave out each of his rows.
-    superuser
-        .batch_execute(
-            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
-             SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
-             FROM generate_series(1, 50000) AS i",
-        )
-        .unwrap();
+    let history =
+        "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
+         SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
+         FROM generate_series(1, 50000) AS i";
+    superuser.batch_execute(history).unwrap();
     let mut idle = cluster.app(DATABASE);
     idle.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
-    superuser
-        .batch_execute(
-            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
-             SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
-             FROM generate_series(1, 50000) AS i",
-        )
-        .unwrap();
+    superuser.batch_execute(history).unwrap();
     let mut all: Option<String> = None;
     loop {
         let pull = early.pull("heavy", 3, all.as_deref(), 100_000);

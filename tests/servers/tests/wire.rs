@@ -157,6 +157,92 @@ fn ten_megabytes_go_in_and_out() {
     assert_eq!(changes[1000]["fields"]["text"]["value"].as_str().unwrap().len(), 10_000_000);
 }
 
+/// Databases of other encodings: the extension can be created, and what comes out is JSON that has what went in.
+#[test]
+fn other_encodings_keep_their_characters() {
+    let cluster = Cluster::new(Options::default());
+    for (encoding, text) in [("LATIN1", "caf\u{e9}"), ("EUC_JP", "\u{65e5}\u{672c}"), ("SQL_ASCII", "caf\u{e9}")] {
+        let database = encoding.to_lowercase();
+        let sql =
+            format!("CREATE DATABASE {database} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'");
+        cluster.superuser("postgres").batch_execute(&sql).unwrap();
+        cluster.create_log_in(&database);
+        let mut app = cluster.app(&database);
+        let change = json!({"table": text, "id": format!("{text}\u{7}\"\\"), "op": "update",
+                            "fields": {text: {"value": [text, {text: "\n"}], "at": "2026-01-01T00:00:00Z"}}});
+        let changeset = json!({"changes": [change]}).to_string();
+        assert_eq!(push(&mut app, "ann", "app", &changeset).unwrap(), (1, 0), "{encoding}");
+        let back = pull_all(&mut app, &mut Device::new("ann", "app", &[]), || 10);
+        let key = |key: &str| (&back[0][key], &change[key]);
+        for (back, sent) in [key("table"), key("id"), key("fields")] {
+            assert_eq!(back, sent, "{encoding}");
+        }
+    }
+    // A message has what its encoding and UTF-8 have in common.
+    let bad = "{\"changes\": [{\"table\": \"t\", \"id\": \"r\", \"op\": \"update\", \"fields\": {\"k\u{e9}y\": 1}}]}";
+    let error = push(&mut cluster.app("latin1"), "ann", "app", bad).expect_err("a field is an object");
+    assert_eq!(error.as_db_error().unwrap().message(), "changes[0].fields.k?y must be an object");
+}
+
+/// A backlog of more than a page: `sync` has no size, and says that there is more.
+#[test]
+fn a_sync_brings_a_page_of_a_thousand_and_says_that_there_is_more() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    let change = |i: u32| json!({"table": "t", "id": i.to_string(), "op": "delete"});
+    let changes = |of: std::ops::Range<u32>| json!({"changes": of.map(change).collect::<Vec<_>>()}).to_string();
+    push(&mut app, "ann", "app", &changes(0..1)).unwrap();
+    let mut device = Device::new("ann", "app", &[]);
+    pull_all(&mut app, &mut device, || 10);
+    push(&mut app, "ann", "app", &changes(1..1501)).unwrap();
+    let mut sizes = Vec::new();
+    loop {
+        let sql =
+            "SELECT mana_sync.sync('ann', 'app', jsonb_build_object('since', $1::text, 'changes', jsonb '[]'))::text";
+        let answer: String = app.query_one(sql, &[&device.cursor]).unwrap().get(0);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        device.cursor = answer["syncedUntil"].as_str().map(str::to_string);
+        sizes.push((answer["serverChanges"].as_array().unwrap().len(), answer["hasMore"] == json!(true)));
+        if sizes.last().is_some_and(|(_, more)| !more) {
+            break;
+        }
+    }
+    assert_eq!(sizes, [(1000, true), (500, false)]);
+}
+
+/// On a standby `pull` works as on the primary, keeps the cursor where the standby cannot tell more, and a `sync` that has
+/// nothing to record is a pull.
+#[test]
+fn a_standby_pulls_and_syncs_without_changes() {
+    let primary = Cluster::with_log(Options::default());
+    let standby = primary.standby("standby1");
+    let (mut app, mut there) = (primary.app(DATABASE), standby.app(DATABASE));
+    let changeset = |id: &str| json!({"changes": [{"table": "t", "id": id, "op": "delete"}]}).to_string();
+    let mut device = Device::new("ann", "app", &[]);
+    push(&mut app, "ann", "app", &changeset("one")).unwrap();
+    primary.wait_until_caught_up(&standby);
+    assert_eq!(pull_all(&mut there, &mut device, || 10).len(), 1);
+    // The standby is behind: no rows, and the same cursor.
+    standby.pause_replay();
+    for id in ["two", "three", "four"] {
+        push(&mut app, "ann", "app", &changeset(id)).unwrap();
+    }
+    assert_eq!(pull(&mut app, &device, 1)["hasMore"], json!(true));
+    device.cursor = pull(&mut app, &device, 1)["syncedUntil"].as_str().map(str::to_string);
+    let page = pull(&mut there, &device, 1);
+    assert_eq!((&page["serverChanges"], &page["hasMore"]), (&json!([]), &json!(false)));
+    assert_eq!(page["syncedUntil"].as_str(), device.cursor.as_deref());
+    standby.resume_replay();
+    primary.wait_until_caught_up(&standby);
+    assert_eq!(pull_all(&mut there, &mut device, || 1).len(), 2);
+
+    let sync = "SELECT mana_sync.sync('ann', 'app', $1::text::jsonb)::text";
+    let answer: String = there.query_one(sync, &[&"{\"changes\": []}"]).unwrap().get(0);
+    assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["serverChanges"].as_array().unwrap().len(), 4);
+    let error = there.query_one(sync, &[&changeset("five")]).expect_err("a standby records nothing");
+    assert_eq!(error.code().unwrap().code(), "25006");
+}
+
 /// What must come back for a changeset that was stored: the wire format's rules, written once more.
 fn expected(changeset: &Value) -> Vec<Value> {
     let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
