@@ -16,8 +16,9 @@ use tempfile::TempDir;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
-use crate::Cluster;
+use crate::cluster::DATABASE;
 use crate::process::{Beside, wait_until};
+use crate::{Cluster, Options};
 
 /// The secret that the server shares with the issuer of tokens.
 pub const SECRET: &str = "a secret of the tests, and of nothing else";
@@ -269,4 +270,52 @@ impl Events {
     pub fn ends(&self, within: Duration) -> bool {
         self.0.recv_timeout(within) == Err(RecvTimeoutError::Disconnected)
     }
+}
+
+// ---- the example's database, and what devices send -----------------------------------------------------
+
+/// The database of the example.
+pub const SCHEMA: &str = include_str!("../../../examples/http/schema.sql");
+/// Two seconds more than a stream that polls every second needs.
+pub const POLLED: Duration = Duration::from_secs(3);
+
+/// A cluster with what examples/http/schema.sql creates, run twice, and a log that has been written to: the cursor of an
+/// empty one is read from the beginning, and from there a device is sent its own changes too.
+pub fn cluster() -> Cluster {
+    cluster_with(Options::default())
+}
+
+/// The same, with settings.
+pub fn cluster_with(options: Options) -> Cluster {
+    let cluster = Cluster::new(options);
+    for _ in 0..2 {
+        cluster.superuser(DATABASE).batch_execute(SCHEMA).expect("the schema can be created again");
+    }
+    let first = "SELECT mana_sync.record_change('todo', 'items', 'first', 'nobody', NULL, 'delete', NULL)";
+    cluster.app(DATABASE).batch_execute(first).expect("the log can be written to");
+    cluster
+}
+
+/// A server that polls so often.
+pub fn polling(cluster: &Cluster, seconds: &str) -> Http {
+    let url = database_url(cluster);
+    Http::with(&[("DATABASE_URL", &url), ("JWT_HS256_SECRET", SECRET), ("POLL_SECONDS", seconds)])
+}
+
+/// Makes a user a member of a space.
+pub fn join(cluster: &Cluster, user: &str, space: &str) {
+    let sql = "INSERT INTO memberships (user_id, space_id) VALUES ($1, $2)";
+    cluster.superuser(DATABASE).execute(sql, &[&user, &space]).expect("a membership can be added");
+}
+
+/// An insert, as a device sends it.
+pub fn insert(id: &str) -> Value {
+    json!({"table": "items", "id": id, "op": "insert", "data": {"title": id}})
+}
+
+/// An insert in a space, or in another table.
+pub fn insert_with(id: &str, key: &str, value: &str) -> Value {
+    let mut change = insert(id);
+    change[key] = json!(value);
+    change
 }
