@@ -1,0 +1,107 @@
+//! Instants.
+
+use chrono::{DateTime, SecondsFormat};
+
+/// An instant, to the nanosecond: devices write their clocks with up to nine digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time {
+    /// Microseconds from 2000-01-01 UTC, as PostgreSQL counts.
+    micros: i64,
+    /// Nanoseconds more, below 1000.
+    nanos: u16,
+}
+
+/// 2000-01-01 in seconds of Unix.
+const POSTGRES_EPOCH: i64 = 946_684_800;
+
+/// How much later than the row's own `created_at` a device's clock may be: five minutes.
+const SKEW: i64 = 5 * 60 * 1_000_000;
+
+impl Time {
+    /// A `timestamptz` of PostgreSQL; its infinities are before and after every instant.
+    pub const fn from_micros(micros: i64) -> Time {
+        Time { micros, nanos: 0 }
+    }
+
+    /// A `timestamptz` of PostgreSQL: nanoseconds are cut off.
+    pub const fn micros(self) -> i64 {
+        self.micros
+    }
+
+    /// A timestamp of RFC 3339.
+    pub fn parse(text: &[u8]) -> Option<Time> {
+        let time = DateTime::parse_from_rfc3339(std::str::from_utf8(text).ok()?).ok()?;
+        // A leap second has more than 10^9 nanoseconds, and is the second after it.
+        let nanos = i64::from(time.timestamp_subsec_nanos());
+        let micros = (time.timestamp() - POSTGRES_EPOCH) * 1_000_000 + nanos / 1000;
+        Some(Time { micros, nanos: (nanos % 1000) as u16 })
+    }
+
+    /// What a device's clock says counts, unless it is more than five minutes ahead of the server's: a device with a
+    /// wrong clock must not win for ever.
+    pub fn is_credible(self, created_at: Time) -> bool {
+        self <= Time { micros: created_at.micros.saturating_add(SKEW), nanos: created_at.nanos }
+    }
+
+    /// A timestamp of RFC 3339 in UTC, with as many digits as it needs. (An instant outside of the calendar, which no
+    /// timestamp of RFC 3339 names, is an empty text.)
+    pub fn to_rfc3339(self) -> String {
+        let (seconds, micros) = (self.micros.div_euclid(1_000_000), self.micros.rem_euclid(1_000_000));
+        let nanos = micros as u32 * 1000 + u32::from(self.nanos);
+        let time = seconds.checked_add(POSTGRES_EPOCH).and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
+        time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).unwrap_or_default()
+    }
+
+    pub(crate) fn to_bytes(self) -> [u8; 10] {
+        let mut bytes = [0; 10];
+        bytes[..8].copy_from_slice(&self.micros.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.nanos.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn from_bytes(bytes: [u8; 10]) -> Time {
+        let [a, b, c, d, e, f, g, h, i, j] = bytes;
+        Time { micros: i64::from_le_bytes([a, b, c, d, e, f, g, h]), nanos: u16::from_le_bytes([i, j]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_instants_and_not_strings() {
+        let time = |text: &str| Time::parse(text.as_bytes());
+        assert!(time("2026-01-01T00:00:05Z") < time("2026-01-01T00:00:05.500Z"));
+        assert_eq!(time("2026-01-01T00:00:05Z"), time("2026-01-01T02:00:05.000+02:00"));
+        assert!(time("2026-01-01T00:00:00.0000001Z") < time("2026-01-01T00:00:00.0000002Z"));
+        assert!(time("0001-01-01T00:00:00Z") < time("1999-12-31T23:59:59.999999999Z"));
+        assert!(time("2016-12-31T23:59:59.999Z") < time("2016-12-31T23:59:60Z"));
+        for text in ["", "yesterday", "2026-01-01", "2026-13-01T00:00:00Z", "1767225605", "2026-01-01T00:00:05"] {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_is_the_same_instant() {
+        for (text, printed) in [
+            ("2026-01-01T02:00:05.500+02:00", "2026-01-01T00:00:05.500Z"),
+            ("2026-01-01T00:00:05.000Z", "2026-01-01T00:00:05Z"),
+            ("1985-04-12T23:20:50.123456789Z", "1985-04-12T23:20:50.123456789Z"),
+        ] {
+            let time = Time::parse(text.as_bytes()).unwrap();
+            assert_eq!(time.to_rfc3339(), printed);
+            assert_eq!(Time::parse(printed.as_bytes()), Some(time));
+            assert_eq!(Time::from_bytes(time.to_bytes()), time);
+        }
+        assert_eq!(Time::from_micros(i64::MAX).to_rfc3339(), "");
+    }
+
+    #[test]
+    fn five_minutes_ahead_is_credible_and_more_is_not() {
+        let created_at = Time::parse(b"2026-01-01T00:00:00Z").unwrap();
+        assert!(Time::parse(b"2026-01-01T00:05:00Z").unwrap().is_credible(created_at));
+        assert!(!Time::parse(b"2026-01-01T00:05:00.000000001Z").unwrap().is_credible(created_at));
+        assert!(Time::from_micros(i64::MAX).is_credible(Time::from_micros(i64::MAX)));
+    }
+}
