@@ -10,7 +10,7 @@ help: ## this list
 	@echo
 	@echo '  PG=17                       another installed major version (make test PG=17)'
 	@echo '  PG_CONFIG=/path/pg_config   an installation of PostgreSQL anywhere'
-	@echo '  SUITE=regress               one suite of make test: cursor, regress, isolation, servers, pgrx'
+	@echo '  SUITE=regress               one suite of make test: crates, regress, isolation, servers, pgrx'
 
 demo: ## two people, three devices, one shared space, played in SQL
 	@scripts/demo.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every test, one suite after the other; SUITE="cursor regress" chooses some. The last line is the
+# Every test, one suite after the other; SUITE="crates regress" chooses some. The last line is the
 # number of tests that passed and failed. A suite that fails does not stop the next one; a build that
 # fails does.
 set -euo pipefail
@@ -16,7 +16,7 @@ export USER=${USER:-$(id -un)} # pgrx-tests connects as it
 
 title_of() {
     case $1 in
-        cursor) echo 'the cursor algebra, without a server' ;;
+        crates) echo "cursors and merging, without a server" ;;
         regress) echo 'SQL with its output (pg_regress)' ;;
         isolation) echo 'concurrent sessions, step by step (pg_isolation_regress)' ;;
         servers) echo 'real clusters: crashes, standbys, stress' ;;
@@ -27,7 +27,7 @@ title_of() {
 
 # ---- suites: each writes its output to stdout and fails if a test fails --------------------------------
 
-suite_cursor() { cargo test -p mana_sync_cursor; }
+suite_crates() { cargo test -p mana_sync_cursor -p mana_sync_merge; }
 
 suite_servers() { cargo test -p mana_sync_servers --no-fail-fast -- --show-output; }
 
@@ -140,10 +140,10 @@ run_suite() {
 
 # ---- main ----------------------------------------------------------------------------------------------
 
-suites=${SUITE:-cursor regress isolation servers pgrx}
+suites=${SUITE:-crates regress isolation servers pgrx}
 for suite in $suites; do title_of "$suite" >/dev/null; done
 
-case " $suites " in *' cursor '*) cargo test -q -p mana_sync_cursor --no-run ;; esac
+case " $suites " in *' crates '*) cargo test -q -p mana_sync_cursor -p mana_sync_merge --no-run ;; esac
 case " $suites " in
     *' regress '* | *' isolation '* | *' servers '* | *' pgrx '*) "$here/install.sh" ;;
 esac

@@ -44,6 +44,60 @@ CREATE FUNCTION mana_sync.changes_since(
 COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
     'A page of the changes that the user may see and has not seen, in the order of the log. The last row''s cursor is the next call''s since.';
 
+CREATE FUNCTION mana_sync.records(
+    user_id         text    DEFAULT NULL,
+    app_id          text    DEFAULT NULL,
+    table_name      text    DEFAULT NULL,
+    record_id       text    DEFAULT NULL,
+    include_deleted boolean DEFAULT false,
+    space_ids       text[]  DEFAULT NULL
+) RETURNS TABLE (
+    table_name text, record_id text, space_id text, data jsonb, field_timestamps jsonb, deleted_at timestamptz,
+    updated_at timestamptz
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records';
+COMMENT ON FUNCTION mana_sync.records(text, text, text, text, boolean, text[]) IS
+    'What the records that the user sees look like now: the latest write of each field, as mana_sync.merge_changes makes it.';
+
+CREATE FUNCTION mana_sync.record_history(
+    app_id     text,
+    table_name text,
+    record_id  text,
+    user_id    text   DEFAULT NULL,
+    space_ids  text[] DEFAULT NULL
+) RETURNS TABLE (
+    changed_at timestamptz, op text, field text, old_value jsonb, new_value jsonb, user_id text, client_id text,
+    actor jsonb, space_id text, recorded_at timestamptz, change_id uuid
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
+COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
+    'Who changed which field of a record when, from what to what: a row for each field that was written and for each delete, in the order of their times.';
+
+-- A row a call, so that they stream where the server calls the function in a list of results. (In FROM a function in C is
+-- asked for all its rows before the first goes on.)
+CREATE FUNCTION mana_sync.export_rows(
+    user_id text,
+    OUT id uuid, OUT app_id text, OUT table_name text, OUT record_id text, OUT user_id_of text, OUT op text, OUT data jsonb,
+    OUT field_timestamps jsonb, OUT client_id text, OUT created_at timestamptz, OUT schema_version int, OUT space_id text,
+    OUT actor jsonb
+) RETURNS SETOF record
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'mana_sync_export_rows';
+COMMENT ON FUNCTION mana_sync.export_rows(text) IS
+    'Part of mana_sync.export_changes.';
+
+-- The planner puts the body in the place of the call (it is STABLE, has no settings, and is not STRICT), and so streams.
+CREATE FUNCTION mana_sync.export_changes(user_id text DEFAULT NULL) RETURNS TABLE (
+    id uuid, app_id text, table_name text, record_id text, user_id text, op text, data jsonb, field_timestamps jsonb,
+    client_id text, created_at timestamptz, schema_version int, space_id text, actor jsonb
+)
+    LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 100000
+AS $function$
+    SELECT (e.change).*
+    FROM (SELECT mana_sync.export_rows($1) AS change) AS e
+$function$;
+COMMENT ON FUNCTION mana_sync.export_changes(text) IS
+    'Every change that the user wrote, in whatever app, in the order of the log. Streams: neither the server nor a cursor holds more than some rows.';
+
 CREATE FUNCTION mana_sync.push(
     user_id   text,
     app_id    text,

@@ -93,9 +93,13 @@ CREATE INDEX sync_changes_space_idx ON mana_sync.sync_changes (space_id, app_id,
     WHERE space_id IS NOT NULL;
 COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the rows of a space and app in the order of the log.';
 
--- For the history of one record, read in plain SQL: WHERE app_id = 'a' AND table_name = 't' AND record_id = 'r'.
-CREATE INDEX sync_changes_record_idx ON mana_sync.sync_changes (app_id, table_name, record_id, user_id);
-COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For the history of a record.';
+-- For records and record_history of one record, in plain SQL too: WHERE app_id = 'a' AND record_id = 'r' AND table_name = 't'.
+-- Behind these the space, with which a member finds the shared rows of a record id that many others use privately; then
+-- the user. For compact, which reads the log in this order: all rows of a record that the same readers see lie together.
+-- (COALESCE: an empty space is none, and a row comparison stops at NULL.)
+CREATE INDEX sync_changes_record_idx
+    ON mana_sync.sync_changes (app_id, record_id, table_name, (COALESCE(space_id, '')), user_id);
+COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For records, record_history and compact: the rows of a record, by space and user.';
 
 -- Not marked for pg_dump: the log that a dump is restored into has names of its own.
 CREATE TABLE mana_sync.channel_key (

@@ -1,6 +1,7 @@
 //! Every error that the extension raises by itself, with its SQLSTATE, DETAIL and HINT.
 
 use mana_sync_cursor::text::Damaged;
+use mana_sync_cursor::walk::Resync;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
@@ -14,6 +15,18 @@ pub enum Error {
     /// An argument that must have a value is NULL or empty.
     #[error("{0} must not be NULL or empty")]
     Empty(&'static str),
+    /// An argument that must have a value is NULL.
+    #[error("{0} must not be NULL")]
+    Null(&'static str),
+    /// An interval that must not be negative is.
+    #[error("{0} must be an interval of 0 or more")]
+    Negative(&'static str),
+    /// A compaction that is not under way.
+    #[error("run is not a compaction that is under way")]
+    NoRun,
+    /// Maintenance that would overlook rows.
+    #[error("the owner of mana_sync.sync_changes is subject to its row-level security")]
+    HiddenRows,
     /// An empty user; NULL is the user of the scope.
     #[error("user_id must not be empty")]
     EmptyUser,
@@ -66,15 +79,30 @@ pub enum Error {
     /// The cursor names transactions that this server has not begun yet.
     #[error("resync required: the cursor is from this server's future")]
     Future,
+    /// The cursor has not seen deletes that were purged.
+    #[error("resync required: deletes that the cursor has not seen were purged")]
+    Purged,
     /// The extension's objects are not what this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
     /// A trigger function that is called by something else.
     #[error("mana_sync.note_change is a trigger function of mana_sync.sync_changes")]
     NoTrigger,
+    /// A part of an aggregate that is called by something else.
+    #[error("aggregate function called in non-aggregate context")]
+    NoAggregate,
     /// The caller expects something else than a set of rows.
     #[error("set-valued function called in context that cannot accept a set")]
     NoSet,
+}
+
+impl From<Resync> for Error {
+    fn from(why: Resync) -> Error {
+        match why {
+            Resync::Future => Error::Future,
+            Resync::Purged => Error::Purged,
+        }
+    }
 }
 
 impl From<Error> for ErrorReport {
@@ -82,10 +110,11 @@ impl From<Error> for ErrorReport {
         use PgSqlErrorCode::*;
         let message = error.to_string();
         let (code, detail, hint): (_, String, Option<&str>) = match &error {
-            Error::Empty(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
+            Error::Empty(argument) | Error::Null(argument) | Error::TooLong(argument) | Error::Negative(argument) => {
+                (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None)
+            }
             Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
-            Error::TooLong(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
             Error::Changeset { path, .. } => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("Argument: changeset. At {path}; changes are counted from 0. Nothing of it was recorded."),
@@ -140,10 +169,23 @@ impl From<Error> for ErrorReport {
                     .into(),
                 Some("Pull from the beginning, with since NULL."),
             ),
+            Error::NoRun => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: run.".into(), None),
+            Error::HiddenRows => (
+                ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "Maintenance acts as the owner, and would overlook the rows that are hidden from it.".into(),
+                Some("Let a superuser own the table, or give its owner BYPASSRLS."),
+            ),
+            Error::Purged => (
+                ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+                "Argument: since. It is older than a purge: records that were deleted meanwhile are not told any more."
+                    .into(),
+                Some("Discard what was synced before, and pull from the beginning, with since NULL."),
+            ),
             Error::Installation(_) => {
                 (ERRCODE_INTERNAL_ERROR, "The library does not find what its install script creates.".into(), None)
             }
             Error::NoTrigger => (ERRCODE_FEATURE_NOT_SUPPORTED, "It is not called by itself.".into(), None),
+            Error::NoAggregate => (ERRCODE_FEATURE_NOT_SUPPORTED, "It is part of mana_sync.merge_changes.".into(), None),
             Error::NoSet => (ERRCODE_FEATURE_NOT_SUPPORTED, "Call it in FROM.".into(), None),
         };
         let report = ErrorReport::new(code, message, "mana_sync").set_detail(detail);

@@ -3,6 +3,8 @@
 //! The functions are declared in `sql/*.sql`, where a DBA reads them. Arguments are passed on as
 //! they come: text as bytes in the database's encoding, jsonb undecoded.
 
+use crate::error::Error;
+use crate::memory::Context;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
@@ -37,10 +39,7 @@ pub(crate) use sql_function;
 ///
 /// # Safety
 /// `fcinfo` is that of the call.
-pub unsafe fn answer(
-    fcinfo: pg_sys::FunctionCallInfo,
-    result: Result<Option<pg_sys::Datum>, crate::error::Error>,
-) -> pg_sys::Datum {
+pub unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, result: Result<Option<pg_sys::Datum>, Error>) -> pg_sys::Datum {
     match result {
         Ok(value) => {
             // SAFETY: see above.
@@ -82,6 +81,32 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// The columns that the function returns, described in the current memory context.
+    pub fn result_columns(&self, count: usize) -> Result<pg_sys::TupleDesc, Error> {
+        let mut description = std::ptr::null_mut();
+        // SAFETY: `fcinfo` is that of the call; a composite result has a description.
+        unsafe {
+            let class = pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut description);
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE || (*description).natts as usize != count {
+                return Err(Error::Installation("a function is declared with another result"));
+            }
+            Ok(pg_sys::BlessTupleDesc(description))
+        }
+    }
+
+    /// A row of the composite type that the function returns.
+    pub fn composite<const N: usize>(&self, columns: [Option<pg_sys::Datum>; N]) -> Result<pg_sys::Datum, Error> {
+        // SAFETY: `flinfo` is that of the call. The description is kept in its memory, for its next calls.
+        unsafe {
+            let info = (*self.fcinfo).flinfo;
+            if (*info).fn_extra.is_null() {
+                let columns = Context::existing((*info).fn_mcxt).run(|| self.result_columns(N))?;
+                (*info).fn_extra = columns.cast();
+            }
+            Ok(composite((*info).fn_extra.cast(), columns))
+        }
+    }
+
     /// A `text`.
     pub fn text(&self, place: usize) -> Option<&'a [u8]> {
         // SAFETY: the argument is declared as text.
@@ -105,6 +130,23 @@ impl<'a> Args<'a> {
             pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut elements, &mut nulls, &mut count);
             Some((0..count as usize).map(|i| (!*nulls.add(i)).then(|| text_of(*elements.add(i)))).collect())
         }
+    }
+}
+
+/// A composite value in the current memory context.
+///
+/// # Safety
+/// The description is of `N` columns of the types of the values.
+pub unsafe fn composite<const N: usize>(
+    description: pg_sys::TupleDesc,
+    columns: [Option<pg_sys::Datum>; N],
+) -> pg_sys::Datum {
+    let mut nulls = columns.map(|column| column.is_none());
+    let mut values = columns.map(|column| column.unwrap_or(pg_sys::Datum::from(0usize)));
+    // SAFETY: see above. What is stored out of line is fetched.
+    unsafe {
+        let tuple = pg_sys::heap_form_tuple(description, values.as_mut_ptr(), nulls.as_mut_ptr());
+        pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
     }
 }
 

@@ -82,6 +82,53 @@ impl<'a> Raw<'a> {
         }
     }
 
+    /// What kind of value it is, and its bytes, for [`Raw::from_bytes`].
+    pub fn bytes(&self) -> (pg_sys::jbvType::Type, &'a [u8]) {
+        use pg_sys::jbvType as kind;
+        // SAFETY: the type says which member of the union is set; a numeric begins with its length.
+        let bytes = unsafe {
+            match self.value.type_ {
+                kind::jbvString => {
+                    let string = self.value.val.string;
+                    std::slice::from_raw_parts(string.val.cast::<u8>(), string.len as usize)
+                }
+                kind::jbvNumeric => {
+                    let numeric = self.value.val.numeric.cast::<pg_sys::varlena>();
+                    std::slice::from_raw_parts(numeric.cast::<u8>(), pgrx::varsize_any(numeric))
+                }
+                kind::jbvBinary => {
+                    let binary = self.value.val.binary;
+                    std::slice::from_raw_parts(binary.data.cast::<u8>(), binary.len as usize)
+                }
+                kind::jbvBool if self.value.val.boolean => &[1],
+                kind::jbvBool => &[0],
+                _ => &[],
+            }
+        };
+        (self.value.type_, bytes)
+    }
+
+    /// The value that [`Raw::bytes`] told the bytes of.
+    ///
+    /// # Safety
+    /// It did, and they are aligned to 4 bytes.
+    pub unsafe fn from_bytes(of: pg_sys::jbvType::Type, bytes: &'a [u8]) -> Raw<'a> {
+        use pg_sys::jbvType as kind;
+        let mut value = string(bytes).value;
+        value.type_ = of;
+        let start = bytes.as_ptr().cast_mut();
+        match of {
+            kind::jbvNumeric => value.val.numeric = start.cast(),
+            kind::jbvBool => value.val.boolean = bytes == [1],
+            kind::jbvBinary => {
+                value.val.binary.len = bytes.len() as i32;
+                value.val.binary.data = start.cast();
+            }
+            _ => {}
+        }
+        Raw { value, of: PhantomData }
+    }
+
     fn container(&self) -> *mut pg_sys::JsonbContainer {
         // SAFETY: only called for arrays and objects.
         unsafe { self.value.val.binary.data }
@@ -210,8 +257,8 @@ impl Builder {
     }
 }
 
-/// A string.
-fn string(bytes: &[u8]) -> Raw<'_> {
+/// A string, in the database's encoding.
+pub fn string(bytes: &[u8]) -> Raw<'_> {
     let mut value = empty();
     value.type_ = pg_sys::jbvType::jbvString;
     value.val.string.val = bytes.as_ptr().cast_mut().cast();

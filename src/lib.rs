@@ -27,12 +27,18 @@ use pgrx::prelude::*;
 
 mod epoch;
 mod error;
+mod export;
 mod function;
 mod jsonb;
 mod log;
+mod maintenance;
+mod memory;
+mod merge;
 mod pull;
 mod push;
 mod read;
+mod records;
+mod result;
 mod scope;
 mod settings;
 mod snapshot;
@@ -64,8 +70,10 @@ pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/defaults.sql", name = "defaults", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["defaults"]);
 pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["tables"]);
-pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["policies"]);
-pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["functions"], finalize);
+pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["policies"]);
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["merge"]);
+pgrx::extension_sql_file!("../sql/maintenance.sql", name = "maintenance", requires = ["functions"]);
+pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["maintenance"], finalize);
 
 /// Required by `cargo pgrx test`.
 #[cfg(test)]

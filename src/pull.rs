@@ -20,8 +20,8 @@ const PAGE_SIZE: usize = 1000;
 
 /// `mana_sync.pull(user_id, app_id, table_name, since, client_id, page_size, space_ids) RETURNS json`
 ///
-/// A page of changes as a response of the wire format. Errors: those of `changes_since`, but that a cursor from
-/// the server's own future is answered with `resyncRequired`.
+/// A page of changes as a response of the wire format. Errors: those of `changes_since`, but that 55000 is answered
+/// with `resyncRequired`.
 fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let page_size = read::page_size(args.int(5), PAGE_SIZE)?;
@@ -42,8 +42,8 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 
 /// `mana_sync.sync(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
-/// Records a changeset as `push` does, and answers as `pull` does from the changeset's `since`. Where that is a cursor
-/// from the server's own future it records nothing and says that a resync is required.
+/// Records a changeset as `push` does, and answers as `pull` does from the changeset's `since`. Where the
+/// reader has to begin again, it records nothing and says that a resync is required.
 fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = push::changeset(args)?;
@@ -51,11 +51,11 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
     let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
-    if read::is_from_future(&start)? {
+    let pull = Pull { app, table: None, exclude: Exclude::Echo(client), page_size: PAGE_SIZE, start };
+    if read::check(&scope, &pull)?.is_err() {
         write_resync(&mut json);
     } else {
         push::record(&scope, app, client, &changeset.changes)?;
-        let pull = Pull { app, table: None, exclude: Exclude::Echo(client), page_size: PAGE_SIZE, start };
         json = respond(&scope, pull, changeset.since, json)?;
     }
     scope.leave();
@@ -71,8 +71,8 @@ fn respond(scope: &Scope, pull: Pull<'_>, since: Option<&[u8]>, mut json: JsonTe
     };
     read::page(scope, pull, |page| {
         match page {
-            None => write_resync(&mut json),
-            Some(page) => {
+            Err(_) => write_resync(&mut json),
+            Ok(page) => {
                 let cursor = match (&page.cursor, unchanged) {
                     (Some(cursor), _) => read::hand_out(cursor),
                     (None, Some(unchanged)) => unchanged.to_string(),

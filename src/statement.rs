@@ -1,9 +1,30 @@
 //! Glue: prepared statements, each planned once in a backend and run many times.
 
+use crate::error::Error;
+use crate::memory::Context;
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// Literals as one C string.
+macro_rules! sql {
+    ($($part:expr),+) => {
+        match std::ffi::CStr::from_bytes_with_nul(concat!($($part,)+ "\0").as_bytes()) {
+            Ok(sql) => sql,
+            Err(_) => panic!("a zero byte in the statement"),
+        }
+    };
+}
+pub(crate) use sql;
+
+/// A file as a C string.
+macro_rules! include_sql {
+    ($path:literal) => {
+        $crate::statement::sql!(include_str!($path))
+    };
+}
+pub(crate) use include_sql;
 
 /// A statement that a backend prepares at its first use and keeps.
 ///
@@ -89,15 +110,52 @@ impl Spi {
 
     /// Runs an INSERT, and returns how many rows it added.
     pub fn insert(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) -> usize {
-        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT).count
+        self.run(statement, values, pg_sys::SPI_OK_INSERT)
+    }
+
+    /// Reads with the active snapshot, however many rows there are: they are fetched in portions, and are gone, with
+    /// what `take` has allocated, after their portion. Ends early where `take` says false.
+    pub fn for_each(
+        &self,
+        statement: &Statement,
+        values: &[Option<pg_sys::Datum>],
+        mut take: impl FnMut(Row) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        const PORTION: usize = 256;
+        let (nulls, mut values) = parameters(statement, values);
+        let memory = Context::current().child();
+        // SAFETY: connected; values and nulls have the length of the plan's parameters. A portion's rows and memory are not
+        // used after it.
+        unsafe {
+            let portal =
+                pg_sys::SPI_cursor_open(ptr::null(), statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), true);
+            let mut more = true;
+            while more {
+                pg_sys::SPI_cursor_fetch(portal, true, PORTION as std::ffi::c_long);
+                let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
+                more = rows.count == PORTION;
+                for row in rows.iter() {
+                    if !memory.run(|| take(row))? {
+                        more = false;
+                        break;
+                    }
+                }
+                pg_sys::SPI_freetuptable(rows.table);
+                memory.reset();
+            }
+            pg_sys::SPI_cursor_close(portal);
+            memory.delete();
+        }
+        Ok(())
+    }
+
+    /// Runs a statement that changes rows or settings and returns none; returns how many rows it changed.
+    pub fn run(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], expected: u32) -> usize {
+        self.execute(statement, values, false, expected).count
     }
 
     fn execute(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], read_only: bool, expected: u32) -> Rows {
-        assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
-        let nulls: Vec<c_char> =
-            values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
-        let mut values: Vec<pg_sys::Datum> =
-            values.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))).collect();
+        let (nulls, mut values) = parameters(statement, values);
         // SAFETY: connected; values and nulls have the length of the plan's parameters.
         unsafe {
             let result = pg_sys::SPI_execute_plan(statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
@@ -105,6 +163,13 @@ impl Spi {
             Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }
         }
     }
+}
+
+/// What SPI wants of the values of a statement's parameters.
+fn parameters(statement: &Statement, values: &[Option<pg_sys::Datum>]) -> (Vec<c_char>, Vec<pg_sys::Datum>) {
+    assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
+    let nulls = values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
+    (nulls, values.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))).collect())
 }
 
 impl Rows {
@@ -117,6 +182,15 @@ impl Rows {
 }
 
 impl Row {
+    /// A copy in the current memory context; what is stored out of line stays there.
+    pub fn copy(&self) -> Row {
+        // SAFETY: the tuple and its description are there.
+        unsafe {
+            let columns = pg_sys::CreateTupleDescCopy(self.columns);
+            Row { tuple: pg_sys::heap_copytuple(self.tuple), columns }
+        }
+    }
+
     /// A column, from 1; `None` is NULL.
     pub fn column(&self, place: i32) -> Option<pg_sys::Datum> {
         let mut null = false;

@@ -30,21 +30,63 @@ impl Row {
     }
 }
 
+/// How a column is compared with a value.
+#[derive(Clone, Copy, Debug)]
+pub enum Compare {
+    /// It is equal.
+    Equal,
+    /// It is greater.
+    Greater,
+    /// It is greater or equal.
+    GreaterOrEqual,
+}
+
+/// A condition on a column of an index.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    column: i16,
+    compare: Compare,
+    /// Equal, greater, greater or equal: OIDs of the functions.
+    functions: [u32; 3],
+    value: pg_sys::Datum,
+}
+
+impl Key {
+    /// A condition on an `int`, the column of this number.
+    pub fn int4(column: i16, compare: Compare, value: i32) -> Key {
+        let functions = [pg_sys::F_INT4EQ, pg_sys::F_INT4GT, pg_sys::F_INT4GE];
+        Key { column, compare, functions, value: pg_sys::Datum::from(value) }
+    }
+
+    /// A condition on an `xid8`.
+    pub fn xid8(column: i16, compare: Compare, value: u64) -> Key {
+        let functions = [pg_sys::F_XID8EQ, pg_sys::F_XID8GT, pg_sys::F_XID8GE];
+        Key { column, compare, functions, value: pg_sys::Datum::from(value) }
+    }
+
+    /// As the server wants it.
+    fn scan_key(&self) -> pg_sys::ScanKeyData {
+        let (strategy, function) = match self.compare {
+            Compare::Equal => (pg_sys::BTEqualStrategyNumber, self.functions[0]),
+            Compare::Greater => (pg_sys::BTGreaterStrategyNumber, self.functions[1]),
+            Compare::GreaterOrEqual => (pg_sys::BTGreaterEqualStrategyNumber, self.functions[2]),
+        };
+        // SAFETY: all zeroes is a key, which the call sets; the function takes values of the column's type.
+        unsafe {
+            let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+            pg_sys::ScanKeyInit(&mut key, self.column, strategy as u16, function.into(), self.value);
+            key
+        }
+    }
+}
+
 /// Hands every row of `mana_sync.$name` that the active snapshot sees to `take`.
 pub fn scan(name: &CStr, mut take: impl FnMut(&Row) -> Result<(), Error>) -> Result<(), Error> {
+    let lock = pg_sys::AccessShareLock as i32;
     // SAFETY: the relation is open, with its description, while its tuples are read. An error of `take` ends the
     // transaction or subtransaction, which closes it.
     unsafe {
-        let namespace = pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true);
-        let relation = match namespace {
-            pg_sys::InvalidOid => pg_sys::InvalidOid,
-            namespace => pg_sys::get_relname_relid(name.as_ptr(), namespace),
-        };
-        if relation == pg_sys::InvalidOid {
-            return Err(Error::Installation("a table is missing"));
-        }
-        let lock = pg_sys::AccessShareLock as i32;
-        let relation = pg_sys::table_open(relation, lock);
+        let relation = pg_sys::table_open(oid_of(name)?, lock);
         let columns = (*relation).rd_att;
         let snapshot = pg_sys::GetActiveSnapshot();
         let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
@@ -59,4 +101,41 @@ pub fn scan(name: &CStr, mut take: impl FnMut(&Row) -> Result<(), Error>) -> Res
         pg_sys::table_close(relation, lock);
     }
     Ok(())
+}
+
+/// Hands the last row of a table, in the order of its index, that the active snapshot sees and for which all of `keys`
+/// hold to `take`. The table's first columns are those of the index.
+pub fn last<T>(
+    (table, index): (&CStr, &CStr),
+    keys: &[Key],
+    take: impl FnOnce(&Row) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    let lock = pg_sys::AccessShareLock as i32;
+    let mut keys: Vec<pg_sys::ScanKeyData> = keys.iter().map(Key::scan_key).collect();
+    // SAFETY: as above; the keys outlive the scan.
+    unsafe {
+        let table = pg_sys::table_open(oid_of(table)?, lock);
+        let index = pg_sys::index_open(oid_of(index)?, lock);
+        let columns = (*table).rd_att;
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, keys.len() as i32, keys.as_mut_ptr());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let taken = if tuple.is_null() { None } else { Some(take(&Row { tuple, columns })?) };
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, lock);
+        pg_sys::table_close(table, lock);
+        Ok(taken)
+    }
+}
+
+/// The relation `mana_sync.$name`.
+pub fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
+    // SAFETY: the names are constants.
+    let oid = unsafe {
+        match pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true) {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            namespace => pg_sys::get_relname_relid(name.as_ptr(), namespace),
+        }
+    };
+    if oid == pg_sys::InvalidOid { Err(Error::Installation("a table is missing")) } else { Ok(oid) }
 }

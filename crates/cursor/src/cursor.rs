@@ -12,6 +12,8 @@ pub struct Cursor {
     pub seen: Option<Seen>,
     /// Hashes of the spaces whose rows `seen` speaks of, ascending.
     pub spaces: Vec<u64>,
+    /// Mark of the latest purge of deletes that the reader knows of ([`crate::purge::Purges::mark`]).
+    pub purges: u64,
     /// A walk from `seen` to a later state that is not at its end yet.
     pub walk: Option<Walk>,
 }

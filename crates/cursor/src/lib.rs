@@ -13,6 +13,7 @@
 //! | [`text`]     | the text form of a cursor, whose order is the order of age |
 //! | [`plan`]     | where in the log the rows of a walk can be |
 //! | [`merge`]    | reading the parts of the log there, together and in order |
+//! | [`purge`]    | deletes that were purged, and who has to know |
 //! | [`walk`]     | a page of changes: from a cursor to the next |
 
 pub mod cursor;
@@ -20,6 +21,7 @@ pub mod history;
 pub mod keyed;
 pub mod merge;
 pub mod plan;
+pub mod purge;
 pub mod snapshot;
 pub mod text;
 pub mod walk;

@@ -1,7 +1,7 @@
 //! The text form of a cursor. Its bytewise order is the order of age.
 //!
 //! ```text
-//! cursor    = "ms1" seen reader spaces ( "-" | walk ) checksum
+//! cursor    = "ms1" seen reader spaces purges ( "-" | walk ) checksum
 //! seen      = order xmax *delta "~" *( xact seq ) "-" [ lsn fingerprint [ timeline history ] ]
 //! walk      = "." target epoch xact seq joined left table ( "-" | "." timestamp )
 //! target    = *digit seen
@@ -85,6 +85,7 @@ impl Cursor {
         out.seen(self.seen.as_ref());
         out.hash(self.reader);
         out.hashes(&self.spaces);
+        out.number(self.purges);
         match &self.walk {
             None => out.0.push(END),
             Some(walk) => {
@@ -341,7 +342,8 @@ impl Reader<'_> {
     }
 
     fn cursor(&mut self) -> Option<Cursor> {
-        let mut cursor = Cursor { seen: self.seen()?, reader: self.hash()?, spaces: self.hashes()?, walk: None };
+        let (seen, reader, spaces, purges) = (self.seen()?, self.hash()?, self.hashes()?, self.number()?);
+        let mut cursor = Cursor { seen, reader, spaces, purges, walk: None };
         if !self.take(END) {
             if !self.take(MORE) {
                 return None;
@@ -398,8 +400,8 @@ mod tests {
                 table,
                 after,
             });
-        (0..=keyed::MAX, prop::option::of(seen()), hashes(), prop::option::of(walk))
-            .prop_map(|(reader, seen, spaces, walk)| Cursor { reader, seen, spaces, walk })
+        (0..=keyed::MAX, prop::option::of(seen()), hashes(), any::<u64>(), prop::option::of(walk))
+            .prop_map(|(reader, seen, spaces, purges, walk)| Cursor { reader, seen, spaces, purges, walk })
     }
 
     proptest! {
@@ -436,7 +438,7 @@ mod tests {
         fn text_order_is_age_order(a in seen(), grow in snapshot(), later in 0u64..1000) {
             let bigger = Snapshot::new(grow.xmax().max(a.snapshot.xmax()) + later, grow.open().to_vec(), vec![]);
             let b = Seen { snapshot: a.snapshot.union(&bigger), ..a.clone() };
-            let text = |seen: &Seen| Cursor { seen: Some(seen.clone()), reader: 5, spaces: vec![], walk: None }.to_text();
+            let text = |seen: &Seen| Cursor { seen: Some(seen.clone()), reader: 5, spaces: vec![], purges: 0, walk: None }.to_text();
             prop_assert!(text(&a) <= text(&b), "{:?} {:?}", a, b);
             let next = Seen { epoch: Epoch { number: a.epoch.number + 1, fingerprint: 0 }, ..a.clone() };
             prop_assert!(text(&b) < text(&next));
@@ -517,6 +519,7 @@ mod tests {
             reader: 1,
             seen: Some(seen(open)),
             spaces: (0..spaces).collect(),
+            purges: 0,
             walk: None,
         };
         let few = cursor(3, vec![4_999_999_000, 4_999_999_100]).to_text();
@@ -547,7 +550,8 @@ mod tests {
                 lsn: u64::MAX,
             };
             let names: Vec<u64> = (0..spaces as u64).collect();
-            let rest = Cursor { seen: Some(state(rest)), spaces: names, walk: None, reader: 0 }.to_text();
+            let rest =
+                Cursor { seen: Some(state(rest)), spaces: names, purges: u64::MAX, walk: None, reader: 0 }.to_text();
             assert!(rest.len() <= MAX_LENGTH.max(8 * spaces + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", rest.len());
             let target = later.cut(fitting_target(later.open(), cut.open(), room));
             let seen = state(cut);
@@ -555,7 +559,8 @@ mod tests {
             let walk =
                 Walk { target: state(target), last, joined: vec![], left: vec![], table: 0, after: Some(1 << 60) };
             let spaces: Vec<u64> = (0..spaces as u64).collect();
-            let cursor = Cursor { seen: Some(seen), spaces: spaces.clone(), walk: Some(walk), reader: 0 };
+            let cursor =
+                Cursor { seen: Some(seen), spaces: spaces.clone(), purges: u64::MAX, walk: Some(walk), reader: 0 };
             let text = cursor.to_text();
             assert!(text.len() <= MAX_LENGTH.max(8 * spaces.len() + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", text.len());
             assert_eq!(Cursor::from_text(text.as_bytes()), Ok(cursor));

@@ -19,8 +19,10 @@
 use crate::Position;
 use crate::cursor::{Cursor, Walk};
 use crate::history::{Seen, Server, Standing, View};
+use crate::keyed::Secret;
 use crate::merge::{Filter, Part, Source, Stretch, merge};
 use crate::plan::Plan;
+use crate::purge::{Purges, knows_what_was_purged};
 use crate::snapshot::Snapshot;
 use crate::text;
 
@@ -62,11 +64,20 @@ pub struct Page<R> {
     pub more: bool,
 }
 
+/// Why a reader has to begin again, from the beginning and with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resync {
+    /// The cursor is from this server's own future: the server went back in time.
+    Future,
+    /// The cursor has not seen a delete that was purged.
+    Purged,
+}
+
 /// Why there is no page.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Error<E> {
-    /// The cursor is from this server's own future: the server went back in time.
-    Future,
+    /// The reader has to begin again.
+    Resync(Resync),
     /// The log could not be read.
     Source(E),
 }
@@ -74,13 +85,14 @@ pub enum Error<E> {
 /// Reads the page of the log that follows `start`.
 ///
 /// `now` is the snapshot that `source` reads with, and `lsn` a position in the write-ahead log that
-/// was read after it. `server` was read no earlier, and `now` was taken on the history that `server` is on.
+/// was read after it; `purges` is of the same snapshot. `server` was read no earlier, and `now` was taken on the history that `server` is on.
 pub fn read_page<S: Source>(
     server: &Server,
     (now, lsn): (Snapshot, u64),
     request: &Request<'_>,
     start: Start,
     source: &mut S,
+    purges: &mut impl Purges,
 ) -> Result<Page<S::Row>, Error<S::Error>> {
     let Some(now) = server.view(now, lsn) else {
         // No epoch: nothing in this log has been committed, or replayed by this standby. A cursor may
@@ -90,13 +102,10 @@ pub fn read_page<S: Source>(
             Start::Beginning(_) => Ok(Page { rows: Vec::new(), cursor: Some(Cursor::default()), more: false }),
         };
     };
-    let mut state = match start {
-        Start::Beginning(after) => State { after, ..State::beginning(request) },
-        Start::Cursor(cursor) => match State::resume(server, request, *cursor) {
-            Resumed::At(state) => *state,
-            Resumed::NotYet => return Ok(unchanged()),
-            Resumed::Future => return Err(Error::Future),
-        },
+    let mut state = match State::at(server, request, &start, purges) {
+        Resumed::At(state) => *state,
+        Resumed::NotYet => return Ok(unchanged()),
+        Resumed::Never(why) => return Err(Error::Resync(why)),
     };
     // The reader has seen a later epoch than this snapshot is of, or is in a walk to a state that
     // this server has not reached in full: it shows no rows, for it could not show all.
@@ -104,6 +113,10 @@ pub fn read_page<S: Source>(
         || state.walking.as_ref().is_some_and(|walking| !now.contains(&walking.target))
     {
         return Ok(unchanged());
+    }
+    // Only now: a standby that lags does not know of the latest purges.
+    if state.stale {
+        return Err(Error::Resync(Resync::Purged));
     }
     let mut rows = Vec::new();
     loop {
@@ -125,10 +138,13 @@ pub fn read_page<S: Source>(
     }
 }
 
-/// Whether a cursor is from this server's own future: the server went back in time.
-pub fn is_from_future(server: &Server, cursor: &Cursor) -> bool {
-    let states = cursor.seen.iter().chain(cursor.walk.iter().map(|walk| &walk.target));
-    states.into_iter().any(|seen| server.standing(seen) == Standing::Future)
+/// Whether a reader can go on from `start`.
+pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Result<(), Resync> {
+    match State::at(server, request, start, purges) {
+        Resumed::At(state) if state.stale => Err(Resync::Purged),
+        Resumed::At(_) | Resumed::NotYet => Ok(()),
+        Resumed::Never(why) => Err(why),
+    }
 }
 
 fn unchanged<R>() -> Page<R> {
@@ -163,51 +179,79 @@ struct State {
     covered: Vec<bool>,
     walking: Option<Walking>,
     after: Option<i64>,
+    /// Mark of the latest purge.
+    purges: u64,
+    /// Whether the reader may hold what was deleted, and the delete purged, before it could see it.
+    stale: bool,
 }
 
 enum Resumed {
     At(Box<State>),
     NotYet,
-    Future,
+    Never(Resync),
 }
 
 impl State {
-    fn beginning(request: &Request<'_>) -> State {
-        State { seen: None, hashes: Vec::new(), covered: vec![false; request.spaces.len()], walking: None, after: None }
+    fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumed {
+        match start {
+            Start::Beginning(after) => {
+                let stale = after.is_some_and(|after| purges.until() > Some(after));
+                Resumed::At(Box::new(State { after: *after, stale, ..State::beginning(request, purges) }))
+            }
+            Start::Cursor(cursor) => State::resume(server, request, (**cursor).clone(), purges),
+        }
     }
 
-    fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor) -> Resumed {
-        let beginning = || Resumed::At(Box::new(State::beginning(request)));
+    fn beginning(request: &Request<'_>, purges: &mut impl Purges) -> State {
+        let covered = vec![false; request.spaces.len()];
+        State {
+            seen: None,
+            hashes: Vec::new(),
+            covered,
+            walking: None,
+            after: None,
+            purges: purges.mark(),
+            stale: false,
+        }
+    }
+
+    fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor, purges: &mut impl Purges) -> Resumed {
         let resolve = |seen: &Seen| match server.standing(seen) {
             Standing::Shared(view) => Ok(Some(view)),
             Standing::Foreign => Ok(None),
             Standing::NotYet => Err(Resumed::NotYet),
-            Standing::Future => Err(Resumed::Future),
+            Standing::Future => Err(Resumed::Never(Resync::Future)),
         };
         let seen = match cursor.seen.as_ref().map(&resolve).transpose() {
-            Ok(Some(None)) => return beginning(),
-            Ok(seen) => seen.flatten(),
+            Ok(seen) => seen,
             Err(resumed) => return resumed,
         };
-        let target = match cursor.walk.as_ref().map(|walk| resolve(&walk.target)).transpose() {
+        // A cursor of another history counts for nothing.
+        let foreign = seen == Some(None);
+        let target = match cursor.walk.as_ref().filter(|_| !foreign).map(|walk| resolve(&walk.target)).transpose() {
             Ok(target) => target.flatten(),
             Err(resumed) => return resumed,
         };
+        let secret = cursor.key().map(|epoch| server.secret(epoch));
+        let other = |secret: &Secret| cursor.reader != secret.reader(request.user, request.app);
+        if secret.is_none() || secret.flatten().is_some_and(other) {
+            return Resumed::At(Box::new(State::beginning(request, purges)));
+        }
+        let seen = seen.flatten();
+        let stale = !knows_what_was_purged(&cursor, seen.as_ref(), purges);
+        let Some(secret) = secret.flatten().filter(|_| !foreign) else {
+            return Resumed::At(Box::new(State { stale, ..State::beginning(request, purges) }));
+        };
         if target.is_none() {
             cursor.walk = None;
-        }
-        let Some(secret) = cursor.key().and_then(|epoch| server.secret(epoch)) else {
-            return beginning();
-        };
-        if cursor.reader != secret.reader(request.user, request.app) {
-            return beginning();
         }
         if cursor.walk.as_ref().is_some_and(|walk| walk.table != secret.table(request.table)) {
             cursor.walk = None;
         }
         let scope: Vec<u64> = request.spaces.iter().map(|id| secret.space(id)).collect();
         let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
-        let mut state = State { seen, hashes: cursor.spaces, covered, walking: None, after: None };
+        let mut state =
+            State { seen, hashes: cursor.spaces, covered, walking: None, after: None, purges: purges.mark(), stale };
         if let (Some(walk), Some(target)) = (cursor.walk, target) {
             let mut present = scope.clone();
             present.sort_unstable();
@@ -305,6 +349,7 @@ impl State {
             reader: 0,
             seen: self.seen.as_ref().map(|view| view.seen.clone()),
             spaces: Vec::new(),
+            purges: self.purges,
             walk: self.walking.as_ref().map(|walking| Walk {
                 target: walking.target.seen.clone(),
                 last: walking.last,

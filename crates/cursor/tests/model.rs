@@ -11,8 +11,9 @@ use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
 use mana_sync_cursor::keyed::{self, SECRET_LENGTH, Secret};
 use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
+use mana_sync_cursor::purge::Purges;
 use mana_sync_cursor::snapshot::Snapshot;
-use mana_sync_cursor::walk::{Page, Request, Start, read_page};
+use mana_sync_cursor::walk::{Error, Request, Resync, Start, read_page};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,8 @@ struct Row {
     id: u32,
     user: usize,
     space: Option<usize>,
+    /// A delete of what another row wrote.
+    deletes: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ enum Event {
     Row(Row),
     Epoch(KnownEpoch, u64),
     Prepare(u64),
+    /// A transaction purges deletes, and what they deleted; a mark that no other purge has.
+    Purge(u64, Vec<Row>, u64),
     End(u64, bool),
     /// Recovery ended: all ids below count as completed, but for what is prepared.
     Recovered(u64),
@@ -60,6 +65,10 @@ struct State<'a> {
     snapshot: (u64, Vec<u64>),
     rows: Vec<&'a Row>,
     server: Server,
+    /// Deletes that were purged.
+    purged: Vec<&'a Row>,
+    /// Mark of the latest purge.
+    mark: u64,
 }
 
 impl Node {
@@ -79,10 +88,17 @@ impl Node {
             open.extend(subs.iter().filter(|(of, xact)| *xact < xmax && !ended.contains_key(of)).map(|(_, xact)| xact));
         }
         let visible = |xact: &u64| ended.get(xact) == Some(&true) || own == Some(*xact);
+        let visible_purges = events.iter().filter_map(|e| match e {
+            Event::Purge(by, deletes, mark) if visible(by) => Some((deletes, *mark)),
+            _ => None,
+        });
+        let mark = visible_purges.clone().last().map_or(0, |(_, mark)| mark);
+        let purged: Vec<&Row> = visible_purges.flat_map(|(deletes, _)| deletes).collect();
+        let is_gone = |row: &Row| purged.iter().any(|delete| delete.id == row.id || delete.deletes == Some(row.id));
         let rows = events
             .iter()
             .filter_map(|e| if let Event::Row(row) = e { Some(row) } else { None })
-            .filter(|row| visible(&row.at.xact))
+            .filter(|row| visible(&row.at.xact) && !is_gone(row))
             .collect();
         let epochs = events
             .iter()
@@ -90,7 +106,7 @@ impl Node {
             .collect();
         let replayed = if in_recovery { length as u64 } else { 0 };
         let server = Server::new(epochs, self.here, in_recovery, self.next_xact, replayed);
-        State { ended, snapshot: (xmax, open), rows, server }
+        State { ended, snapshot: (xmax, open), rows, server, purged, mark }
     }
 
     fn now(&self) -> State<'_> {
@@ -130,6 +146,43 @@ impl Node {
     }
 
     fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32) {
+        let epoch = self.epoch(xact);
+        let at = Position::new(epoch, xact, i64::from(id) + 1);
+        // Every other row deletes the one before it of the same user and space, if that is there.
+        let state = self.state(self.events.len(), false, Some(xact));
+        let before = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
+        let deletes = before.map(|row| row.id).max().filter(|_| id % 2 == 1);
+        self.events.push(Event::Row(Row { at, id, user, space, deletes }));
+    }
+
+    /// Purges some of the deletes that are there.
+    fn purge(&mut self, xact: u64, mut choose: impl FnMut() -> bool) -> Vec<Row> {
+        let state = self.now();
+        // A row that another transaction is removing is locked.
+        let locked = |row: &Row| {
+            self.events.iter().any(|e| match e {
+                Event::Purge(by, deletes, _) => {
+                    let removes = |delete: &Row| {
+                        [Some(delete.id), delete.deletes].iter().any(|id| [Some(row.id), row.deletes].contains(id))
+                    };
+                    state.ended.get(by) != Some(&false) && deletes.iter().any(removes)
+                }
+                _ => false,
+            })
+        };
+        let deletes = state.rows.iter().filter(|row| row.deletes.is_some() && !locked(row) && choose());
+        let deletes: Vec<Row> = deletes.map(|row| (*row).clone()).collect();
+        // One purge at a time.
+        let purges = self.events.iter().filter_map(|e| if let Event::Purge(by, ..) = e { Some(by) } else { None });
+        if deletes.is_empty() || !purges.into_iter().all(|by| state.ended.contains_key(by)) {
+            return Vec::new();
+        }
+        self.events.push(Event::Purge(xact, deletes.clone(), self.run << 32 | xact));
+        deletes
+    }
+
+    /// The epoch that a transaction writes in; it is there then.
+    fn epoch(&mut self, xact: u64) -> u32 {
         let (epoch, missing) = self.state(self.events.len(), false, Some(xact)).server.writes_in();
         if missing {
             let known = KnownEpoch {
@@ -141,8 +194,7 @@ impl Node {
             };
             self.events.push(Event::Epoch(known, xact));
         }
-        let at = Position::new(epoch, xact, i64::from(id) + 1);
-        self.events.push(Event::Row(Row { at, id, user, space }));
+        epoch
     }
 
     /// Everything in progress is gone, but what was prepared.
@@ -211,6 +263,28 @@ impl Source for Table<'_> {
     }
 }
 
+impl Purges for &State<'_> {
+    fn any_after(&mut self, epoch: u32) -> bool {
+        self.purged.iter().any(|row| row.at.epoch > epoch)
+    }
+
+    fn any_from(&mut self, epoch: u32, xact: u64) -> bool {
+        self.purged.iter().any(|row| row.at.epoch == epoch && row.at.xact >= xact)
+    }
+
+    fn contains(&mut self, epoch: u32, xact: u64) -> bool {
+        self.purged.iter().any(|row| (row.at.epoch, row.at.xact) == (epoch, xact))
+    }
+
+    fn until(&mut self) -> Option<i64> {
+        None
+    }
+
+    fn mark(&mut self) -> u64 {
+        self.mark
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Device {
     user: usize,
@@ -219,6 +293,9 @@ struct Device {
     delivered: BTreeMap<u32, u32>,
     /// Spaces it has joined after it had begun: their rows may come again.
     rejoined: BTreeSet<usize>,
+    /// Deletes and what they deleted, that some server has purged: a reader from there does not have them, and one that
+    /// has lost the purge in a failover does.
+    excused: BTreeSet<u32>,
     /// Its own open transaction on the first primary.
     writes_in: Option<u64>,
     /// Room that its cursors have for open transactions, where it is not what the extension gives.
@@ -255,8 +332,16 @@ impl Device {
         let request =
             Request { user: user.as_bytes(), app: APP, spaces: &ids, table: None, page_size, room: self.room };
         let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
-        let page: Page<Row> =
-            read_page(&state.server, (snapshot, length as u64), &request, start, &mut table).expect("no error");
+        let page = match read_page(&state.server, (snapshot, length as u64), &request, start, &mut table, &mut &state) {
+            Ok(page) => page,
+            Err(Error::Resync(Resync::Purged)) => {
+                assert!(self.cursor.is_some(), "from the beginning");
+                self.cursor = None;
+                self.delivered.clear();
+                return true;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
         assert!(page.rows.len() <= page_size);
         assert!(!page.more || page.rows.len() == page_size);
         assert!(page.rows.windows(2).all(|pair| pair[0].at < pair[1].at) || page.rows.len() > 1, "order");
@@ -304,7 +389,9 @@ impl Device {
                 .space
                 .is_some_and(|space| self.spaces.contains(&space) && !(ahead && self.rejoined.contains(&space)));
             assert!(
-                self.delivered.contains_key(&row.id) || (row.user != self.user && !shared),
+                self.delivered.contains_key(&row.id)
+                    || self.excused.contains(&row.id)
+                    || (row.user != self.user && !shared),
                 "{row:?} waits for {:?}: {self:?}",
                 state.snapshot
             );
@@ -320,6 +407,7 @@ struct World {
     spaces_change: bool,
     forks: bool,
     crashes: bool,
+    purges: bool,
 }
 
 /// Small numbers, as many as are asked for.
@@ -348,6 +436,7 @@ fn run(world: World, choices: &[u8]) {
             cursor: None,
             delivered: BTreeMap::new(),
             rejoined: BTreeSet::new(),
+            excused: BTreeSet::new(),
             writes_in: None,
             room: world.cut.then(|| choose.below(20)),
         })
@@ -476,6 +565,16 @@ fn run(world: World, choices: &[u8]) {
                 }
                 devices.iter_mut().for_each(|device| device.writes_in = None);
             }
+            // Where spaces do not change.
+            12 if world.purges => {
+                let xact = node.start();
+                let deletes = node.purge(xact, || choose.below(3) == 0);
+                let ids = deletes.iter().flat_map(|delete| [Some(delete.id), delete.deletes]).flatten();
+                devices.iter_mut().for_each(|device| device.excused.extend(ids.clone()));
+                if choose.below(3) != 0 {
+                    node.events.push(Event::End(xact, choose.below(5) != 0));
+                }
+            }
             _ if !forks.is_empty() => {
                 let fork = &forks[choose.below(forks.len())];
                 let device = choose.below(devices.len());
@@ -500,21 +599,27 @@ fn run(world: World, choices: &[u8]) {
     for device in &mut devices {
         device.writes_in = None;
         device.pull(&node, node.events.len(), false, 1 + choose.below(5));
+        for delete in &state.purged {
+            let holds = |id: u32| device.delivered.contains_key(&id);
+            let deleted = delete.deletes.expect("a delete");
+            assert!(!holds(deleted) || holds(delete.id), "{deleted} was deleted and purged, and lives on {device:?}");
+        }
         for row in &state.rows {
             let shared = row.space.is_some_and(|space| device.spaces.contains(&space));
             if row.user != device.user && !shared {
                 continue;
             }
             let times = device.delivered.get(&row.id).copied().unwrap_or(0);
-            assert!(times > 0, "lost {row:?} on {:?}", device);
+            let excused = world.forks && device.excused.contains(&row.id);
+            assert!(times > 0 || excused, "lost {row:?} on {:?}", device);
             let rejoined = row.space.is_some_and(|space| device.rejoined.contains(&space));
-            if !world.forks && !world.cut && !rejoined {
+            if !world.forks && !world.cut && !rejoined && !excused {
                 assert_eq!(times, 1, "{row:?} came {times} times to {device:?}");
             }
         }
         if !world.forks {
             for id in device.delivered.keys() {
-                let there = state.rows.iter().any(|row| row.id == *id);
+                let there = state.rows.iter().any(|row| row.id == *id) || world.purges;
                 // A reader that writes sees its own rows before it aborts, and nobody else ever does.
                 let own = node
                     .events
@@ -546,7 +651,8 @@ fn schedule() -> impl Strategy<Value = Vec<u8>> {
 
 /// Schedules that once lost changes, found by the tests below, and one more to look at:
 /// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model schedules -- --nocapture` prints what happens in it
-/// (with `MANA_SYNC_MODEL_CUT=1` and `MANA_SYNC_MODEL_FORKS=1` where cursors are cut, and servers fork).
+/// (with `MANA_SYNC_MODEL_CUT=1`, `MANA_SYNC_MODEL_FORKS=1`, `MANA_SYNC_MODEL_PURGES=1` where cursors are cut, servers fork, and
+/// deletes are purged and spaces stay as they are).
 #[test]
 fn schedules_that_once_lost_changes() {
     const JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT: &[u8] = &[
@@ -557,12 +663,16 @@ fn schedules_that_once_lost_changes() {
         132, 1, 28, 16, 0, 46, 162, 0, 0, 0, 174, 231, 132, 0, 39, 2, 0, 0, 0, 58, 0, 45, 131, 0, 0, 109, 75, 23, 0, 2,
         0, 0, 0,
     ];
-    run(World { cut: true, spaces_change: true, forks: false, crashes: false }, JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT);
+    run(
+        World { cut: true, spaces_change: true, forks: false, crashes: false, purges: false },
+        JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT,
+    );
     if let Ok(choices) = std::env::var("MANA_SYNC_MODEL_TRACE") {
         let choices: Vec<u8> = choices.split(',').filter_map(|choice| choice.trim().parse().ok()).collect();
         let set = |name| std::env::var_os(name).is_some();
         let (cut, forks) = (set("MANA_SYNC_MODEL_CUT"), set("MANA_SYNC_MODEL_FORKS"));
-        run(World { cut, spaces_change: true, forks, crashes: forks }, &choices);
+        let purges = set("MANA_SYNC_MODEL_PURGES");
+        run(World { cut, spaces_change: !purges, forks, crashes: forks, purges }, &choices);
     }
 }
 
@@ -571,31 +681,41 @@ proptest! {
 
     #[test]
     fn nothing_is_lost_and_nothing_repeated(choices in schedule()) {
-        run(World { cut: false, spaces_change: false, forks: false, crashes: false }, &choices);
+        run(World { cut: false, spaces_change: false, forks: false, crashes: false, purges: false }, &choices);
     }
 
     #[test]
     fn spaces_come_and_go(choices in schedule()) {
-        run(World { cut: false, spaces_change: true, forks: false, crashes: false }, &choices);
+        run(World { cut: false, spaces_change: true, forks: false, crashes: false, purges: false }, &choices);
     }
 
     #[test]
     fn nothing_is_lost_in_crashes(choices in schedule()) {
-        run(World { cut: false, spaces_change: true, forks: false, crashes: true }, &choices);
+        run(World { cut: false, spaces_change: true, forks: false, crashes: true, purges: false }, &choices);
     }
 
     #[test]
     fn nothing_is_lost_where_cursors_are_cut(choices in schedule()) {
-        run(World { cut: true, spaces_change: true, forks: false, crashes: false }, &choices);
+        run(World { cut: true, spaces_change: true, forks: false, crashes: false, purges: false }, &choices);
     }
 
     #[test]
     fn nothing_is_lost_where_servers_fork_and_cursors_are_cut(choices in schedule()) {
-        run(World { cut: true, spaces_change: true, forks: true, crashes: true }, &choices);
+        run(World { cut: true, spaces_change: true, forks: true, crashes: true, purges: false }, &choices);
     }
 
     #[test]
     fn nothing_is_lost_where_servers_fork(choices in schedule()) {
-        run(World { cut: false, spaces_change: true, forks: true, crashes: true }, &choices);
+        run(World { cut: false, spaces_change: true, forks: true, crashes: true, purges: false }, &choices);
+    }
+
+    #[test]
+    fn what_was_purged_lives_on_no_device(choices in schedule()) {
+        run(World { cut: false, spaces_change: false, forks: false, crashes: false, purges: true }, &choices);
+    }
+
+    #[test]
+    fn what_was_purged_lives_on_no_device_where_servers_fork(choices in schedule()) {
+        run(World { cut: true, spaces_change: false, forks: true, crashes: true, purges: true }, &choices);
     }
 }

@@ -86,10 +86,11 @@ impl<'a, O: Object<'a>> Change<O> {
 
     /// The key of `data` that the change has its time from: an insert whose fields are removed keeps it.
     pub fn time_key(&self) -> Option<&'static str> {
-        self.time().1
+        self.time().2
     }
 
-    fn time(&self) -> (Time, Option<&'static str>) {
+    /// Its time, as the device spelled it where that is the time that counts, and the key that it is from.
+    fn time(&self) -> (Time, Option<&'a [u8]>, Option<&'static str>) {
         let keys = match self.op {
             Op::Insert => INSERTED,
             Op::Delete => DELETED,
@@ -97,31 +98,27 @@ impl<'a, O: Object<'a>> Change<O> {
         };
         for key in keys {
             let text = self.data.and_then(|data| data.string(key.as_bytes()));
-            if let Some((time, _)) = text.and_then(|text| self.read(text)) {
-                return (time, Some(key));
+            if let Some((time, spelling)) = text.and_then(|text| self.read(text)) {
+                return (time, spelling, Some(key));
             }
         }
-        (self.created_at, None)
+        (self.created_at, None, None)
     }
 
-    /// The instant that a text means, and whether it is the one that the text says.
-    fn read(&self, text: &[u8]) -> Option<(Time, bool)> {
+    /// The instant that a text counts as, and the text if it says that.
+    fn read(&self, text: &'a [u8]) -> Option<(Time, Option<&'a [u8]>)> {
         let time = Time::parse(text)?;
-        Some(if time.is_credible(self.created_at) { (time, true) } else { (self.created_at, false) })
+        Some(if time.is_credible(self.created_at) { (time, Some(text)) } else { (self.created_at, None) })
     }
 
     /// The writes of fields: none for a delete.
     pub fn writes(&self) -> impl Iterator<Item = Write<'a, O::Value>> + use<'a, O> {
         let data = self.data.filter(|_| self.op != Op::Delete);
-        let default = data.map_or(self.created_at, |_| self.time().0);
+        let (time, spelling, _) = self.time();
         let change = *self;
         data.into_iter().flat_map(move |data| data.fields()).map(move |(name, value)| {
-            let text = change.field_timestamps.and_then(|times| times.string(name));
-            let (time, at) = match text.and_then(|text| Some((text, change.read(text)?))) {
-                Some((text, (time, true))) => (time, Some(text)),
-                Some((_, (time, false))) => (time, None),
-                None => (default, None),
-            };
+            let own = change.field_timestamps.and_then(|times| times.string(name)).and_then(|text| change.read(text));
+            let (time, at) = own.unwrap_or((time, spelling));
             Write { name, value, stamp: Stamp { time, position: change.position }, at }
         })
     }

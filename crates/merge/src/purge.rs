@@ -9,6 +9,7 @@
 //! not cover; or only writes later than *D*, an insert among them, so that the record lives with and without *D*.
 
 use crate::change::{Change, Object, Op, Stamp};
+use crate::time::Time;
 
 /// The changes of a group, as they are read.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,8 @@ pub struct Group {
     /// First and last write of each change, and whether it is an insert.
     changes: Vec<(Stamp, Stamp, bool)>,
     deleted: Option<Stamp>,
+    /// When the latest delete was recorded.
+    recorded_at: Option<Time>,
 }
 
 /// Which deletes a group allows to go.
@@ -43,16 +46,16 @@ impl Limit {
 impl Group {
     /// Takes a change of the group into account.
     pub fn add<'a, O: Object<'a>>(&mut self, change: &Change<O>) {
-        if change.op == Op::Delete {
-            self.deleted = self.deleted.max(Some(change.stamp()));
+        if change.op == Op::Delete && self.deleted < Some(change.stamp()) {
+            (self.deleted, self.recorded_at) = (Some(change.stamp()), Some(change.created_at));
         }
         let span = change.span();
         self.changes.extend(span.map(|(first, last)| (first, last, change.op == Op::Insert)));
     }
 
-    /// Its latest delete.
-    pub fn deleted(&self) -> Option<Stamp> {
-        self.deleted
+    /// Its latest delete, if that was recorded before a time.
+    pub fn deleted_before(&self, time: Time) -> Option<Stamp> {
+        self.deleted.filter(|_| self.recorded_at < Some(time))
     }
 
     /// Which deletes it allows to go, its own and those of others, once it has all its changes.

@@ -22,7 +22,9 @@ fn cases() -> ProptestConfig {
 fn by_crate<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<Merged> {
     let mut record = Record::new(allocator_api2::alloc::Global);
     for row in rows {
-        record.apply(&row.change(), row.space.map(str::as_bytes), |write| (write.value.clone(), write.at.map(<[u8]>::to_vec)));
+        record.apply(&row.change(), row.space.map(str::as_bytes), |write| {
+            (write.value.clone(), write.at.map(<[u8]>::to_vec))
+        });
     }
     show(&record)
 }
@@ -80,10 +82,9 @@ fn purged(log: &Log, age: i64) -> (Vec<Row>, Vec<Row>) {
     let (shared, private) = (least(true), least(false));
     let goes = |group: (&'static str, Option<&'static str>)| {
         let facts = &groups[&group];
-        let latest = facts.deleted()?;
-        let row = log.rows.iter().find(|row| row.change().stamp() == latest && row.op == "delete")?;
+        let latest = facts.deleted_before(mana_sync_merge::time::Time::from_micros(age * 60_000_000))?;
         let others = if group.1.is_some() { private } else { facts.limit() };
-        (row.created_at < age && shared.allows(latest) && others.allows(latest)).then_some(facts)
+        (shared.allows(latest) && others.allows(latest)).then_some(facts)
     };
     let (gone, left): (Vec<Row>, Vec<Row>) =
         log.rows.iter().cloned().partition(|row| goes(row.group()).is_some_and(|facts| facts.covers(&row.change())));
@@ -94,7 +95,10 @@ fn purged(log: &Log, age: i64) -> (Vec<Row>, Vec<Row>) {
 fn readers() -> impl Iterator<Item = (&'static str, BTreeSet<&'static str>)> {
     USERS.into_iter().flat_map(|user| {
         (0..1 << SPACES.len()).map(move |set: usize| {
-            (user, SPACES.into_iter().enumerate().filter(|(i, _)| set & (1 << i) != 0).map(|(_, space)| space).collect())
+            (
+                user,
+                SPACES.into_iter().enumerate().filter(|(i, _)| set & (1 << i) != 0).map(|(_, space)| space).collect(),
+            )
         })
     })
 }

@@ -37,66 +37,121 @@ SELECT code, message FROM outcome('ALTER EXTENSION mana_sync SET SCHEMA public')
 -- Nothing becomes public by accident: every object, with the version that it appeared in. These lines
 -- and tests/members.txt are the same (tests/regress/check.sh compares them).
 COPY ledger FROM stdin (DELIMITER E'\t');
+0.1.0	column actor of table mana_sync.sync_changes
+0.1.0	column after_app of table mana_sync.compactions
+0.1.0	column after_record of table mana_sync.compactions
+0.1.0	column after_space of table mana_sync.compactions
+0.1.0	column after_table of table mana_sync.compactions
+0.1.0	column after_user of table mana_sync.compactions
+0.1.0	column app_id of table mana_sync.compactions
+0.1.0	column app_id of table mana_sync.sync_changes
+0.1.0	column changes of table mana_sync.purges
+0.1.0	column changes_read of table mana_sync.compactions
+0.1.0	column changes_removed of table mana_sync.compactions
+0.1.0	column changes_total of table mana_sync.compactions
+0.1.0	column changes_trimmed of table mana_sync.compactions
+0.1.0	column client_id of table mana_sync.sync_changes
+0.1.0	column created_at of table mana_sync.sync_changes
+0.1.0	column created_before of table mana_sync.compactions
+0.1.0	column data of table mana_sync.sync_changes
+0.1.0	column database of table mana_sync.epochs
+0.1.0	column deletes of table mana_sync.purges
+0.1.0	column dry_run of table mana_sync.compactions
+0.1.0	column epoch of table mana_sync.purged_transactions
+0.1.0	column epoch of table mana_sync.sync_changes
+0.1.0	column field_timestamps of table mana_sync.sync_changes
+0.1.0	column fingerprint of table mana_sync.epochs
+0.1.0	column finished_at of table mana_sync.compactions
+0.1.0	column id of table mana_sync.compactions
+0.1.0	column id of table mana_sync.sync_changes
+0.1.0	column key of table mana_sync.channel_key
+0.1.0	column mark of table mana_sync.purges
+0.1.0	column next_xact of table mana_sync.epochs
+0.1.0	column number of table mana_sync.epochs
+0.1.0	column number of table mana_sync.purges
+0.1.0	column older_than of table mana_sync.purges
+0.1.0	column op of table mana_sync.sync_changes
+0.1.0	column opened_at of table mana_sync.epochs
+0.1.0	column pid of table mana_sync.compactions
+0.1.0	column purged_at of table mana_sync.purges
+0.1.0	column purged_until of table mana_sync.purges
+0.1.0	column record_id of table mana_sync.sync_changes
+0.1.0	column schema_version of table mana_sync.sync_changes
+0.1.0	column secret of table mana_sync.epochs
+0.1.0	column seq of table mana_sync.sync_changes
+0.1.0	column snapshot of table mana_sync.purges
+0.1.0	column space_id of table mana_sync.sync_changes
+0.1.0	column started_at of table mana_sync.compactions
+0.1.0	column switched_at of table mana_sync.epochs
+0.1.0	column system_identifier of table mana_sync.epochs
+0.1.0	column table_name of table mana_sync.compactions
+0.1.0	column table_name of table mana_sync.sync_changes
+0.1.0	column timeline of table mana_sync.epochs
+0.1.0	column updated_at of table mana_sync.compactions
+0.1.0	column user_id of table mana_sync.compactions
+0.1.0	column user_id of table mana_sync.sync_changes
+0.1.0	column xact of table mana_sync.purged_transactions
+0.1.0	column xact of table mana_sync.sync_changes
+0.1.0	constraint compactions_pkey on table mana_sync.compactions
+0.1.0	constraint epochs_number_check on table mana_sync.epochs
+0.1.0	constraint purged_transactions_pkey on table mana_sync.purged_transactions
+0.1.0	constraint purges_pkey on table mana_sync.purges
+0.1.0	constraint sync_changes_op_check on table mana_sync.sync_changes
+0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
+0.1.0	constraint sync_changes_user_id_check on table mana_sync.sync_changes
+0.1.0	function mana_sync.begin_compaction(text,text,text,interval,boolean)
 0.1.0	function mana_sync.changes_since(text,text,text,text,text,integer,text[])
+0.1.0	function mana_sync.close_gate(regrole)
+0.1.0	function mana_sync.compact(text,text,text,interval,integer,interval,boolean,bigint,bigint,bigint)
+0.1.0	function mana_sync.compact_batch(uuid,integer)
 0.1.0	function mana_sync.current_epoch()
 0.1.0	function mana_sync.everyone_channel()
+0.1.0	function mana_sync.export_changes(text)
+0.1.0	function mana_sync.export_rows(text)
+0.1.0	function mana_sync.forget_user(text)
 0.1.0	function mana_sync.grant_access(regrole)
+0.1.0	function mana_sync.grant_maintenance(regrole)
+0.1.0	function mana_sync.maintenance_routines()
 0.1.0	function mana_sync.may_write_space(text)
+0.1.0	function mana_sync.merge_change(internal,text,jsonb,jsonb,timestamp with time zone,integer,xid8,bigint,text)
+0.1.0	function mana_sync.merge_changes(text,jsonb,jsonb,timestamp with time zone,integer,xid8,bigint,text)
+0.1.0	function mana_sync.merge_combine(internal,internal)
+0.1.0	function mana_sync.merge_deserialize(bytea,internal)
+0.1.0	function mana_sync.merge_result(internal)
+0.1.0	function mana_sync.merge_serialize(internal)
 0.1.0	function mana_sync.note_change()
 0.1.0	function mana_sync.open_epoch()
 0.1.0	function mana_sync.pull(text,text,text,text,text,integer,text[])
+0.1.0	function mana_sync.purge_deleted(interval)
 0.1.0	function mana_sync.push(text,text,jsonb,text,text[])
 0.1.0	function mana_sync.record_change(text,text,text,text,text,text,text,jsonb,jsonb,integer,jsonb,uuid,text[])
+0.1.0	function mana_sync.record_history(text,text,text,text,text[])
+0.1.0	function mana_sync.records(text,text,text,text,boolean,text[])
 0.1.0	function mana_sync.require_owner(text,regrole)
 0.1.0	function mana_sync.revoke_access(regrole)
+0.1.0	function mana_sync.revoke_maintenance(regrole)
 0.1.0	function mana_sync.space_channel(text)
 0.1.0	function mana_sync.sync(text,text,jsonb,text,text[])
 0.1.0	function mana_sync.user_channel(text)
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
-0.1.0	schema mana_sync
-0.1.0	sequence mana_sync.sync_changes_seq
-0.1.0	table mana_sync.channel_key
-0.1.0	table mana_sync.epochs
-0.1.0	table mana_sync.sync_changes
-0.1.0	column key of table mana_sync.channel_key
-0.1.0	column number of table mana_sync.epochs
-0.1.0	column fingerprint of table mana_sync.epochs
-0.1.0	column secret of table mana_sync.epochs
-0.1.0	column system_identifier of table mana_sync.epochs
-0.1.0	column database of table mana_sync.epochs
-0.1.0	column timeline of table mana_sync.epochs
-0.1.0	column switched_at of table mana_sync.epochs
-0.1.0	column next_xact of table mana_sync.epochs
-0.1.0	column opened_at of table mana_sync.epochs
-0.1.0	column id of table mana_sync.sync_changes
-0.1.0	column created_at of table mana_sync.sync_changes
-0.1.0	column xact of table mana_sync.sync_changes
-0.1.0	column epoch of table mana_sync.sync_changes
-0.1.0	column schema_version of table mana_sync.sync_changes
-0.1.0	column user_id of table mana_sync.sync_changes
-0.1.0	column app_id of table mana_sync.sync_changes
-0.1.0	column table_name of table mana_sync.sync_changes
-0.1.0	column record_id of table mana_sync.sync_changes
-0.1.0	column op of table mana_sync.sync_changes
-0.1.0	column client_id of table mana_sync.sync_changes
-0.1.0	column space_id of table mana_sync.sync_changes
-0.1.0	column data of table mana_sync.sync_changes
-0.1.0	column field_timestamps of table mana_sync.sync_changes
-0.1.0	column actor of table mana_sync.sync_changes
-0.1.0	column seq of table mana_sync.sync_changes
-0.1.0	constraint epochs_number_check on table mana_sync.epochs
-0.1.0	constraint sync_changes_op_check on table mana_sync.sync_changes
-0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
-0.1.0	constraint sync_changes_user_id_check on table mana_sync.sync_changes
 0.1.0	index mana_sync.sync_changes_own_idx
-0.1.0	index mana_sync.sync_changes_space_idx
 0.1.0	index mana_sync.sync_changes_record_idx
+0.1.0	index mana_sync.sync_changes_space_idx
 0.1.0	policy sync_changes_space_member_read on table mana_sync.sync_changes
 0.1.0	policy sync_changes_user_isolation on table mana_sync.sync_changes
+0.1.0	schema mana_sync
+0.1.0	sequence mana_sync.sync_changes_seq
 0.1.0	setting mana_sync.max_schema_version
 0.1.0	setting mana_sync.strict_spaces
 0.1.0	setting mana_sync.wakeup_interval
+0.1.0	table mana_sync.channel_key
+0.1.0	table mana_sync.compactions
+0.1.0	table mana_sync.epochs
+0.1.0	table mana_sync.purged_transactions
+0.1.0	table mana_sync.purges
+0.1.0	table mana_sync.sync_changes
+0.1.0	view mana_sync.compaction_progress
 \.
 
 -- Members, what belongs to them, and settings. (PostgreSQL 18 has constraints for NOT NULL.)
@@ -160,7 +215,8 @@ SELECT p.proname || E'\n  ' || coalesce(nullif(replace(pg_get_function_arguments
 \pset format aligned
 
 -- Which act as their owner, and what is fixed for them: every function whose body is not compiled has
--- its search_path fixed.
+-- its search_path fixed, but for export_changes, which the planner inlines only so, and compact, which commits (every name in both is
+-- qualified).
 SELECT p.proname, l.lanname AS language, p.prosecdef AS security_definer, p.proisstrict AS strict, p.proconfig AS settings
     FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
     WHERE p.pronamespace = 'mana_sync'::regnamespace
@@ -198,7 +254,7 @@ SELECT relname, relrowsecurity AS enabled, relforcerowsecurity AS forced
 SELECT policyname, permissive, roles, cmd, qual IS NOT NULL AS "using", with_check IS NOT NULL AS "with check"
     FROM pg_policies WHERE schemaname = 'mana_sync' ORDER BY policyname COLLATE "C";
 
--- == What pg_dump takes: both tables and the sequence, whole.
+-- == What pg_dump takes: the tables that are the log's, and the sequence, whole.
 SELECT c.oid::regclass AS dumped, x.condition = '' AS whole
     FROM pg_extension AS e, unnest(e.extconfig, e.extcondition) AS x (relation, condition)
     JOIN pg_class AS c ON c.oid = x.relation

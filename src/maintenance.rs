@@ -1,0 +1,202 @@
+//! Maintenance: what makes the log smaller. Its functions act as the owner of the extension (`sql/maintenance.sql`).
+
+mod compact;
+mod forget;
+mod purge;
+
+use crate::error::Error;
+use crate::function::{JSONB, UUID, array_datum, nullable_array_datum, text_datum};
+use crate::jsonb::{Builder, Object, Value};
+use crate::log::uuid_datum;
+use crate::memory::Context;
+use crate::statement::{Row, Spi, Statement};
+use pgrx::pg_sys;
+
+/// One at a time: two that remove the same rows in different orders would wait for each other. Readers and writers of
+/// the log do not touch this table.
+static LOCK: Statement = Statement::new(c"LOCK TABLE mana_sync.compactions IN SHARE ROW EXCLUSIVE MODE", &[]);
+
+static DELETE: Statement = Statement::new(
+    c"DELETE FROM mana_sync.sync_changes AS c WHERE c.id OPERATOR(pg_catalog.=) ANY ($1)",
+    &[pg_sys::UUIDARRAYOID],
+);
+
+static UPDATE: Statement = Statement::new(
+    c"UPDATE mana_sync.sync_changes AS c
+      SET data = u.data, field_timestamps = u.field_timestamps
+      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))
+           AS u (id, data, field_timestamps)
+      WHERE c.id OPERATOR(pg_catalog.=) u.id",
+    &[pg_sys::UUIDARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::JSONBARRAYOID],
+);
+
+/// Waits for other maintenance, and refuses to work where row security would hide rows.
+fn begin(spi: &Spi) -> Result<(), Error> {
+    // SAFETY: the names are constants. The last argument: no error, but an answer.
+    let hidden = unsafe {
+        let relation = crate::table::oid_of(c"sync_changes")?;
+        pg_sys::check_enable_rls(relation, pg_sys::InvalidOid, true) == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32
+    };
+    if hidden {
+        return Err(Error::HiddenRows);
+    }
+    spi.run(&LOCK, &[], pg_sys::SPI_OK_UTILITY);
+    Ok(())
+}
+
+/// Changes of the log to remove or to rewrite, some thousand at a time.
+struct Edits<'a> {
+    spi: &'a Spi,
+    /// For what is kept from row to row; emptied with each portion.
+    memory: Context,
+    removed: Vec<pg_sys::Datum>,
+    /// Id, data, field_timestamps.
+    rewritten: Vec<(pg_sys::Datum, Option<pg_sys::Datum>, Option<pg_sys::Datum>)>,
+}
+
+impl<'a> Edits<'a> {
+    const PORTION: usize = 1000;
+
+    fn new(spi: &'a Spi) -> Edits<'a> {
+        Edits { spi, memory: Context::current().child(), removed: Vec::new(), rewritten: Vec::new() }
+    }
+
+    /// Removes the row of an id.
+    fn remove(&mut self, id: pg_sys::Datum) {
+        self.removed.push(self.keep_id(id));
+        self.flush_at(Self::PORTION);
+    }
+
+    /// Removes fields of a row; `first` is its column `data`, and `field_timestamps` is the next.
+    fn trim(&mut self, id: pg_sys::Datum, row: &Row, first: i32, dead: &[&[u8]]) {
+        let id = self.keep_id(id);
+        let column = |place| {
+            // SAFETY: the column is a jsonb.
+            let object = unsafe { crate::merge::object(row.column(place)) };
+            self.memory.run(|| match object {
+                Some(object) => Some(without(object, dead)),
+                // SAFETY: copies a jsonb.
+                None => row
+                    .column(place)
+                    .map(|datum| unsafe { pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(datum.cast_mut_ptr())) }),
+            })
+        };
+        let (data, field_timestamps) = (column(first), column(first + 1));
+        self.rewritten.push((id, data, field_timestamps));
+        self.flush_at(Self::PORTION);
+    }
+
+    fn keep_id(&self, id: pg_sys::Datum) -> pg_sys::Datum {
+        // SAFETY: a `uuid` is 16 bytes.
+        let id = uuid::Uuid::from_bytes(unsafe { *id.cast_mut_ptr::<[u8; 16]>() });
+        self.memory.run(|| uuid_datum(&id))
+    }
+
+    /// Does what was asked for.
+    fn flush(&mut self) {
+        self.flush_at(1);
+    }
+
+    fn flush_at(&mut self, count: usize) {
+        if self.removed.len() + self.rewritten.len() < count {
+            return;
+        }
+        let (removed, rewritten) = (std::mem::take(&mut self.removed), std::mem::take(&mut self.rewritten));
+        self.memory.run(|| {
+            if !removed.is_empty() {
+                self.spi.run(&DELETE, &[Some(array_datum(removed, &UUID))], pg_sys::SPI_OK_DELETE);
+            }
+            if !rewritten.is_empty() {
+                let ids = rewritten.iter().map(|(id, _, _)| *id).collect();
+                let data = rewritten.iter().map(|(_, data, _)| *data).collect();
+                let times = rewritten.iter().map(|(_, _, times)| *times).collect();
+                let values = [
+                    Some(array_datum(ids, &UUID)),
+                    Some(nullable_array_datum(data, &JSONB)),
+                    Some(nullable_array_datum(times, &JSONB)),
+                ];
+                self.spi.run(&UPDATE, &values, pg_sys::SPI_OK_UPDATE);
+            }
+        });
+        // SAFETY: the lists are empty.
+        unsafe { self.memory.reset() };
+    }
+}
+
+/// An object without some of its keys.
+fn without(object: Object<'_>, dead: &[&[u8]]) -> pg_sys::Datum {
+    let mut rest = Builder::new();
+    for (key, value) in object.pairs() {
+        if !matches!(key.get(), Value::String(name) if dead.contains(&name)) {
+            rest.add(key, value);
+        }
+    }
+    rest.datum()
+}
+
+/// The columns that a group of changes agrees in: app, record, table, space ('' for none), user. All that a reader sees of it,
+/// it sees together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct GroupKey([Vec<u8>; 5]);
+
+impl GroupKey {
+    /// Of a row, whose columns from `first` on these are.
+    fn of(row: &Row, first: i32) -> GroupKey {
+        GroupKey(std::array::from_fn(|i| {
+            row.column(first + i as i32).map(|text| bytes(text).to_vec()).unwrap_or_default()
+        }))
+    }
+
+    fn is_of(&self, row: &Row, first: i32) -> bool {
+        self.0.iter().zip(first..).all(|(part, place)| row.column(place).is_some_and(|text| bytes(text) == part))
+    }
+
+    /// As parameters.
+    fn values(&self) -> Vec<Option<pg_sys::Datum>> {
+        self.0.iter().map(|part| Some(text_datum(part))).collect()
+    }
+
+    fn space(&self) -> &[u8] {
+        &self.0[3]
+    }
+}
+
+/// The bytes of a column that is a `text`.
+fn bytes<'a>(text: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: the column is a text, and the row is there as long as the slice is used.
+    unsafe { crate::function::text_of(text) }
+}
+
+/// Columns of `GROUP`, and of the statements that read the log in the order of its groups: id, then op and so on.
+mod column {
+    pub const ID: i32 = 1;
+    pub const OP: i32 = 2;
+    pub const DATA: i32 = 3;
+    /// App, record, table, space, user.
+    pub const GROUP: i32 = 9;
+}
+
+/// What the statements of maintenance read; `$rest` begins with WHERE.
+macro_rules! select_changes {
+    ($($rest:literal),+) => {
+        $crate::statement::sql!(
+            "SELECT c.id, c.op, c.data, c.field_timestamps, c.created_at, c.epoch, c.xact, c.seq,
+                    c.app_id, c.record_id, c.table_name, COALESCE(c.space_id, ''), c.user_id
+             FROM mana_sync.sync_changes AS c ",
+            $($rest),+
+        )
+    };
+}
+use select_changes;
+
+/// The changes of a group.
+static GROUP: Statement = Statement::new(
+    select_changes!(
+        "WHERE c.app_id OPERATOR(pg_catalog.=) $1
+           AND c.record_id OPERATOR(pg_catalog.=) $2
+           AND c.table_name OPERATOR(pg_catalog.=) $3
+           AND COALESCE(c.space_id, '') OPERATOR(pg_catalog.=) $4
+           AND c.user_id OPERATOR(pg_catalog.=) $5"
+    ),
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID],
+);

@@ -1,0 +1,52 @@
+//! `mana_sync.forget_user`: erases a user.
+
+use crate::error::Error;
+use crate::function::{Args, sql_function, text_datum};
+use crate::log::key;
+use crate::read::plan_index_scans;
+use crate::scope::close_level;
+use crate::statement::{Spi, Statement};
+use pgrx::pg_sys;
+
+sql_function!(mana_sync_forget_user, pg_finfo_mana_sync_forget_user, forget_user);
+
+/// Deletes in shared spaces keep dead what others wrote, for readers who have not seen it yet. They stay, with nothing
+/// in them but what was deleted, where and when.
+static UNNAME: Statement = Statement::new(
+    c"UPDATE mana_sync.sync_changes AS c
+      SET user_id = $2, client_id = '', actor = NULL, field_timestamps = '{}',
+          data = CASE WHEN c.data OPERATOR(pg_catalog.?) 'deletedAt'
+                      THEN pg_catalog.jsonb_build_object('deletedAt', c.data OPERATOR(pg_catalog.->) 'deletedAt') END
+      WHERE c.user_id OPERATOR(pg_catalog.=) $1
+        AND c.op OPERATOR(pg_catalog.=) 'delete'
+        AND c.space_id OPERATOR(pg_catalog.<>) ''",
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+);
+
+static ERASE: Statement = Statement::new(
+    c"DELETE FROM mana_sync.sync_changes AS c WHERE c.user_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::TEXTOID],
+);
+
+static FORGET_RUNS: Statement = Statement::new(
+    c"DELETE FROM mana_sync.compactions AS c
+      WHERE c.user_id OPERATOR(pg_catalog.=) $1 OR c.after_user OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::TEXTOID],
+);
+
+/// `mana_sync.forget_user(user_id text) RETURNS bigint`
+///
+/// Errors: 22023 for an empty user; 42501 where row security would hide rows from the owner.
+fn forget_user(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let user = Some(text_datum(key(args.text(0), "user_id")?));
+    let nobody = Some(text_datum(format!("forgotten:{}", uuid::Uuid::new_v4()).as_bytes()));
+    let spi = Spi::connect();
+    super::begin(&spi)?;
+    let level = plan_index_scans();
+    let unnamed = spi.run(&UNNAME, &[user, nobody], pg_sys::SPI_OK_UPDATE);
+    let erased = spi.run(&ERASE, &[user], pg_sys::SPI_OK_DELETE);
+    spi.run(&FORGET_RUNS, &[user], pg_sys::SPI_OK_DELETE);
+    close_level(level);
+    spi.finish();
+    Ok(Some(pg_sys::Datum::from((unnamed + erased) as i64)))
+}

@@ -1,0 +1,152 @@
+//! What records look like now: `records`, and how they came to it: `record_history`.
+
+use crate::error::Error;
+use crate::function::{Args, TEXT, array_datum, sql_function, text_datum};
+use crate::jsonb::Raw;
+use crate::log::key;
+use crate::merge::change_of;
+use crate::read::plan_index_scans;
+use crate::result::ResultSet;
+use crate::scope::{Scope, close_level};
+use crate::snapshot::Pushed;
+use crate::statement::{Row, Spi, Statement, include_sql};
+use mana_sync_merge::change::{Op, Stamp};
+use mana_sync_merge::story::{Event, tell};
+use pgrx::pg_sys;
+
+sql_function!(mana_sync_records, pg_finfo_mana_sync_records, records);
+sql_function!(mana_sync_record_history, pg_finfo_mana_sync_record_history, record_history);
+
+static ALL: Statement = Statement::new(
+    const { include_sql!("records/all.sql") },
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::BOOLOID],
+);
+
+static ONE: Statement = Statement::new(
+    const { include_sql!("records/one.sql") },
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::BOOLOID, pg_sys::TEXTOID],
+);
+
+static HISTORY: Statement = Statement::new(
+    const { include_sql!("records/history.sql") },
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTOID],
+);
+
+/// Columns of `records`.
+const RECORD_COLUMNS: usize = 7;
+
+/// `mana_sync.records(user_id, app_id, table_name, record_id, include_deleted, space_ids)`
+///
+/// Merges the changes that the user sees, record by record. Errors: 22023 for an empty user or app; 42501 without a user or
+/// for another one than the scope's.
+fn records(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let result = ResultSet::new(args, RECORD_COLUMNS)?;
+    let app = key(args.text(1), "app_id")?;
+    let table = args.text(2).filter(|table| !table.is_empty());
+    let record = args.text(3).filter(|record| !record.is_empty());
+    let include_deleted = args.datum(4).unwrap_or(pg_sys::Datum::from(false));
+    let scope = Scope::enter(args.text(0), args.texts(5))?;
+    let level = plan_index_scans();
+    let spi = Spi::connect();
+    let pushed = Pushed::transaction();
+    let mut values = vec![
+        Some(text_datum(&scope.user)),
+        Some(text_datum(app)),
+        table.map(text_datum),
+        Some(spaces(&scope)),
+        Some(include_deleted),
+    ];
+    values.extend(record.map(|record| Some(text_datum(record))));
+    spi.for_each(if record.is_some() { &ONE } else { &ALL }, &values, |row| {
+        result.add(&row, 0, &[]);
+        Ok(true)
+    })?;
+    pushed.pop();
+    spi.finish();
+    close_level(level);
+    scope.leave();
+    Ok(None)
+}
+
+/// The spaces of a scope as a `text[]`.
+fn spaces(scope: &Scope) -> pg_sys::Datum {
+    array_datum(scope.spaces.iter().map(|id| text_datum(id)).collect(), &TEXT)
+}
+
+/// Columns of `record_history`.
+const HISTORY_COLUMNS: usize = 11;
+
+/// What of a change its events tell: a row of `records/history.sql`.
+#[derive(Clone, Copy)]
+struct Told {
+    row: Row,
+    recorded_at: pg_sys::Datum,
+}
+
+impl Told {
+    /// A column from `user_id` on.
+    fn column(&self, place: i32) -> Option<pg_sys::Datum> {
+        self.row.column(8 + place)
+    }
+}
+
+/// `mana_sync.record_history(app_id, table_name, record_id, user_id, space_ids)`
+///
+/// A row for each field that a change wrote, and for each delete, in the order of their times. Errors as for `records`; 22023
+/// for an empty table or record id.
+fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let result = ResultSet::new(args, HISTORY_COLUMNS)?;
+    let app = key(args.text(0), "app_id")?;
+    let table = key(args.text(1), "table_name")?;
+    let record = key(args.text(2), "record_id")?;
+    let scope = Scope::enter(args.text(3), args.texts(4))?;
+    let level = plan_index_scans();
+    let spi = Spi::connect();
+    let pushed = Pushed::transaction();
+    let values = [
+        Some(text_datum(&scope.user)),
+        Some(text_datum(app)),
+        Some(text_datum(table)),
+        Some(spaces(&scope)),
+        Some(text_datum(record)),
+    ];
+    let mut events = Vec::new();
+    for row in spi.read(&HISTORY, &values).iter() {
+        events_of(row, &mut events)?;
+    }
+    for (event, before) in tell(events) {
+        let (name, value) = event.field.unzip();
+        result.add_values(&[
+            Some(pg_sys::Datum::from(event.stamp.time.micros())),
+            event.of.row.column(1),
+            name.map(|name| text_datum(&name)),
+            before.map(Raw::datum),
+            value.map(Raw::datum),
+            event.of.column(0),
+            event.of.column(1),
+            event.of.column(2),
+            event.of.column(3),
+            Some(event.of.recorded_at),
+            event.of.column(4),
+        ]);
+    }
+    pushed.pop();
+    spi.finish();
+    close_level(level);
+    scope.leave();
+    Ok(None)
+}
+
+/// The events of a change.
+fn events_of<'a>(row: Row, events: &mut Vec<Event<Told, Raw<'a>>>) -> Result<(), Error> {
+    // SAFETY: the statement has these columns first, and its rows live until the connection is finished.
+    let change = unsafe { change_of(&row, 1)? };
+    let told = Told { row, recorded_at: pg_sys::Datum::from(change.created_at.micros()) };
+    let event = |stamp: Stamp, field| Event { stamp, deletes: change.op == Op::Delete, field, of: told };
+    let before = events.len();
+    events.extend(change.writes().map(|write| event(write.stamp, Some((write.name.to_vec(), write.value)))));
+    if events.len() == before && change.op != Op::Update {
+        events.push(event(change.stamp(), None));
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+-- The changes of record $5 in table $3 of app $2 that user $1 with the spaces $4 sees.
+SELECT c.op, c.data, c.field_timestamps, c.created_at, c.epoch, c.xact, c.seq,
+       c.user_id, c.client_id, c.actor, c.space_id, c.id
+FROM mana_sync.sync_changes AS c
+WHERE c.app_id OPERATOR(pg_catalog.=) $2
+  AND c.record_id OPERATOR(pg_catalog.=) $5
+  AND c.table_name OPERATOR(pg_catalog.=) $3
+  AND c.user_id OPERATOR(pg_catalog.=) $1
+UNION ALL
+SELECT c.op, c.data, c.field_timestamps, c.created_at, c.epoch, c.xact, c.seq,
+       c.user_id, c.client_id, c.actor, c.space_id, c.id
+FROM mana_sync.sync_changes AS c
+WHERE c.app_id OPERATOR(pg_catalog.=) $2
+  AND c.record_id OPERATOR(pg_catalog.=) $5
+  AND c.table_name OPERATOR(pg_catalog.=) $3
+  AND COALESCE(c.space_id, '') OPERATOR(pg_catalog.=) ANY ($4)
+  AND c.user_id OPERATOR(pg_catalog.<>) $1
