@@ -2,20 +2,24 @@
 //!
 //! `MANA_SYNC_MODEL_CASES` sets how many logs each property is tried with.
 
-mod simple;
 mod world;
 
 use mana_sync_merge::compact::{Verdict, Winners};
 use mana_sync_merge::purge::{Group, Limit};
 use mana_sync_merge::record::Record;
+use mana_sync_simple_merge::{Merged, merge as merge_simply};
 use proptest::prelude::*;
-use simple::{Merged, merge};
 use std::collections::{BTreeMap, BTreeSet};
 use world::{Log, Row, SPACES, USERS, logs};
 
 fn cases() -> ProptestConfig {
     let cases = std::env::var("MANA_SYNC_MODEL_CASES").ok().and_then(|cases| cases.parse().ok());
     ProptestConfig { cases: cases.unwrap_or(2_000), failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// The record as the simple implementation merges it.
+fn merge<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Option<Merged> {
+    merge_simply(&rows.into_iter().map(Row::simple).collect::<Vec<_>>())
 }
 
 /// The record as the crate merges it, in the form of the simple implementation.
@@ -42,11 +46,11 @@ fn show(record: &Record<Kept>) -> Option<Merged> {
         times: record
             .fields()
             .iter()
-            .map(|field| (String::from_utf8(field.name().to_vec()).unwrap(), field.stamp.time))
+            .map(|field| (String::from_utf8(field.name().to_vec()).unwrap(), world::date(field.stamp.time)))
             .collect(),
         space: record.space().map(|space| String::from_utf8(space.to_vec()).unwrap()),
-        updated_at: record.updated_at().unwrap(),
-        deleted_at: record.deleted_at(),
+        updated_at: world::date(record.updated_at().unwrap()),
+        deleted_at: record.deleted_at().map(world::date),
     })
 }
 

@@ -5,6 +5,7 @@
 //! - [`process`]: the server's programs, run as an unprivileged user
 //! - [`device`]: a reader with its cursor and everything that it was given
 //! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
+//! - [`merged`]: merged records, by the extension and by a simple implementation
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
@@ -15,6 +16,7 @@ pub mod cluster;
 pub mod device;
 pub mod history;
 pub mod http;
+pub mod merged;
 pub mod naive;
 pub mod oracle;
 pub mod process;

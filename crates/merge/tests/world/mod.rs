@@ -53,6 +53,18 @@ impl Row {
         }
     }
 
+    /// For the simple implementation.
+    pub fn simple(&self) -> mana_sync_simple_merge::Change {
+        mana_sync_simple_merge::Change {
+            position: (self.position.epoch, self.position.xact, self.position.seq),
+            created_at: date(Time::from_micros(self.created_at * 60_000_000)),
+            space: self.space.map(str::to_string),
+            op: self.op.to_string(),
+            data: self.data.clone(),
+            field_timestamps: self.field_timestamps.clone(),
+        }
+    }
+
     pub fn group(&self) -> (&'static str, Option<&'static str>) {
         (self.user, self.space)
     }
@@ -70,6 +82,10 @@ impl Row {
         }
         row
     }
+}
+
+pub fn date(time: Time) -> chrono::DateTime<chrono::Utc> {
+    chrono::DateTime::parse_from_rfc3339(&time.to_rfc3339()).unwrap().to_utc()
 }
 
 /// A clock's reading: right, early, late by a little or by far, in other spellings, or nothing that can be read.

@@ -1,0 +1,123 @@
+//! What records look like: by `mana_sync.records`, and by the simple merge of the changes that a device has or a scope allows.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, SubsecRound, Utc};
+use mana_sync_simple_merge::{Change, Merged, merge};
+use postgres::{Client, Error, GenericClient, Row};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// A change of the log, whose it is, and of what.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Logged {
+    pub user: String,
+    pub table: String,
+    pub record: String,
+    pub change: Change,
+}
+
+/// Records by table and id.
+pub type Records = BTreeMap<(String, String), Merged>;
+
+/// Columns of the log that [`logged`] reads. Where a position is not known (a device is not told), it is all zeroes.
+pub const COLUMNS: &str = "id, user_id, table_name, record_id, space_id, op, data, field_timestamps,
+    to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created";
+
+/// A row of [`COLUMNS`].
+pub fn logged(row: &Row) -> (Uuid, Logged) {
+    let json = |column| row.get::<_, Option<Value>>(column).unwrap_or(Value::Null);
+    let change = Change {
+        position: (0, 0, 0),
+        created_at: time(row.get("created")),
+        space: row.get("space_id"),
+        op: row.get("op"),
+        data: json("data"),
+        field_timestamps: json("field_timestamps"),
+    };
+    let logged =
+        Logged { user: row.get("user_id"), table: row.get("table_name"), record: row.get("record_id"), change };
+    (row.get("id"), logged)
+}
+
+/// Everything in a table that has the columns of the log, with positions.
+pub fn all_of(superuser: &mut Client, table: &str, app: &str) -> HashMap<Uuid, Logged> {
+    let sql = format!("SELECT {COLUMNS}, epoch, xact::text, seq FROM {table} WHERE app_id = $1");
+    let rows = superuser.query(&sql, &[&app]).expect("the log is readable");
+    let with_position = |row: &Row| {
+        let (id, mut logged) = logged(row);
+        let xact: String = row.get("xact");
+        logged.change.position = (row.get::<_, i32>("epoch") as u32, xact.parse().expect("a number"), row.get("seq"));
+        (id, logged)
+    };
+    rows.iter().map(with_position).collect()
+}
+
+/// The records that changes make.
+pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records {
+    let mut by_record: BTreeMap<(String, String), Vec<Change>> = BTreeMap::new();
+    for logged in changes {
+        by_record.entry((logged.table.clone(), logged.record.clone())).or_default().push(logged.change.clone());
+    }
+    by_record.into_iter().filter_map(|(key, changes)| Some((key, to_micros(merge(&changes)?)))).collect()
+}
+
+/// The records that live.
+pub fn living(mut records: Records) -> Records {
+    records.retain(|_, record| record.lives);
+    records
+}
+
+/// What `mana_sync.records` says.
+pub fn records(
+    client: &mut impl GenericClient,
+    user: &str,
+    app: &str,
+    spaces: &[String],
+    record: Option<&str>,
+) -> Result<Records, Error> {
+    let sql = "SELECT table_name, record_id, space_id, data, field_timestamps,
+                      to_char(deleted_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS deleted,
+                      to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS updated
+               FROM mana_sync.records($1, $2, record_id => $3, include_deleted => true, space_ids => $4)";
+    let rows = client.query(sql, &[&user, &app, &record, &spaces])?;
+    let record = |row: &Row| {
+        let (data, times): (Value, Value) = (row.get("data"), row.get("field_timestamps"));
+        let fields = data.as_object().expect("data is an object").clone().into_iter().collect();
+        let times = times.as_object().expect("field_timestamps is an object").iter();
+        let times = times.map(|(name, at)| (name.clone(), time(at.as_str().expect("a string")))).collect();
+        let deleted: Option<&str> = row.get("deleted");
+        let merged = Merged {
+            lives: deleted.is_none(),
+            fields,
+            times,
+            space: row.get("space_id"),
+            updated_at: time(row.get("updated")),
+            deleted_at: deleted.map(time),
+        };
+        ((row.get("table_name"), row.get("record_id")), to_micros(merged))
+    };
+    Ok(rows.iter().map(record).collect())
+}
+
+/// As `timestamptz` has it.
+fn to_micros(mut merged: Merged) -> Merged {
+    merged.updated_at = merged.updated_at.trunc_subsecs(6);
+    merged.deleted_at = merged.deleted_at.map(|time| time.trunc_subsecs(6));
+    merged
+}
+
+fn time(text: &str) -> DateTime<Utc> {
+    DateTime::parse_from_rfc3339(text).expect("a timestamp").to_utc()
+}
+
+/// Panics where two sets of records differ, and says where.
+pub fn assert_same(who: &str, found: &Records, expected: &Records) {
+    for (key, record) in expected {
+        assert_eq!(found.get(key), Some(record), "{who}: {key:?}");
+    }
+    for key in found.keys() {
+        assert!(expected.contains_key(key), "{who}: {key:?} is there, and should not be: {:?}", found[key]);
+    }
+}
