@@ -53,9 +53,9 @@ impl Group {
         self.changes.extend(span.map(|(first, last)| (first, last, change.op == Op::Insert)));
     }
 
-    /// Its latest delete, if that was recorded before a time.
+    /// Its latest delete, if that was recorded before a time, and made before it too: the clock of its device may be ahead.
     pub fn deleted_before(&self, time: Time) -> Option<Stamp> {
-        self.deleted.filter(|_| self.recorded_at < Some(time))
+        self.deleted.filter(|deleted| self.recorded_at < Some(time) && deleted.time < time)
     }
 
     /// Which deletes it allows to go, its own and those of others, once it has all its changes.
