@@ -24,9 +24,9 @@ CREATE TABLE mana_sync.compactions (
     changes_trimmed bigint      NOT NULL DEFAULT 0,
     after_app       text        NOT NULL DEFAULT '',
     after_record    text        NOT NULL DEFAULT '',
-    after_table     text        NOT NULL DEFAULT '',
     after_space     text        NOT NULL DEFAULT '',
-    after_user      text        NOT NULL DEFAULT ''
+    after_user      text        NOT NULL DEFAULT '',
+    after_table     text        NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE mana_sync.compactions IS
     'Runs of mana_sync.compact, with the place that each has come to. Shown by mana_sync.compaction_progress.';
@@ -46,9 +46,9 @@ COMMENT ON COLUMN mana_sync.compactions.changes_removed IS 'Changes that it has 
 COMMENT ON COLUMN mana_sync.compactions.changes_trimmed IS 'Changes of which it has removed fields (dry run: would remove).';
 COMMENT ON COLUMN mana_sync.compactions.after_app IS 'Where it goes on: behind this app,';
 COMMENT ON COLUMN mana_sync.compactions.after_record IS 'this record,';
-COMMENT ON COLUMN mana_sync.compactions.after_table IS 'this table,';
-COMMENT ON COLUMN mana_sync.compactions.after_space IS 'this space ('''' for none)';
-COMMENT ON COLUMN mana_sync.compactions.after_user IS 'and this user.';
+COMMENT ON COLUMN mana_sync.compactions.after_space IS 'this space ('''' for none),';
+COMMENT ON COLUMN mana_sync.compactions.after_user IS 'this user';
+COMMENT ON COLUMN mana_sync.compactions.after_table IS 'and this table.';
 COMMENT ON CONSTRAINT compactions_pkey ON mana_sync.compactions IS 'A run.';
 
 CREATE VIEW mana_sync.compaction_progress AS

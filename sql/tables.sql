@@ -94,11 +94,14 @@ CREATE INDEX sync_changes_space_idx ON mana_sync.sync_changes (space_id, app_id,
 COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the rows of a space and app in the order of the log.';
 
 -- For records and record_history of one record, in plain SQL too: WHERE app_id = 'a' AND record_id = 'r' AND table_name = 't'.
--- Behind these the space, with which a member finds the shared rows of a record id that many others use privately; then
--- the user. For compact, which reads the log in this order: all rows of a record that the same readers see lie together.
--- (COALESCE: an empty space is none, and a row comparison stops at NULL.)
+-- Behind the record's id the space, with which a member finds the shared rows of an id that many others use privately; then
+-- the user. For compact, which reads the log in this order: the changes that the same readers see of a record lie together.
+-- CASE: an empty space is none, and a row comparison stops at NULL. (Not COALESCE, which the planner does not take for
+-- leakproof: it would evaluate it after row security, without the index.) COLLATE: a condition on the user that is written so
+-- cannot be meant for sync_changes_own_idx, which the planner would take for one of the average user.
 CREATE INDEX sync_changes_record_idx
-    ON mana_sync.sync_changes (app_id, record_id, table_name, (COALESCE(space_id, '')), user_id);
+    ON mana_sync.sync_changes (app_id, record_id, (CASE WHEN space_id IS NULL THEN '' ELSE space_id END),
+        user_id COLLATE pg_catalog."C", table_name);
 COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For records, record_history and compact: the rows of a record, by space and user.';
 
 -- Not marked for pg_dump: the log that a dump is restored into has names of its own.

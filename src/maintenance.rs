@@ -134,7 +134,7 @@ fn without(object: Object<'_>, dead: &[&[u8]]) -> pg_sys::Datum {
     rest.datum()
 }
 
-/// The columns that a group of changes agrees in: app, record, table, space ('' for none), user. All that a reader sees of it,
+/// The columns that a group of changes agrees in: app, record, space ('' for none), user, table. All that a reader sees of it,
 /// it sees together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct GroupKey([Vec<u8>; 5]);
@@ -157,7 +157,7 @@ impl GroupKey {
     }
 
     fn space(&self) -> &[u8] {
-        &self.0[3]
+        &self.0[2]
     }
 }
 
@@ -172,7 +172,7 @@ mod column {
     pub const ID: i32 = 1;
     pub const OP: i32 = 2;
     pub const DATA: i32 = 3;
-    /// App, record, table, space, user.
+    /// App, record, space, user, table.
     pub const GROUP: i32 = 9;
 }
 
@@ -181,7 +181,7 @@ macro_rules! select_changes {
     ($($rest:literal),+) => {
         $crate::statement::sql!(
             "SELECT c.id, c.op, c.data, c.field_timestamps, c.created_at, c.epoch, c.xact, c.seq,
-                    c.app_id, c.record_id, c.table_name, COALESCE(c.space_id, ''), c.user_id
+                    c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id, c.table_name
              FROM mana_sync.sync_changes AS c ",
             $($rest),+
         )
@@ -194,9 +194,9 @@ static GROUP: Statement = Statement::new(
     select_changes!(
         "WHERE c.app_id OPERATOR(pg_catalog.=) $1
            AND c.record_id OPERATOR(pg_catalog.=) $2
-           AND c.table_name OPERATOR(pg_catalog.=) $3
-           AND COALESCE(c.space_id, '') OPERATOR(pg_catalog.=) $4
-           AND c.user_id OPERATOR(pg_catalog.=) $5"
+           AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) $3
+           AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $4
+           AND c.table_name OPERATOR(pg_catalog.=) $5"
     ),
-    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID],
+    &[pg_sys::TEXTOID; 5],
 );

@@ -22,10 +22,10 @@ macro_rules! scan {
     ($($filter:literal),*) => {
         Statement::new(
             select_changes!(
-                "WHERE ROW(c.app_id, c.record_id, c.table_name, COALESCE(c.space_id, ''), c.user_id)
+                "WHERE ROW(c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"C\", c.table_name)
                        OPERATOR(pg_catalog.>) ROW($1, $2, $3, $4, $5) ",
                 $($filter,)*
-                "ORDER BY c.app_id, c.record_id, c.table_name, COALESCE(c.space_id, ''), c.user_id"
+                "ORDER BY c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"C\", c.table_name"
             ),
             &[pg_sys::TEXTOID; 7],
         )
@@ -34,13 +34,14 @@ macro_rules! scan {
 
 static SCAN: Statement = scan!();
 static SCAN_TABLE: Statement = scan!("AND c.table_name OPERATOR(pg_catalog.=) $6 ");
-static SCAN_USER: Statement = scan!("AND c.user_id OPERATOR(pg_catalog.=) $7 ");
-static SCAN_TABLE_AND_USER: Statement =
-    scan!("AND c.table_name OPERATOR(pg_catalog.=) $6 AND c.user_id OPERATOR(pg_catalog.=) $7 ");
+static SCAN_USER: Statement = scan!("AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $7 ");
+static SCAN_TABLE_AND_USER: Statement = scan!(
+    "AND c.table_name OPERATOR(pg_catalog.=) $6 AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $7 "
+);
 
 static RUN: Statement = Statement::new(
     c"SELECT c.app_id, c.table_name, c.user_id, c.created_before, c.dry_run,
-             c.after_app, c.after_record, c.after_table, c.after_space, c.after_user
+             c.after_app, c.after_record, c.after_space, c.after_user, c.after_table
       FROM mana_sync.compactions AS c
       WHERE c.id OPERATOR(pg_catalog.=) $1 AND c.finished_at IS NULL",
     &[pg_sys::UUIDOID],
@@ -51,7 +52,7 @@ static ADVANCE: Statement = Statement::new(
       SET changes_read = c.changes_read OPERATOR(pg_catalog.+) $2,
           changes_removed = c.changes_removed OPERATOR(pg_catalog.+) $3,
           changes_trimmed = c.changes_trimmed OPERATOR(pg_catalog.+) $4,
-          after_app = $5, after_record = $6, after_table = $7, after_space = $8, after_user = $9,
+          after_app = $5, after_record = $6, after_space = $7, after_user = $8, after_table = $9,
           pid = pg_catalog.pg_backend_pid(),
           updated_at = pg_catalog.clock_timestamp(),
           finished_at = CASE WHEN $10 THEN pg_catalog.clock_timestamp() END

@@ -22,6 +22,7 @@ FROM (
               AND c.app_id OPERATOR(pg_catalog.=) $2
               AND c.user_id OPERATOR(pg_catalog.<>) $1
               AND ($3 IS NULL OR c.table_name OPERATOR(pg_catalog.=) $3)
+            OFFSET 0 -- a scan of the index for each space, not a join with all
         ) AS c
     ) AS c
     GROUP BY c.table_name, c.record_id

@@ -160,3 +160,41 @@ fn the_history_before_and_after_a_compaction() {
     let all_after = records_of(all_of(&mut superuser, "mana_sync.sync_changes", APP).values());
     assert_same("everything", &all_after, &all_before);
 }
+
+#[test]
+fn one_record_is_read_by_its_index_whoever_else_has_one_of_the_same_id() {
+    let cluster = Cluster::with_log(Options::default());
+    let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    // A record that each of 20,000 users has privately, and a thousand spaces have; and one that is long.
+    superuser
+        .batch_execute(
+            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, client_id, data)
+             SELECT 'app', 'settings', 'theme', 'user ' || i, CASE WHEN i <= 1000 THEN 'space ' || i END, 'insert', 'c', '{\"a\": 1}'
+             FROM generate_series(1, 21000) AS i;
+             INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, data)
+             SELECT 'app', 'notes', 'r' || i % 5000, 'user 20000', 'update', 'c', '{\"b\": 2}' FROM generate_series(1, 50000) AS i",
+        )
+        .unwrap();
+    superuser.batch_execute("VACUUM ANALYZE mana_sync.sync_changes").unwrap();
+    let mut buffers = |sql: &str| -> i64 {
+        client.query(sql, &[]).expect("what is read once is prepared");
+        let plan = client.query_one(&format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}"), &[]).unwrap();
+        let plan: serde_json::Value = plan.get(0);
+        let count = |key: &str| plan[0]["Plan"][key].as_i64().expect("a count");
+        count("Shared Hit Blocks") + count("Shared Read Blocks")
+    };
+    // The entries of the index that have the record's id are read, whoever's they are; the rows are not.
+    for (sql, most) in [
+        ("SELECT * FROM mana_sync.records('user 20000', 'app', 'settings', 'theme')", 300),
+        (
+            "SELECT * FROM mana_sync.records('user 20000', 'app', record_id => 'theme', space_ids => '{space 7,space 8}')",
+            300,
+        ),
+        ("SELECT * FROM mana_sync.record_history('app', 'settings', 'theme', 'user 20000', '{space 7,space 8}')", 300),
+        ("SELECT * FROM mana_sync.records('user 20000', 'app', 'notes', 'r77', space_ids => '{space 7,space 8}')", 40),
+    ] {
+        let read = buffers(sql);
+        println!("{read} buffers: {sql}");
+        assert!(read <= most, "{sql} reads {read} buffers");
+    }
+}
