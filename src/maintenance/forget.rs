@@ -29,8 +29,15 @@ static ERASE: Statement = Statement::new(
 );
 
 static FORGET_RUNS: Statement = Statement::new(
-    c"DELETE FROM mana_sync.compactions AS c
-      WHERE c.user_id OPERATOR(pg_catalog.=) $1 OR c.after_user OPERATOR(pg_catalog.=) $1",
+    c"DELETE FROM mana_sync.compactions AS c WHERE c.user_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::TEXTOID],
+);
+
+/// A run over all users goes on: from the same place, or a little before it.
+static FORGET_PLACES: Statement = Statement::new(
+    c"UPDATE mana_sync.compactions AS c
+      SET after_record = CASE WHEN c.finished_at IS NULL THEN c.after_record ELSE '' END, after_user = ''
+      WHERE c.after_user OPERATOR(pg_catalog.=) $1",
     &[pg_sys::TEXTOID],
 );
 
@@ -46,6 +53,7 @@ fn forget_user(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let unnamed = spi.run(&UNNAME, &[user, nobody], pg_sys::SPI_OK_UPDATE);
     let erased = spi.run(&ERASE, &[user], pg_sys::SPI_OK_DELETE);
     spi.run(&FORGET_RUNS, &[user], pg_sys::SPI_OK_DELETE);
+    spi.run(&FORGET_PLACES, &[user], pg_sys::SPI_OK_UPDATE);
     close_level(level);
     spi.finish();
     Ok(Some(pg_sys::Datum::from((unnamed + erased) as i64)))
