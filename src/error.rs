@@ -55,9 +55,9 @@ pub enum Error {
     /// An `eventId` that another change has.
     #[error("changes[{0}].eventId is the id of another change")]
     Taken(usize),
-    /// A page without rows.
-    #[error("page_size must be at least 1")]
-    PageSize,
+    /// A page or a batch without rows.
+    #[error("{0} must be at least 1")]
+    Size(&'static str),
     /// The scope's setting is comma-separated: one id would become two.
     #[error("a space id must not contain a comma")]
     Comma,
@@ -110,9 +110,11 @@ impl From<Error> for ErrorReport {
         use PgSqlErrorCode::*;
         let message = error.to_string();
         let (code, detail, hint): (_, String, Option<&str>) = match &error {
-            Error::Empty(argument) | Error::Null(argument) | Error::TooLong(argument) | Error::Negative(argument) => {
-                (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None)
-            }
+            Error::Empty(argument)
+            | Error::Null(argument)
+            | Error::TooLong(argument)
+            | Error::Negative(argument)
+            | Error::Size(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
             Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
             Error::Changeset { path, .. } => (
@@ -131,7 +133,6 @@ impl From<Error> for ErrorReport {
                     .into(),
                 Some("Give each change an eventId of its own (a UUID of version 4 or 7)."),
             ),
-            Error::PageSize => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: page_size.".into(), None),
             Error::Comma => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 "Argument: space_ids. The scope keeps its spaces in a comma-separated setting.".into(),

@@ -108,7 +108,7 @@ pub enum Exclude<'a> {
 pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
     match asked {
         None => Ok(default),
-        Some(size) if size < 1 => Err(Error::PageSize),
+        Some(size) if size < 1 => Err(Error::Size("page_size")),
         Some(size) => Ok(size as usize),
     }
 }

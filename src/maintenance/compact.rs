@@ -82,7 +82,7 @@ static SO_FAR: Statement = Statement::new(
 /// Errors: 22023 for a run that is not there or finished; 42501 where row security would hide rows from the owner.
 fn compact_batch(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let run = args.datum(0).ok_or(Error::Null("run"))?;
-    let size = args.int(1).filter(|size| *size > 0).ok_or(Error::Null("batch_size"))? as u64;
+    let size = args.int(1).filter(|size| *size > 0).ok_or(Error::Size("batch_size"))? as u64;
     let spi = Spi::connect();
     super::begin(&spi)?;
     let level = plan_index_scans();
