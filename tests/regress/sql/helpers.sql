@@ -12,5 +12,16 @@ EXCEPTION WHEN OTHERS THEN
 END
 $function$;
 
+-- A row of the log as it is given, recorded at noon of a day long ago unless told otherwise; for a superuser. Later calls have later positions.
+CREATE PROCEDURE put(
+    record text, op text, data jsonb DEFAULT NULL, times jsonb DEFAULT '{}', recorded timestamptz DEFAULT '2025-03-01T12:00:00Z',
+    who text DEFAULT 'ada', space text DEFAULT NULL, tab text DEFAULT 'items', app text DEFAULT 'todo', client text DEFAULT 'phone')
+    LANGUAGE plpgsql AS $procedure$
+BEGIN
+    INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, client_id, data, field_timestamps, created_at)
+        VALUES (app, tab, record, who, space, op, client, data, times, recorded);
+END
+$procedure$;
+
 -- The application's role: a plain one.
 CREATE ROLE regress_app;
