@@ -253,6 +253,8 @@ SET ROLE regress_app;
 SELECT * FROM outcome(quoted(:'unaware'));
 SELECT records, next <> :'unaware' AS new, more, resync FROM pull(:'unaware');
 SELECT r.records, r.resync FROM pull(:'unaware') AS p, pull(p.next) AS r;
+-- With what the device wrote itself, too.
+SELECT r->'serverChanges'->1->'id' AS own FROM pull(:'unaware') AS p, mana_sync.pull('ben', 'todo', since => p.next, client_id => 'phone', space_ids => '{home}') AS r;
 SELECT mana_sync.pull('ben', 'todo', since => :'unaware', space_ids => '{home}')::jsonb - 'syncedUntil' AS answer;
 -- A sync stores nothing.
 SELECT mana_sync.sync('ben', 'todo', jsonb_build_object('since', :'unaware', 'changes', jsonb '[{"table": "items", "id": "jam", "op": "insert", "data": {}}]'),

@@ -2,6 +2,9 @@
 -- (tests/regress/check.sh compares them).
 CREATE EXTENSION mana_sync;
 CREATE ROLE app;
+CREATE ROLE keeper;
+SET timezone = 'UTC';
+SET datestyle = 'ISO';
 -- == begin
 -- == grant_access
 SELECT mana_sync.grant_access('app');
@@ -43,7 +46,7 @@ SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => left(:'curs
 SELECT mana_sync.push('ada', 'todo', '{
     "clientId": "phone", "changes": [
       {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
-       "data": {"title": "Tea"}, "spaceId": "home"},
+       "data": {"title": "Tea", "createdAt": "2026-03-01T08:25:00Z"}, "spaceId": "home"},
       {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "milk", "op": "update",
        "fields": {"title": {"value": "Oat milk", "at": "2026-03-01T08:30:00Z"}}, "spaceId": "home"}]}',
     space_ids => '{home}');
@@ -51,7 +54,7 @@ SELECT mana_sync.push('ada', 'todo', '{
 SELECT mana_sync.push('ada', 'todo', '{
     "clientId": "phone", "changes": [
       {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
-       "data": {"title": "Tea"}, "spaceId": "home"},
+       "data": {"title": "Tea", "createdAt": "2026-03-01T08:25:00Z"}, "spaceId": "home"},
       {"eventId": "0190f5fe-7c00-7000-8000-000000000005", "table": "items", "id": "tea", "op": "delete",
        "deletedAt": "2026-03-01T09:00:00Z", "spaceId": "home"}]}',
     space_ids => '{home}');
@@ -70,12 +73,59 @@ SELECT mana_sync.sync('ben', 'todo', '{"clientId": "laptop", "changes": [
 SELECT body ->> 'syncedUntil' > :'cursor' COLLATE "C" AS moved, jsonb_pretty(body::jsonb -> 'serverChanges') AS changes
     FROM mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'cursor', 'changes', jsonb '[]'),
                         space_ids => '{home}') AS body;
+-- == records
+SELECT mana_sync.push('ada', 'todo', '{"clientId": "phone", "changes": [
+    {"table": "notes", "id": "trip", "op": "insert", "spaceId": "home",
+     "data": {"title": "Trip", "seats": 2, "createdAt": "2026-03-02T08:00:00Z"}},
+    {"table": "notes", "id": "trip", "op": "update", "spaceId": "home", "fields": {"seats": {"value": 3, "at": "2026-03-02T08:10:00Z"}}},
+    {"table": "notes", "id": "trip", "op": "update", "spaceId": "home", "fields": {"seats": {"value": 5, "at": "2026-03-02T08:30:00Z"}}}]}');
+SELECT mana_sync.push('ben', 'todo', '{"clientId": "laptop", "changes": [
+    {"table": "notes", "id": "trip", "op": "update", "spaceId": "home", "fields": {
+        "title": {"value": "Trip to Rome", "at": "2026-03-02T08:20:00Z"}, "seats": {"value": 4, "at": "2026-03-02T08:20:00Z"}}}]}');
+SELECT record_id, space_id, jsonb_pretty(data) AS data, jsonb_pretty(field_timestamps) AS field_timestamps, updated_at
+    FROM mana_sync.records('ada', 'todo', 'notes', space_ids => '{home}');
+SELECT table_name, record_id, deleted_at
+    FROM mana_sync.records('ada', 'todo', include_deleted => true, space_ids => '{home}') ORDER BY table_name, record_id;
+-- == record_history
+SELECT changed_at, op, field, old_value, new_value, user_id, client_id
+    FROM mana_sync.record_history('todo', 'notes', 'trip', 'ada', '{home}');
+-- == merge_changes
+BEGIN;
+SELECT mana_sync.with_scope('ada', '{home}');
+SELECT record_id, (record).data, (record).updated_at
+    FROM (SELECT record_id, mana_sync.merge_changes(op, data, field_timestamps, created_at, epoch, xact, seq, space_id)
+                     FILTER (WHERE user_id = 'ada') AS record
+          FROM mana_sync.sync_changes WHERE app_id = 'todo' AND table_name = 'notes' GROUP BY record_id) AS merged
+    WHERE (record).updated_at IS NOT NULL AND (record).deleted_at IS NULL;
+COMMIT;
+-- == export_changes
+SELECT app_id, table_name, record_id, op, data FROM mana_sync.export_changes('ben');
 -- == channels
 SELECT mana_sync.user_channel('ada') ~ '^mana_sync_[0-9a-f]{32}$' AS named,
        mana_sync.user_channel('home') <> mana_sync.space_channel('home') AS kept_apart;
--- == revoke_access
+-- == grant_maintenance
 RESET ROLE;
+SELECT mana_sync.grant_maintenance('keeper');
+SET ROLE keeper;
+-- == compact
+CALL mana_sync.compact('todo', 'notes', older_than => '0', dry_run => true);
+CALL mana_sync.compact('todo', 'notes', older_than => '0');
+SELECT app_id, table_name, dry_run, running, changes_read, changes_removed, changes_trimmed
+    FROM mana_sync.compaction_progress ORDER BY started_at;
+-- == purge_deleted
+SELECT * FROM mana_sync.purge_deleted('0');
+SET ROLE app;
+SELECT mana_sync.pull('ada', 'todo', since => '2026-01-01T00:00:00Z', space_ids => '{home}')::jsonb - 'syncedUntil' AS answer;
+SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => '2026-01-01T00:00:00Z', space_ids => '{home}');
+-- == forget_user
+SET ROLE keeper;
+SELECT mana_sync.forget_user('ben');
+-- == revoke_maintenance
+RESET ROLE;
+SELECT mana_sync.revoke_maintenance('keeper');
+-- == revoke_access
 SELECT mana_sync.revoke_access('app');
 DROP ROLE app;
 -- == end
 DROP EXTENSION mana_sync;
+DROP ROLE keeper;
