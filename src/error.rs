@@ -82,6 +82,9 @@ pub enum Error {
     /// The cursor has not seen deletes that were purged.
     #[error("resync required: deletes that the cursor has not seen were purged")]
     Purged,
+    /// They were purged while the call was recording changes.
+    #[error("a purge has made the cursor too old meanwhile")]
+    PurgedMeanwhile,
     /// The extension's objects are not what this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
@@ -181,6 +184,11 @@ impl From<Error> for ErrorReport {
                 "Argument: since. It is older than a purge: records that were deleted meanwhile are not told any more."
                     .into(),
                 Some("Discard what was synced before, and pull from the beginning, with since NULL."),
+            ),
+            Error::PurgedMeanwhile => (
+                ERRCODE_T_R_SERIALIZATION_FAILURE,
+                "Argument: changeset. Nothing of it was recorded.".into(),
+                Some("Try again: the answer will be that a resync is required."),
             ),
             Error::Installation(_) => {
                 (ERRCODE_INTERNAL_ERROR, "The library does not find what its install script creates.".into(), None)

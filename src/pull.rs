@@ -35,7 +35,7 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     };
     let json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(6))?;
-    let json = respond(&scope, pull, since, json)?;
+    let json = respond(&scope, pull, since, false, json)?;
     scope.leave();
     Ok(Some(json.datum()))
 }
@@ -43,7 +43,8 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 /// `mana_sync.sync(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
 /// Records a changeset as `push` does, and answers as `pull` does from the changeset's `since`. Where the
-/// reader has to begin again, it records nothing and says that a resync is required.
+/// reader has to begin again, it records nothing and says that a resync is required. Errors: those of both; 40001 where a
+/// purge commits during the call, after which it would say so.
 fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = push::changeset(args)?;
@@ -56,14 +57,21 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         write_resync(&mut json);
     } else {
         push::record(&scope, app, client, &changeset.changes)?;
-        json = respond(&scope, pull, changeset.since, json)?;
+        json = respond(&scope, pull, changeset.since, !changeset.changes.is_empty(), json)?;
     }
     scope.leave();
     Ok(Some(json.datum()))
 }
 
-/// Reads a page and writes it into `json`, which was made in the caller's memory.
-fn respond(scope: &Scope, pull: Pull<'_>, since: Option<&[u8]>, mut json: JsonText) -> Result<JsonText, Error> {
+/// Reads a page and writes it into `json`, which was made in the caller's memory. `recorded` is whether the call has recorded
+/// anything, which goes with no resync.
+fn respond(
+    scope: &Scope,
+    pull: Pull<'_>,
+    since: Option<&[u8]>,
+    recorded: bool,
+    mut json: JsonText,
+) -> Result<JsonText, Error> {
     // Where this server cannot tell more for now, the cursor stays what it was. Text that is none is the beginning.
     let unchanged = match &pull.start {
         Start::Beginning(None) => None,
@@ -71,6 +79,8 @@ fn respond(scope: &Scope, pull: Pull<'_>, since: Option<&[u8]>, mut json: JsonTe
     };
     read::page(scope, pull, |page| {
         match page {
+            // A purge has committed since the call looked.
+            Err(_) if recorded => return Err(Error::PurgedMeanwhile),
             Err(_) => write_resync(&mut json),
             Ok(page) => {
                 let cursor = match (&page.cursor, unchanged) {
