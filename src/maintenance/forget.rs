@@ -1,8 +1,10 @@
 //! `mana_sync.forget_user`: erases a user.
 
+use super::{Edits, column, select_changes};
 use crate::error::Error;
 use crate::function::{Args, sql_function, text_datum};
 use crate::log::key;
+use crate::merge::change_of;
 use crate::read::plan_index_scans;
 use crate::scope::close_level;
 use crate::statement::{Spi, Statement};
@@ -10,12 +12,22 @@ use pgrx::pg_sys;
 
 sql_function!(mana_sync_forget_user, pg_finfo_mana_sync_forget_user, forget_user);
 
+/// The deletes of a user in shared spaces.
+static DELETES: Statement = Statement::new(
+    select_changes!(
+        "WHERE c.user_id OPERATOR(pg_catalog.=) $1
+           AND c.op OPERATOR(pg_catalog.=) 'delete'
+           AND c.space_id OPERATOR(pg_catalog.<>) ''"
+    ),
+    &[pg_sys::TEXTOID],
+);
+
 /// Deletes in shared spaces keep dead what others wrote, for readers who have not seen it yet. They stay, with nothing
 /// in them but what was deleted, where and when.
 static UNNAME: Statement = Statement::new(
     c"UPDATE mana_sync.sync_changes AS c
       SET user_id = $2, client_id = '', actor = NULL, field_timestamps = '{}',
-          data = CASE WHEN c.data OPERATOR(pg_catalog.?) 'deletedAt'
+          data = CASE WHEN pg_catalog.jsonb_typeof(c.data OPERATOR(pg_catalog.->) 'deletedAt') OPERATOR(pg_catalog.=) 'string'
                       THEN pg_catalog.jsonb_build_object('deletedAt', c.data OPERATOR(pg_catalog.->) 'deletedAt') END
       WHERE c.user_id OPERATOR(pg_catalog.=) $1
         AND c.op OPERATOR(pg_catalog.=) 'delete'
@@ -50,6 +62,18 @@ fn forget_user(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let spi = Spi::connect();
     super::begin(&spi)?;
     let level = plan_index_scans();
+    // What stands in the place of the time and is none may be anything.
+    let mut edits = Edits::new(&spi);
+    spi.for_each(&DELETES, &[user], |row| {
+        // SAFETY: the columns are these, and the row is there during the call.
+        let change = unsafe { change_of(&row, column::OP)? };
+        if change.time_key().is_none() && change.data.is_some() {
+            let id = row.column(column::ID).ok_or(Error::Installation("a change without an id"))?;
+            edits.trim(id, &row, column::DATA, &[b"deletedAt"]);
+        }
+        Ok(true)
+    })?;
+    edits.flush();
     let unnamed = spi.run(&UNNAME, &[user, nobody], pg_sys::SPI_OK_UPDATE);
     let erased = spi.run(&ERASE, &[user], pg_sys::SPI_OK_DELETE);
     spi.run(&FORGET_RUNS, &[user], pg_sys::SPI_OK_DELETE);
