@@ -53,7 +53,7 @@ impl Kept {
 
     /// For [`Kept::from_bytes`].
     fn to_bytes(&self, bytes: &mut Vec<u8>) {
-        bytes.extend_from_slice(&(self.kind as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.kind.to_le_bytes());
         bytes.extend_from_slice(&(self.at as u32).to_le_bytes());
         bytes.extend_from_slice(&self.bytes);
     }

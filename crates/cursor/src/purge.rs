@@ -47,7 +47,8 @@ fn has_seen_all(view: &View, purges: &mut impl Purges) -> bool {
             Of::Earlier(kin) => kin.is_some_and(|kin| kin.twin),
             Of::Later => false,
         };
-        !(by_id && purges.any_from(epoch, snapshot.xmax()))
-            && !unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact))
+        let missed = by_id && purges.any_from(epoch, snapshot.xmax())
+            || unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact));
+        !missed
     })
 }

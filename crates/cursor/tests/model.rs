@@ -92,7 +92,7 @@ impl Node {
             Event::Purge(by, deletes, mark) if visible(by) => Some((deletes, *mark)),
             _ => None,
         });
-        let mark = visible_purges.clone().last().map_or(0, |(_, mark)| mark);
+        let mark = visible_purges.clone().next_back().map_or(0, |(_, mark)| mark);
         let purged: Vec<&Row> = visible_purges.flat_map(|(deletes, _)| deletes).collect();
         let is_gone = |row: &Row| purged.iter().any(|delete| delete.id == row.id || delete.deletes == Some(row.id));
         let rows = events
