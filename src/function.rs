@@ -157,7 +157,12 @@ pub unsafe fn composite<const N: usize>(
 pub unsafe fn text_of<'a>(datum: pg_sys::Datum) -> &'a [u8] {
     // SAFETY: detoasting leaves a short or plain varlena, in place or in the current memory context.
     unsafe {
-        let varlena = pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr());
+        let mut varlena = datum.cast_mut_ptr();
+        // Most are; the call, which is guarded against errors, takes longer than to look.
+        let in_place = pgrx::varatt_is_4b_u(varlena) || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena));
+        if !in_place {
+            varlena = pg_sys::pg_detoast_datum_packed(varlena);
+        }
         let (start, length) = (pgrx::vardata_any(varlena), pgrx::varsize_any_exhdr(varlena));
         std::slice::from_raw_parts(start.cast(), length)
     }

@@ -134,16 +134,92 @@ impl<'a> Raw<'a> {
         unsafe { self.value.val.binary.data }
     }
 
-    /// The parts of an array or an object: keys and values, or elements.
-    fn parts(self) -> impl Iterator<Item = (pg_sys::JsonbIteratorToken::Type, Raw<'a>)> {
-        // SAFETY: a container inside a jsonb.
-        let mut iterator = unsafe { pg_sys::JsonbIteratorInit(self.container()) };
-        std::iter::from_fn(move || {
-            let mut value = empty();
-            // SAFETY: the iterator is NULL only after WJB_DONE, where PostgreSQL's own function takes it too.
-            let token = unsafe { pg_sys::JsonbIteratorNext(&mut iterator, &mut value, true) };
-            (token != pg_sys::JsonbIteratorToken::WJB_DONE).then_some((token, Raw { value, of: PhantomData }))
-        })
+    /// What an array or an object is made of: its elements; or all its keys, and then all its values.
+    fn entries(&self) -> Entries<'a> {
+        // SAFETY: a container inside a jsonb: its header, and then as many entries as it has elements, or twice as many
+        // as it has pairs, and then what they tell the place of.
+        unsafe {
+            let header = (*self.container()).header;
+            let pairs = header & pg_sys::JB_FOBJECT != 0;
+            let count = (header & pg_sys::JB_CMASK) as usize * if pairs { 2 } else { 1 };
+            let entry = ptr::addr_of!((*self.container()).children).cast::<pg_sys::JEntry>();
+            Entries { entry, left: count, start: entry.add(count).cast(), offset: 0, of: PhantomData }
+        }
+    }
+}
+
+/// The entries of a container, in their order. Read here and not by PostgreSQL's functions, each call of which is guarded
+/// against its errors: that takes longer than the reading, of which there is much. (The format is that of the tables on
+/// disk, and the same in all versions: jsonb.h.)
+#[derive(Clone)]
+struct Entries<'a> {
+    entry: *const pg_sys::JEntry,
+    left: usize,
+    /// Of what the entries tell the place of.
+    start: *const u8,
+    /// Of the next entry's.
+    offset: u32,
+    of: PhantomData<&'a ()>,
+}
+
+impl<'a> Entries<'a> {
+    /// The next entry, and where what it tells the place of begins and ends.
+    fn step(&mut self) -> Option<(pg_sys::JEntry, u32, u32)> {
+        self.left = self.left.checked_sub(1)?;
+        // SAFETY: there was one left.
+        let entry = unsafe {
+            let entry = *self.entry;
+            self.entry = self.entry.add(1);
+            entry
+        };
+        // Some tell the end, most the length.
+        let (told, begin) = (entry & pg_sys::JENTRY_OFFLENMASK, self.offset);
+        self.offset = if entry & pg_sys::JENTRY_HAS_OFF != 0 { told } else { begin + told };
+        Some((entry, begin, self.offset))
+    }
+
+    /// What is between two places, of the kind that the entry tells.
+    fn value(&self, (entry, begin, end): (pg_sys::JEntry, u32, u32)) -> Raw<'a> {
+        use pg_sys::jbvType as kind;
+        let mut value = empty();
+        // Numbers and containers begin at the next multiple of four.
+        let aligned = begin.next_multiple_of(4);
+        // SAFETY: the places are within the container.
+        unsafe {
+            let place = |offset: u32| self.start.add(offset as usize).cast_mut();
+            match entry & pg_sys::JENTRY_TYPEMASK {
+                pg_sys::JENTRY_ISSTRING => {
+                    value.type_ = kind::jbvString;
+                    value.val.string.val = place(begin).cast();
+                    value.val.string.len = (end - begin) as i32;
+                }
+                pg_sys::JENTRY_ISNUMERIC => {
+                    value.type_ = kind::jbvNumeric;
+                    value.val.numeric = place(aligned).cast();
+                }
+                pg_sys::JENTRY_ISBOOL_FALSE | pg_sys::JENTRY_ISBOOL_TRUE => {
+                    value.type_ = kind::jbvBool;
+                    value.val.boolean = entry & pg_sys::JENTRY_TYPEMASK == pg_sys::JENTRY_ISBOOL_TRUE;
+                }
+                pg_sys::JENTRY_ISNULL => value.type_ = kind::jbvNull,
+                pg_sys::JENTRY_ISCONTAINER => {
+                    value.type_ = kind::jbvBinary;
+                    value.val.binary.data = place(aligned).cast();
+                    value.val.binary.len = (end - aligned) as i32;
+                }
+                other => panic!("a jsonb has no entry of type {other}"),
+            }
+        }
+        Raw { value, of: PhantomData }
+    }
+}
+
+impl<'a> Iterator for Entries<'a> {
+    type Item = Raw<'a>;
+
+    fn next(&mut self) -> Option<Raw<'a>> {
+        let place = self.step()?;
+        Some(self.value(place))
     }
 }
 
@@ -155,7 +231,11 @@ pub unsafe fn root<'a>(datum: pg_sys::Datum) -> Raw<'a> {
     // SAFETY: detoasting leaves a plain varlena, in place or in the current memory context; its container follows
     // the length word.
     unsafe {
-        let jsonb = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
+        let mut varlena = datum.cast_mut_ptr();
+        if !pgrx::varatt_is_4b_u(varlena) {
+            varlena = pg_sys::pg_detoast_datum(varlena);
+        }
+        let jsonb = varlena.cast::<pg_sys::Jsonb>();
         let container = ptr::addr_of_mut!((*jsonb).root);
         let mut value = empty();
         value.type_ = pg_sys::jbvType::jbvBinary;
@@ -166,8 +246,7 @@ pub unsafe fn root<'a>(datum: pg_sys::Datum) -> Raw<'a> {
             return raw;
         }
         // A scalar is stored as an array of one element.
-        let element = raw.parts().find(|(token, _)| *token == pg_sys::JsonbIteratorToken::WJB_ELEM);
-        element.map_or(raw, |(_, value)| value)
+        raw.entries().next().unwrap_or(raw)
     }
 }
 
@@ -179,22 +258,41 @@ fn empty() -> pg_sys::JsonbValue {
 impl<'a> Object<'a> {
     /// The value of a key, which is in the database's encoding.
     pub fn get(&self, key: &[u8]) -> Option<Raw<'a>> {
-        let mut value = empty();
-        // SAFETY: an object; the key has the length that is passed.
-        let found = unsafe {
-            pg_sys::getKeyJsonValueFromContainer(self.0.container(), key.as_ptr().cast(), key.len() as i32, &mut value)
-        };
-        (!found.is_null()).then_some(Raw { value, of: PhantomData })
+        // More are searched by halves, which PostgreSQL can do.
+        const FEW: usize = 32;
+        let mut entries = self.0.entries();
+        let pairs = entries.left / 2;
+        if pairs > FEW {
+            let mut value = empty();
+            // SAFETY: an object; the key has the length that is passed.
+            let found = unsafe {
+                let (text, length) = (key.as_ptr().cast(), key.len() as i32);
+                pg_sys::getKeyJsonValueFromContainer(self.0.container(), text, length, &mut value)
+            };
+            return (!found.is_null()).then_some(Raw { value, of: PhantomData });
+        }
+        let mut found = None;
+        for place in 0..pairs {
+            let (_, begin, end) = entries.step()?;
+            if (end - begin) as usize == key.len() {
+                // SAFETY: a key is a string.
+                let name = unsafe { std::slice::from_raw_parts(entries.start.add(begin as usize), key.len()) };
+                if name == key {
+                    found = Some(place);
+                }
+            }
+        }
+        entries.nth(found?)
     }
 
     /// Its pairs, in the order of jsonb.
     pub fn pairs(self) -> impl Iterator<Item = (Raw<'a>, Raw<'a>)> {
-        let mut parts = self.0.parts();
-        std::iter::from_fn(move || {
-            use pg_sys::JsonbIteratorToken::WJB_KEY;
-            let (_, key) = parts.find(|(token, _)| *token == WJB_KEY)?;
-            Some((key, parts.next()?.1))
-        })
+        let keys = self.0.entries();
+        let (mut values, count) = (keys.clone(), keys.left / 2);
+        for _ in 0..count {
+            values.step();
+        }
+        keys.take(count).zip(values)
     }
 
     /// Whether it has no pair.
@@ -211,8 +309,7 @@ impl<'a> Object<'a> {
 impl<'a> Array<'a> {
     /// Its elements.
     pub fn elements(self) -> impl Iterator<Item = Raw<'a>> {
-        let elements = self.0.parts().filter(|(token, _)| *token == pg_sys::JsonbIteratorToken::WJB_ELEM);
-        elements.map(|(_, value)| value)
+        self.0.entries()
     }
 }
 
