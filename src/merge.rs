@@ -165,16 +165,18 @@ fn merge_result(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         None => return Ok(None),
     };
     let Some(updated_at) = state.updated_at() else { return Ok(None) };
-    let (mut data, mut times) = (Builder::new(), Builder::new());
-    let spellings: Vec<String> = state
-        .fields()
+    // In the order of jsonb, which the server sorts them into otherwise.
+    let mut fields: Vec<_> = state.fields().iter().collect();
+    fields.sort_unstable_by_key(|field| (field.name().len(), field.name()));
+    let spellings: Vec<String> = fields
         .iter()
         .map(|field| match field.value.bytes.len() == field.value.at {
             true => field.stamp.time.to_rfc3339(),
             false => String::new(),
         })
         .collect();
-    for (field, spelling) in state.fields().iter().zip(&spellings) {
+    let (mut data, mut times) = (Builder::new(), Builder::new());
+    for (field, spelling) in fields.iter().zip(&spellings) {
         let name = jsonb::string(field.name());
         data.add(name, field.value.value());
         let at = &field.value.bytes[field.value.at..];
