@@ -161,10 +161,11 @@ impl Export {
             Some(pg_sys::Datum::from(app.last.seq)),
             Some(pg_sys::Datum::from(self.portion as i64)),
         ];
+        let mut columns = None;
         for row in spi.read(&PORTION, &values).iter() {
             let part = |place| row.column(place).map_or(0, |datum| datum.value());
             app.last = Position::new(part(1) as u32, part(2) as u64, part(3) as i64);
-            let row = app.memory.run(|| row.copy());
+            let row = app.memory.run(|| row.copy(&mut columns));
             app.rows.push_back((app.last, row));
         }
         app.more = app.rows.len() == self.portion;

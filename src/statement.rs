@@ -182,11 +182,12 @@ impl Rows {
 }
 
 impl Row {
-    /// A copy in the current memory context; what is stored out of line stays there.
-    pub fn copy(&self) -> Row {
+    /// A copy in the current memory context; what is stored out of line stays there. `columns` is a copy of the
+    /// description, which all rows of a statement share.
+    pub fn copy(&self, columns: &mut Option<pg_sys::TupleDesc>) -> Row {
         // SAFETY: the tuple and its description are there.
         unsafe {
-            let columns = pg_sys::CreateTupleDescCopy(self.columns);
+            let columns = *columns.get_or_insert_with(|| pg_sys::CreateTupleDescCopy(self.columns));
             Row { tuple: pg_sys::heap_copytuple(self.tuple), columns }
         }
     }
