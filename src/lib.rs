@@ -11,6 +11,10 @@
 //! | [`push`]      | writing a changeset: `push` |
 //! | [`pull`]      | reading in the wire format: `pull`, `sync` |
 //! | [`wire`]      | the wire format |
+//! | [`merge`]     | the record that changes make: the aggregate `merge_changes` |
+//! | [`records`]   | merged records: `records`, `record_history` |
+//! | [`export`]    | everything that a user wrote: `export_changes` |
+//! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user` |
 //! | [`wakeup`]    | telling listeners that there is something to pull |
 //! | [`snapshot`]  | the server's active snapshot, on a primary and on a standby |
 //! | [`epoch`]     | which history of transaction ids the server is on |
@@ -20,8 +24,10 @@
 //! | [`statement`] | glue: prepared statements |
 //! | [`jsonb`]     | glue: jsonb |
 //! | [`table`]     | glue: tables without privileges |
+//! | [`result`]    | glue: functions that return all their rows at once |
+//! | [`memory`]    | glue: memory contexts |
 //!
-//! What a cursor means is in the crate `mana_sync_cursor`, which knows nothing of a server.
+//! What a cursor means is in the crate `mana_sync_cursor`, what a merge is in `mana_sync_merge`; they know nothing of a server.
 
 use pgrx::prelude::*;
 

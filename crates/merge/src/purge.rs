@@ -14,11 +14,20 @@ use crate::time::Time;
 /// The changes of a group, as they are read.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
-    /// First and last write of each change, and whether it is an insert.
-    changes: Vec<(Stamp, Stamp, bool)>,
+    /// Those that write anything.
+    changes: Vec<Span>,
     deleted: Option<Stamp>,
-    /// When the latest delete was recorded.
-    recorded_at: Option<Time>,
+}
+
+/// A change.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    /// Its first write.
+    first: Stamp,
+    /// Its last write.
+    last: Stamp,
+    is_insert: bool,
+    recorded_at: Time,
 }
 
 /// Which deletes a group allows to go.
@@ -46,31 +55,38 @@ impl Limit {
 impl Group {
     /// Takes a change of the group into account.
     pub fn add<'a, O: Object<'a>>(&mut self, change: &Change<O>) {
-        if change.op == Op::Delete && self.deleted < Some(change.stamp()) {
-            (self.deleted, self.recorded_at) = (Some(change.stamp()), Some(change.created_at));
+        if change.op == Op::Delete {
+            self.deleted = self.deleted.max(Some(change.stamp()));
         }
-        let span = change.span();
-        self.changes.extend(span.map(|(first, last)| (first, last, change.op == Op::Insert)));
+        self.changes.extend(change.span().map(|(first, last)| Span {
+            first,
+            last,
+            is_insert: change.op == Op::Insert,
+            recorded_at: change.created_at,
+        }));
     }
 
-    /// Its latest delete, if that was recorded before a time, and made before it too: the clock of its device may be ahead.
+    /// Its latest delete, if that was made before a time (the clock of its device may be ahead), and all that goes with it
+    /// recorded before: what came late may be sent once more.
     pub fn deleted_before(&self, time: Time) -> Option<Stamp> {
-        self.deleted.filter(|deleted| self.recorded_at < Some(time) && deleted.time < time)
+        let goes = self.changes.iter().filter(|span| Some(span.last) <= self.deleted);
+        let is_old = self.deleted.is_some_and(|deleted| deleted.time < time);
+        self.deleted.filter(|_| is_old && goes.into_iter().all(|span| span.recorded_at < time))
     }
 
     /// Which deletes it allows to go, its own and those of others, once it has all its changes.
     pub fn limit(&self) -> Limit {
         let (mut first, mut inserted) = (None::<Stamp>, false);
-        for &(from, to, is_insert) in &self.changes {
-            if Some(to) <= self.deleted {
+        for span in &self.changes {
+            if Some(span.last) <= self.deleted {
                 continue;
             }
-            if Some(from) <= self.deleted {
+            if Some(span.first) <= self.deleted {
                 // Partly killed: without the delete, the rest would come back with it.
                 return Limit::None;
             }
-            first = Some(first.map_or(from, |first| first.min(from)));
-            inserted |= is_insert;
+            first = Some(first.map_or(span.first, |first| first.min(span.first)));
+            inserted |= span.is_insert;
         }
         match first {
             None => Limit::All,
