@@ -82,7 +82,8 @@ AS $function$
         'mana_sync.compact_batch(uuid, int)',
         'mana_sync.compact(text, text, text, interval, int, interval, boolean, bigint, bigint, bigint)',
         'mana_sync.purge_deleted(interval)',
-        'mana_sync.forget_user(text)']
+        'mana_sync.forget_user(text)',
+        'mana_sync.begin_epoch()']
 $function$;
 COMMENT ON FUNCTION mana_sync.maintenance_routines() IS
     'What grant_maintenance grants.';

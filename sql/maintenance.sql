@@ -202,3 +202,9 @@ CREATE FUNCTION mana_sync.forget_user(user_id text) RETURNS bigint
     AS 'MODULE_PATHNAME', 'mana_sync_forget_user';
 COMMENT ON FUNCTION mana_sync.forget_user(text) IS
     'Erases every change of a user, and returns how many there were. Devices of others keep what they have; what the user had deleted in shared spaces stays deleted, by a change that names nobody.';
+
+CREATE FUNCTION mana_sync.begin_epoch() RETURNS int
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'mana_sync_begin_epoch';
+COMMENT ON FUNCTION mana_sync.begin_epoch() IS
+    'Begins a new epoch: no cursor from before has seen anything that is written from now on. For a server that went back in time without the log being able to tell.';

@@ -14,6 +14,7 @@ use std::cell::Cell;
 
 sql_function!(mana_sync_current_epoch, pg_finfo_mana_sync_current_epoch, current_epoch);
 sql_function!(mana_sync_open_epoch, pg_finfo_mana_sync_open_epoch, open_epoch);
+sql_function!(mana_sync_begin_epoch, pg_finfo_mana_sync_begin_epoch, begin_epoch);
 
 thread_local! {
     /// The epoch that this backend writes in, once it is committed. A server that has begun to write
@@ -40,6 +41,9 @@ static ADD: Statement = Statement::new(
         pg_sys::XID8OID,
     ],
 );
+
+/// Waits for the transactions that have written to the log, and lets no other write until this one ends.
+static LOCK: Statement = Statement::new(c"LOCK TABLE mana_sync.sync_changes IN SHARE MODE", &[]);
 
 /// Called when the library is loaded.
 pub fn register() {
@@ -83,28 +87,54 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let (server, _) = look_up()?;
     let (number, missing) = server.writes_in();
     if missing {
-        let (fingerprint, secret) = identity(&server.here(), number);
-        let timeline = timeline();
         let spi = Spi::connect();
-        spi.insert(
-            &ADD,
-            &[
-                Some(pg_sys::Datum::from(number as i32)),
-                Some(pg_sys::Datum::from(fingerprint as i64)),
-                // A bytea and a text have the same form.
-                Some(crate::function::text_datum(&secret.0)),
-                Some(pg_sys::Datum::from(server.here().system as i64)),
-                // SAFETY: a plain variable of the backend.
-                Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
-                Some(pg_sys::Datum::from(timeline as i32)),
-                Some(pg_sys::Datum::from(switched_at(timeline) as i64)),
-                // SAFETY: a plain read of the server's state.
-                Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId().value })),
-            ],
-        );
+        add(&spi, &server, number);
         spi.finish();
     }
     Ok(Some(pg_sys::Datum::from(number as i32)))
+}
+
+/// `mana_sync.begin_epoch() RETURNS int`; runs as the owner of the extension.
+///
+/// Begins a new epoch on the history that the server is on, as after one that it cannot tell from the one before: a
+/// copy of the data directory that was put back. No cursor from before has seen anything that is written from now on.
+fn begin_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let spi = Spi::connect();
+    // Who writes afterwards looks the epoch up again: it has waited for this lock, and then takes note of what was
+    // invalidated meanwhile.
+    spi.run(&LOCK, &[], pg_sys::SPI_OK_UTILITY);
+    let (server, _) = look_up()?;
+    let number = match server.writes_in() {
+        (number, true) => number,
+        (number, false) => server.number_after(number),
+    };
+    add(&spi, &server, number);
+    spi.finish();
+    // SAFETY: the relation is there: a row was added to it.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table::oid_of(c"epochs")?) };
+    Ok(Some(pg_sys::Datum::from(number as i32)))
+}
+
+/// Adds the epoch of a number on the server's history.
+fn add(spi: &Spi, server: &Server, number: u32) {
+    let (fingerprint, secret) = identity(&server.here(), number);
+    let timeline = timeline();
+    spi.insert(
+        &ADD,
+        &[
+            Some(pg_sys::Datum::from(number as i32)),
+            Some(pg_sys::Datum::from(fingerprint as i64)),
+            // A bytea and a text have the same form.
+            Some(crate::function::text_datum(&secret.0)),
+            Some(pg_sys::Datum::from(server.here().system as i64)),
+            // SAFETY: a plain variable of the backend.
+            Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
+            Some(pg_sys::Datum::from(timeline as i32)),
+            Some(pg_sys::Datum::from(switched_at(timeline) as i64)),
+            // SAFETY: a plain read of the server's state.
+            Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId().value })),
+        ],
+    );
 }
 
 /// Fingerprint and secret of an epoch that is opened now.

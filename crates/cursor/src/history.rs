@@ -192,8 +192,13 @@ impl Server {
     pub fn writes_in(&self) -> (u32, bool) {
         match self.current() {
             Some(known) => (known.epoch.number, false),
-            None => (self.latest().map_or(0, |epoch| epoch.number).saturating_add(self.here.timeline), true),
+            None => (self.number_after(self.latest().map_or(0, |epoch| epoch.number)), true),
         }
+    }
+
+    /// The number of an epoch that is opened after another one.
+    pub fn number_after(&self, number: u32) -> u32 {
+        number.saturating_add(self.here.timeline)
     }
 
     /// What a snapshot of this server has seen of the log; `None` while there is no epoch, and so no row.

@@ -100,6 +100,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
 0.1.0	constraint sync_changes_user_id_check on table mana_sync.sync_changes
 0.1.0	function mana_sync.begin_compaction(text,text,text,interval,boolean)
+0.1.0	function mana_sync.begin_epoch()
 0.1.0	function mana_sync.changes_since(text,text,text,text,text,integer,text[])
 0.1.0	function mana_sync.close_gate(regrole)
 0.1.0	function mana_sync.compact(text,text,text,interval,integer,interval,boolean,bigint,bigint,bigint)

@@ -121,6 +121,7 @@ SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => '2026-01-01
 SET ROLE keeper;
 SELECT mana_sync.forget_user('ben');
 -- == revoke_maintenance
+SELECT mana_sync.begin_epoch() > 1 AS later;
 RESET ROLE;
 SELECT mana_sync.revoke_maintenance('keeper');
 -- == revoke_access

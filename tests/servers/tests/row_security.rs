@@ -184,6 +184,7 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
         "SELECT mana_sync.compact_batch(mana_sync.uuidv7(), 1)",
         "SELECT mana_sync.purge_deleted('0')",
         "SELECT mana_sync.forget_user('ben')",
+        "SELECT mana_sync.begin_epoch()",
         "SELECT mana_sync.grant_maintenance('app')",
         "SELECT mana_sync.revoke_maintenance('app')",
         "SELECT * FROM mana_sync.compactions",

@@ -1,0 +1,91 @@
+//! Histories that the log cannot tell apart by itself: `begin_epoch`.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use postgres::error::SqlState;
+use uuid::Uuid;
+
+const RECORD: &str = "SELECT mana_sync.record_change('app', 'notes', 'r', 'ann', NULL, 'insert', 'c', '{}')";
+
+fn record(client: &mut Client) -> Uuid {
+    client.query_one(RECORD, &[]).expect("a change is recorded").get(0)
+}
+
+/// A data directory that was copied and put back: cursors from the time in between are refused. After `begin_epoch` they go on.
+/// What had been written until then with ids that they have seen otherwise they lack, as the documentation says; of what is
+/// written from then on nothing, whoever was connected and writing all the time.
+#[test]
+fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more() {
+    let cluster = Cluster::with_log(Options::default().durable());
+    let mut app = cluster.app(DATABASE);
+    record(&mut app);
+    let mut device = Device::new("ann", "app", &[]);
+    drop(app);
+    let copy = cluster.copy_data();
+    let mut app = cluster.app(DATABASE);
+    (0..3000).for_each(|_| {
+        record(&mut app);
+    });
+    device.pull(&mut app, 1000).unwrap();
+    assert_eq!(device.delivered.len(), 3001);
+    drop(app);
+    cluster.put_back(copy);
+
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let before: Vec<Uuid> = (0..20).map(|_| record(&mut app)).collect();
+    let error = device.clone().pull(&mut app, 1000).expect_err("the cursor is from the future");
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE));
+
+    let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let later: Mutex<HashSet<Uuid>> = Mutex::default();
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut client = cluster.app(DATABASE);
+            let (begun, stop, later) = (&begun, &stop, &later);
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    let mut transaction = client.transaction().unwrap();
+                    let is_later = begun.load(Ordering::SeqCst);
+                    for _ in 0..3 {
+                        let id: Uuid = transaction.query_one(RECORD, &[]).unwrap().get(0);
+                        if is_later {
+                            later.lock().unwrap().insert(id);
+                        }
+                    }
+                    transaction.commit().unwrap();
+                }
+            });
+        }
+        // They write in the old epoch, with ids that the cursor has seen.
+        thread::sleep(Duration::from_millis(20));
+        let number: i32 = superuser.query_one("SELECT mana_sync.begin_epoch()", &[]).unwrap().get(0);
+        begun.store(true, Ordering::SeqCst);
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::SeqCst);
+        println!("epoch {number}");
+    });
+    let later = later.into_inner().unwrap();
+    let mut old = device;
+    old.pull(&mut app, 1000).expect("the cursor is of an earlier epoch now");
+    let lacking = before.iter().filter(|id| !old.delivered.contains(id)).count();
+    println!("{lacking} of 20 changes from before begin_epoch are lacking");
+    let missing = later.iter().filter(|id| !old.delivered.contains(id)).count();
+    println!("{} changes written after begin_epoch, {missing} of them lost", later.len());
+    assert!(later.len() > 50 && missing == 0);
+    // A device that begins now, or goes on from here, has everything once.
+    let mut fresh = Device::new("ann", "app", &[]);
+    fresh.pull(&mut app, 7).unwrap();
+    fresh.compare(&mut superuser).assert_exact("a fresh device");
+    (0..5).for_each(|_| {
+        record(&mut app);
+    });
+    fresh.pull(&mut app, 2).unwrap();
+    fresh.compare(&mut superuser).assert_exact("a device that goes on");
+}
