@@ -3,7 +3,7 @@
 use postgres::Client;
 
 use crate::cluster::{Cluster, DATABASE};
-use crate::process::{run, server_command, wait_until};
+use crate::process::{give_to_server, run, server_command, wait_until};
 
 impl Cluster {
     /// A running standby that streams from this server. Its settings are this server's own.
@@ -32,6 +32,53 @@ impl Cluster {
             let row = client.query_one(sql, &[&names]).expect("pg_stat_replication is readable");
             row.get::<_, i64>(0) as usize == names.len()
         });
+    }
+
+    /// A backup of this server, not started, for [`Cluster::recover`].
+    pub fn backup(&self, name: &str) -> Cluster {
+        let mut backup = Cluster::empty(name);
+        let source = format!("host={} user=postgres", self.socket_dir().display());
+        let mut command = server_command("pg_basebackup");
+        command.args(["-X", "stream", "-c", "fast", "--no-sync", "-d", &source, "-D"]).arg(backup.data());
+        run(&mut command).unwrap_or_else(|error| panic!("{error}"));
+        backup.rename(name);
+        backup
+    }
+
+    /// Starts a backup, which recovers from archived write-ahead log up to a target, and is a primary then.
+    pub fn recover(&self, restore_command: &str, (target, value): (&str, &str)) {
+        self.configure(&[
+            ("archive_mode", "off"),
+            ("restore_command", restore_command),
+            (target, value),
+            ("recovery_target_action", "promote"),
+        ]);
+        let signal = self.data().join("recovery.signal");
+        std::fs::write(&signal, "").expect("the data directory is ours");
+        give_to_server(&signal);
+        self.start();
+        let mut client = self.superuser(DATABASE);
+        wait_until("the recovery ends", || {
+            !client.query_one("SELECT pg_is_in_recovery()", &[]).expect("the state is readable").get::<_, bool>(0)
+        });
+    }
+
+    /// Dumps a database as a superuser and restores it into one of another server, or of this one.
+    pub fn dump_into(&self, database: &str, format: &str, other: &Cluster, into: &str) {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
+        give_to_server(file.path());
+        let at = |cluster: &Cluster, name: &str| {
+            format!("host={} user=postgres dbname={name}", cluster.socket_dir().display())
+        };
+        let mut dump = server_command("pg_dump");
+        dump.args(["-F", format, "-d", &at(self, database), "-f"]).arg(file.path());
+        run(&mut dump).unwrap_or_else(|error| panic!("{error}"));
+        let mut restore = server_command(if format == "plain" { "psql" } else { "pg_restore" });
+        match format {
+            "plain" => restore.args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", &at(other, into), "-f"]),
+            _ => restore.args(["-e", "-d", &at(other, into)]),
+        };
+        run(restore.arg(file.path())).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// Stops replay on this standby; what is received is kept and not shown. Returns when it has stopped.

@@ -1,0 +1,248 @@
+//! The log survives its server: devices that hold cursors from before a failover, a recovery to a point in time, or a dump and
+//! restore, at rest or in the middle of a walk, get everything that is in the log afterwards.
+//!
+//! Repeats are allowed here, and counted; each test also checks that transaction ids were used again, without which it would
+//! show nothing.
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::oracle::Difference;
+use mana_sync_servers::random::{rng, seed};
+use mana_sync_servers::writers::{APP, Acknowledged, Writer};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+const USERS: &[&str] = &["ann", "bob", "cem"];
+const SPACES: &[&str] = &["home", "work"];
+const SCOPES: &[(&str, &[&str])] = &[("ann", &["home"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["work"])];
+
+/// Commits some transactions of random size.
+fn write(client: &mut Client, transactions: usize, rng: &mut StdRng) {
+    let acknowledged = Acknowledged::default();
+    let mut writer = Writer::new(USERS, SPACES, rng.clone(), &acknowledged);
+    writer.longest_pause = std::time::Duration::ZERO;
+    while writer.tally.commits < transactions {
+        writer.transaction(client).expect("a transaction is committed");
+    }
+    *rng = writer.rng;
+}
+
+/// Devices of every scope as they are now: at rest, and after some pages of a walk.
+fn devices(client: &mut Client, rng: &mut StdRng) -> Vec<Device> {
+    let mut devices = Vec::new();
+    for &(user, spaces) in SCOPES {
+        let mut at_rest = Device::new(user, APP, spaces);
+        at_rest.pull(client, 50).unwrap();
+        devices.push(at_rest);
+        let mut walking = Device::new(user, APP, spaces);
+        for _ in 0..rng.random_range(1..4) {
+            walking.pull_page(client, 3).unwrap();
+        }
+        devices.push(walking);
+    }
+    devices
+}
+
+/// Devices go on as they are: some pull a page, some all, some nothing.
+fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
+    for device in devices {
+        match rng.random_range(0..3) {
+            0 => drop(device.pull_page(client, 5).unwrap()),
+            1 => drop(device.pull(client, 20).unwrap()),
+            _ => {}
+        }
+    }
+}
+
+/// All devices pull to the end; nothing that is in the log is missing.
+fn assert_complete(what: &str, devices: &mut [Device], cluster: &Cluster, rng: &mut StdRng) {
+    let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let mut total = Difference::default();
+    for device in devices.iter_mut() {
+        device.pull(&mut client, rng.random_range(1..40)).unwrap();
+        let mut difference = device.compare(&mut superuser);
+        // What was lost with a server is on the device all the same.
+        difference.foreign.clear();
+        difference.assert_complete(&format!("{what}: {}", device.user));
+        total.add(difference);
+    }
+    println!("{what}: {} devices, {total}", devices.len());
+    assert!(total.expected > 0);
+}
+
+/// The greatest transaction id in the log, and the least of the latest epoch.
+fn ids(superuser: &mut Client) -> (i64, i64) {
+    let sql = "SELECT max(xact::text::bigint), min(xact::text::bigint) FILTER (WHERE epoch = (SELECT max(epoch) FROM mana_sync.sync_changes))
+               FROM mana_sync.sync_changes";
+    let row = superuser.query_one(sql, &[]).unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Cuts a standby off: it gets nothing any more from its primary.
+fn cut_off(standby: &Cluster) {
+    standby.superuser(DATABASE).batch_execute("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    standby.restart();
+}
+
+#[test]
+fn a_failover_that_loses_a_tail() {
+    let mut rng = rng(seed("failover", 5), 0);
+    let primary = Cluster::with_log(Options::default().durable());
+    let mut app = primary.app(DATABASE);
+    write(&mut app, 20, &mut rng);
+    let mut all = devices(&mut app, &mut rng);
+    let standby = primary.standby("standby");
+    primary.wait_until_caught_up(&standby);
+    cut_off(&standby);
+    // The tail that will be lost, and cursors from it; the standby serves pulls meanwhile.
+    write(&mut app, 30, &mut rng);
+    all.extend(devices(&mut app, &mut rng));
+    let mut reader = standby.app(DATABASE);
+    for _ in 0..4 {
+        write(&mut app, 5, &mut rng);
+        go_on(&mut all, &mut app, &mut rng);
+        go_on(&mut all, &mut reader, &mut rng);
+    }
+    let (last, _) = ids(&mut primary.superuser(DATABASE));
+    primary.kill();
+    drop(reader);
+    standby.promote();
+    // A device that pulls before anybody has written on the new primary, and one that was connected to it as a standby.
+    let mut app = standby.app(DATABASE);
+    go_on(&mut all, &mut app, &mut rng);
+    write(&mut app, 40, &mut rng);
+    go_on(&mut all, &mut app, &mut rng);
+    write(&mut app, 10, &mut rng);
+    let (_, first) = ids(&mut standby.superuser(DATABASE));
+    println!("ids up to {last} on the old primary, from {first} on the new one");
+    assert!(first <= last, "no transaction id was used again");
+    assert_complete("lost tail", &mut all, &standby, &mut rng);
+}
+
+#[test]
+fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
+    let mut rng = rng(seed("switchover", 5), 0);
+    let mut server = Cluster::with_log(Options::default().durable());
+    let mut app = server.app(DATABASE);
+    write(&mut app, 20, &mut rng);
+    let mut all = devices(&mut app, &mut rng);
+    // A transaction that is prepared now and committed on the last server.
+    app.batch_execute(&format!(
+        "BEGIN; SELECT mana_sync.record_change('{APP}', 'notes', 'prepared', 'ann', 'home', 'insert', 'c', '{{}}');
+         PREPARE TRANSACTION 'long'"
+    ))
+    .unwrap();
+    for turn in 0..3 {
+        let standby = server.standby(&format!("standby{turn}"));
+        write(&mut app, 5, &mut rng);
+        server.wait_until_caught_up(&standby);
+        drop(app);
+        server.stop();
+        standby.promote();
+        server = standby;
+        app = server.app(DATABASE);
+        go_on(&mut all, &mut app, &mut rng);
+        // The second one sees only reads before the next.
+        if turn != 1 {
+            write(&mut app, 10, &mut rng);
+        }
+        all.extend(devices(&mut app, &mut rng));
+        assert_complete(&format!("switchover {turn}"), &mut all, &server, &mut rng);
+    }
+    // Two standbys of it, promoted separately; devices move from one to the other.
+    let (left, right) = (server.standby("left"), server.standby("right"));
+    server.wait_until_caught_up(&left);
+    server.wait_until_caught_up(&right);
+    drop(app);
+    server.kill();
+    left.promote();
+    right.promote();
+    let (mut on_left, mut on_right) = (left.app(DATABASE), right.app(DATABASE));
+    for _ in 0..3 {
+        for client in [&mut on_left, &mut on_right] {
+            write(client, 10, &mut rng);
+            go_on(&mut all, client, &mut rng);
+        }
+    }
+    on_right.batch_execute("COMMIT PREPARED 'long'").unwrap();
+    on_left.batch_execute("COMMIT PREPARED 'long'").unwrap();
+    assert_complete("left", &mut all, &left, &mut rng);
+    assert_complete("right", &mut all, &right, &mut rng);
+    assert_complete("left again", &mut all, &left, &mut rng);
+}
+
+#[test]
+fn a_recovery_to_a_point_in_time() {
+    let mut rng = rng(seed("recovery", 5), 0);
+    let archive = tempfile::tempdir().unwrap();
+    mana_sync_servers::process::give_to_server(archive.path());
+    let primary = Cluster::with_log(
+        Options::default()
+            .durable()
+            .set("archive_mode", "on")
+            .set("archive_command", &format!("cp %p {}/%f", archive.path().display())),
+    );
+    let mut app = primary.app(DATABASE);
+    write(&mut app, 20, &mut rng);
+    let mut all = devices(&mut app, &mut rng);
+    let recovered = primary.backup("recovered");
+    write(&mut app, 10, &mut rng);
+    all.extend(devices(&mut app, &mut rng));
+    let mut superuser = primary.superuser(DATABASE);
+    superuser.batch_execute("SELECT pg_create_restore_point('then')").unwrap();
+    // These pulls are undone.
+    write(&mut app, 20, &mut rng);
+    go_on(&mut all, &mut app, &mut rng);
+    all.extend(devices(&mut app, &mut rng));
+    let (last, _) = ids(&mut superuser);
+    superuser.batch_execute("SELECT pg_switch_wal()").unwrap();
+    drop((app, superuser));
+    primary.stop();
+    recovered.recover(&format!("cp {}/%f %p", archive.path().display()), ("recovery_target_name", "then"));
+    let mut app = recovered.app(DATABASE);
+    go_on(&mut all, &mut app, &mut rng);
+    write(&mut app, 30, &mut rng);
+    let (_, first) = ids(&mut recovered.superuser(DATABASE));
+    println!("ids up to {last} before, from {first} after");
+    assert!(first <= last, "no transaction id was used again");
+    assert_complete("point in time", &mut all, &recovered, &mut rng);
+}
+
+#[test]
+fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
+    let mut rng = rng(seed("restore", 5), 0);
+    let old = Cluster::with_log(Options::default());
+    // So that its ids are far ahead of a new cluster's.
+    old.superuser(DATABASE)
+        .batch_execute("DO 'BEGIN FOR i IN 1..5000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
+        .unwrap();
+    let mut app = old.app(DATABASE);
+    write(&mut app, 30, &mut rng);
+    let all = devices(&mut app, &mut rng);
+    for format in ["plain", "custom"] {
+        let new = Cluster::new(Options::default());
+        new.superuser(DATABASE).batch_execute("CREATE ROLE app LOGIN").unwrap();
+        old.dump_into(DATABASE, format, &new, DATABASE);
+        let mut client = new.app(DATABASE);
+        let mut devices: Vec<Device> = all.clone();
+        go_on(&mut devices, &mut client, &mut rng);
+        write(&mut client, 20, &mut rng);
+        let (last, first) = ids(&mut new.superuser(DATABASE));
+        println!("ids from {first} on after the restore, up to {last} before");
+        assert!(first < last, "the new cluster is not younger");
+        assert_complete(&format!("restored from a {format} dump"), &mut devices, &new, &mut rng);
+    }
+    // Another database of the same cluster, whose ids go on.
+    old.superuser(DATABASE).batch_execute("CREATE DATABASE other").unwrap();
+    old.dump_into(DATABASE, "custom", &old, "other");
+    let mut client = old.app("other");
+    write(&mut client, 20, &mut rng);
+    let mut superuser = old.superuser("other");
+    for mut device in all {
+        device.pull(&mut client, 7).unwrap();
+        let mut difference = device.compare(&mut superuser);
+        difference.foreign.clear();
+        difference.assert_complete(&format!("{} in another database", device.user));
+    }
+}
