@@ -79,6 +79,9 @@ pub enum Error {
     /// The cursor names transactions that this server has not begun yet.
     #[error("resync required: the cursor is from this server's future")]
     Future,
+    /// The log of this server is written by a subscription.
+    #[error("the log is replicated into by a subscription")]
+    Subscriber,
     /// The cursor has not seen deletes that were purged.
     #[error("resync required: deletes that the cursor has not seen were purged")]
     Purged,
@@ -172,6 +175,12 @@ impl From<Error> for ErrorReport {
                 "Argument: since. It names transactions that this server has not begun: the server went back in time."
                     .into(),
                 Some("Pull from the beginning, with since NULL."),
+            ),
+            Error::Subscriber => (
+                ERRCODE_FEATURE_NOT_SUPPORTED,
+                "Its rows are of transactions of another server: no snapshot of this one tells which of them have been seen."
+                    .into(),
+                Some("Pull from the publisher; after the switchover drop the subscription, and pull here."),
             ),
             Error::NoRun => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: run.".into(), None),
             Error::HiddenRows => (

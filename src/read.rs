@@ -15,6 +15,7 @@ use crate::result::ResultSet;
 use crate::scope::{self, Scope};
 use crate::snapshot::{self, Pushed, Reading};
 use crate::statement::{Row, Spi};
+use crate::table;
 use log::Log;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::history::{Here, Server};
@@ -126,6 +127,7 @@ pub fn page<T>(
     pull: Pull<'_>,
     take: impl FnOnce(Result<Page<Row>, Resync>) -> Result<T, Error>,
 ) -> Result<T, Error> {
+    refuse_subscribers()?;
     let level = plan_index_scans();
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
     let request = pull.request(scope, &spaces);
@@ -153,12 +155,21 @@ pub fn page<T>(
 
 /// Whether a page can be read, under a scope that was entered.
 pub fn check(scope: &Scope, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
+    refuse_subscribers()?;
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
     let (pushed, here, replayed, reading) = take_snapshot();
     let server = server(here, replayed, &reading)?;
     let checked = walk::check(&server, &pull.request(scope, &spaces), &pull.start, &mut Purged);
     pushed.pop();
     Ok(checked)
+}
+
+/// A log that a subscription writes into gets rows of transactions that this server's snapshots know nothing of.
+fn refuse_subscribers() -> Result<(), Error> {
+    match table::is_subscribed(table::oid_of(c"sync_changes")?) {
+        true => Err(Error::Subscriber),
+        false => Ok(()),
+    }
 }
 
 impl<'a> Pull<'a> {

@@ -139,3 +139,25 @@ pub fn oid_of(name: &CStr) -> Result<pg_sys::Oid, Error> {
     };
     if oid == pg_sys::InvalidOid { Err(Error::Installation("a table is missing")) } else { Ok(oid) }
 }
+
+/// Whether a subscription of logical replication writes into a relation: its rows are then of transactions of another server.
+pub fn is_subscribed(relation: pg_sys::Oid) -> bool {
+    // catalog/pg_subscription_rel.h, of which pgrx does not bind these: the catalog, its index by relation, and the column
+    // that names the relation.
+    const CATALOG: pg_sys::Oid = pg_sys::Oid::from_u32(6102);
+    const INDEX: pg_sys::Oid = pg_sys::Oid::from_u32(6117);
+    const SRRELID: i16 = 2;
+    let lock = pg_sys::AccessShareLock as i32;
+    // SAFETY: the catalog and its index are there; without a snapshot the catalog is read as it is now.
+    unsafe {
+        let catalog = pg_sys::table_open(CATALOG, lock);
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let strategy = pg_sys::BTEqualStrategyNumber as u16;
+        pg_sys::ScanKeyInit(&mut key, SRRELID, strategy, pg_sys::F_OIDEQ.into(), pg_sys::Datum::from(relation));
+        let scan = pg_sys::systable_beginscan(catalog, INDEX, true, std::ptr::null_mut(), 1, &mut key);
+        let found = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+        found
+    }
+}

@@ -181,6 +181,21 @@ impl Cluster {
         self.start();
     }
 
+    /// Makes the server go on with a transaction id far ahead (pg_resetwal), up to the last before the 32 bits are used up.
+    pub fn jump_to_xact(&self, xact: u32) {
+        for database in ["postgres", "template1"] {
+            self.superuser(database).batch_execute("VACUUM FREEZE").expect("a database can be frozen");
+        }
+        self.stop();
+        // The state of transactions is in files of 2^20 each, and nobody has made this one.
+        let segment = self.data().join("pg_xact").join(format!("{:04X}", xact >> 20));
+        fs::write(&segment, vec![0; 256 * 1024]).expect("the data directory is ours");
+        give_to_server(&segment);
+        let mut reset = server_command("pg_resetwal");
+        run(reset.args(["-x", &xact.to_string()]).arg(self.data())).unwrap_or_else(|error| panic!("{error}"));
+        self.start();
+    }
+
     /// kill -9 of the postmaster and all its children at once: nothing is written any more, nothing flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");

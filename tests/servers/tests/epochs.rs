@@ -89,3 +89,42 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     fresh.pull(&mut app, 2).unwrap();
     fresh.compare(&mut superuser).assert_exact("a device that goes on");
 }
+
+/// Transaction ids have 64 bits in cursors and in the log, and 32 in most of the server. Cursors from before the 32 bits were used
+/// up, at rest, in a walk, and beside a transaction that is open across the boundary.
+#[test]
+fn cursors_from_before_the_32_bit_boundary() {
+    const AHEAD: u64 = 500;
+    const BOUNDARY: u64 = 1 << 32;
+    let cluster = Cluster::new(Options::default().set("autovacuum", "off"));
+    cluster.jump_to_xact((BOUNDARY - AHEAD) as u32);
+    cluster.create_log();
+    let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
+    let mut open = cluster.app(DATABASE);
+    let mut transaction = open.transaction().unwrap();
+    transaction.execute(RECORD, &[]).unwrap();
+    let mut devices = Vec::new();
+    for _ in 0..2 * AHEAD / 10 {
+        for _ in 0..10 {
+            record(&mut app);
+        }
+        let mut at_rest = Device::new("ann", "app", &[]);
+        at_rest.pull(&mut app, 1000).unwrap();
+        let mut walking = Device::new("ann", "app", &[]);
+        for _ in 0..3 {
+            walking.pull_page(&mut app, 7).unwrap();
+        }
+        devices.extend([at_rest, walking]);
+    }
+    let early = devices.len();
+    transaction.commit().unwrap();
+    let sql = "SELECT min(xact::text::bigint), max(xact::text::bigint) FROM mana_sync.sync_changes";
+    let row = superuser.query_one(sql, &[]).unwrap();
+    let (first, last): (i64, i64) = (row.get(0), row.get(1));
+    println!("ids from {first} to {last}, the boundary is {BOUNDARY}; {early} devices");
+    assert!((first as u64) < BOUNDARY && last as u64 > BOUNDARY);
+    for device in &mut devices {
+        device.pull(&mut app, 100).unwrap();
+        device.compare(&mut superuser).assert_exact("across the boundary");
+    }
+}

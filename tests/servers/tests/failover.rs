@@ -6,10 +6,12 @@
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::oracle::Difference;
+use mana_sync_servers::process::wait_until;
 use mana_sync_servers::random::{rng, seed};
 use mana_sync_servers::writers::{APP, Acknowledged, Writer};
 use mana_sync_servers::{Cluster, Device, Options};
 use postgres::Client;
+use postgres::error::SqlState;
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -245,4 +247,51 @@ fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
         difference.foreign.clear();
         difference.assert_complete(&format!("{} in another database", device.user));
     }
+}
+
+/// The log and its companions are replicated row by row to a new cluster, beside writers, and then clients are moved there.
+#[test]
+fn logical_replication_and_a_switchover() {
+    const TABLES: &str = "mana_sync.sync_changes, mana_sync.epochs, mana_sync.purges, mana_sync.purged_transactions";
+    let mut rng = rng(seed("logical", 5), 0);
+    let publisher = Cluster::with_log(Options::default().set("wal_level", "logical"));
+    // Its ids are far behind, and then in the middle of those of the publisher.
+    let subscriber = Cluster::with_log(Options::default());
+    let mut app = publisher.app(DATABASE);
+    write(&mut app, 20, &mut rng);
+    let mut all = devices(&mut app, &mut rng);
+    publisher.superuser(DATABASE).batch_execute(&format!("CREATE PUBLICATION log FOR TABLE {TABLES}")).unwrap();
+    let mut superuser = subscriber.superuser(DATABASE);
+    let source = format!("host={} user=postgres dbname={DATABASE}", publisher.socket_dir().display());
+    superuser.batch_execute(&format!("CREATE SUBSCRIPTION log CONNECTION '{source}' PUBLICATION log")).unwrap();
+    for _ in 0..3 {
+        write(&mut app, 10, &mut rng);
+        go_on(&mut all, &mut app, &mut rng);
+    }
+    all.extend(devices(&mut app, &mut rng));
+    // While it is being replicated into, no pull is answered there: it could miss what comes later.
+    let mut there = subscriber.app(DATABASE);
+    for pull in [
+        "SELECT * FROM mana_sync.changes_since('ann', 'app')",
+        "SELECT mana_sync.pull('ann', 'app')",
+        "SELECT mana_sync.sync('ann', 'app', '{\"changes\": []}')",
+    ] {
+        let error = there.query(pull, &[]).expect_err("a subscriber answers no pull");
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error}");
+    }
+    let count = "SELECT count(*) FROM mana_sync.sync_changes";
+    let rows: i64 = publisher.superuser(DATABASE).query_one(count, &[]).unwrap().get(0);
+    wait_until("the log is replicated", || superuser.query_one(count, &[]).unwrap().get::<_, i64>(0) == rows);
+    let sequence = "SELECT last_value FROM mana_sync.sync_changes_seq";
+    let last: i64 = publisher.superuser(DATABASE).query_one(sequence, &[]).unwrap().get(0);
+    drop(app);
+    superuser.batch_execute("DROP SUBSCRIPTION log").unwrap();
+    superuser.execute("SELECT setval('mana_sync.sync_changes_seq', $1)", &[&last]).unwrap();
+    publisher.stop();
+    go_on(&mut all, &mut there, &mut rng);
+    write(&mut there, 20, &mut rng);
+    let (last, first) = ids(&mut superuser);
+    println!("ids up to {last} before, from {first} after");
+    assert!(first <= last, "no transaction id was used again");
+    assert_complete("logical replication", &mut all, &subscriber, &mut rng);
 }
