@@ -163,8 +163,8 @@ CREATE PROCEDURE mana_sync.compact(
     LANGUAGE plpgsql
 AS $procedure$
 DECLARE
-    run uuid;
-    done boolean;
+    run pg_catalog.uuid;
+    done pg_catalog.bool;
     told pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 BEGIN
     IF batch_size IS NULL OR batch_size OPERATOR(pg_catalog.<) 1 THEN

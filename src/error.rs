@@ -24,6 +24,12 @@ pub enum Error {
     /// A compaction that is not under way.
     #[error("run is not a compaction that is under way")]
     NoRun,
+    /// Maintenance in a transaction that keeps one snapshot.
+    #[error("maintenance runs at isolation level READ COMMITTED only")]
+    FixedSnapshot,
+    /// Somebody changed the log by hand beside maintenance.
+    #[error("rows of the log have changed meanwhile")]
+    RowsChanged,
     /// Maintenance that would overlook rows.
     #[error("the owner of mana_sync.sync_changes is subject to its row-level security")]
     HiddenRows,
@@ -183,6 +189,14 @@ impl From<Error> for ErrorReport {
                 Some("Pull from the publisher; after the switchover drop the subscription, and pull here."),
             ),
             Error::NoRun => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: run.".into(), None),
+            Error::FixedSnapshot => (
+                ERRCODE_ACTIVE_SQL_TRANSACTION,
+                "The transaction does not see what has been committed since it began.".into(),
+                Some("SET TRANSACTION ISOLATION LEVEL READ COMMITTED"),
+            ),
+            Error::RowsChanged => {
+                (ERRCODE_T_R_SERIALIZATION_FAILURE, "Nothing was changed by this call.".into(), Some("Call it again."))
+            }
             Error::HiddenRows => (
                 ERRCODE_INSUFFICIENT_PRIVILEGE,
                 "Maintenance acts as the owner, and would overlook the rows that are hidden from it.".into(),

@@ -9,8 +9,10 @@ use crate::function::{JSONB, UUID, array_datum, nullable_array_datum, text_datum
 use crate::jsonb::{Builder, Object, Value};
 use crate::log::uuid_datum;
 use crate::memory::Context;
+use crate::snapshot;
 use crate::statement::{Row, Spi, Statement};
 use pgrx::pg_sys;
+use std::collections::HashSet;
 
 /// One at a time: two that remove the same rows in different orders would wait for each other. Readers and writers of
 /// the log do not touch this table.
@@ -30,8 +32,12 @@ static UPDATE: Statement = Statement::new(
     &[pg_sys::UUIDARRAYOID, pg_sys::JSONBARRAYOID, pg_sys::JSONBARRAYOID],
 );
 
-/// Waits for other maintenance, and refuses to work where row security would hide rows.
+/// Waits for other maintenance, and refuses to work where row security would hide rows, or where the transaction does not
+/// see what has been committed since it began: it could remove a delete, and not what that deleted.
 fn begin(spi: &Spi) -> Result<(), Error> {
+    if snapshot::is_fixed() {
+        return Err(Error::FixedSnapshot);
+    }
     // SAFETY: the names are constants. The last argument: no error, but an answer.
     let hidden = unsafe {
         let relation = crate::table::oid_of(c"sync_changes")?;
@@ -52,29 +58,35 @@ struct Edits<'a> {
     removed: Vec<pg_sys::Datum>,
     /// Id, data, field_timestamps.
     rewritten: Vec<(pg_sys::Datum, Option<pg_sys::Datum>, Option<pg_sys::Datum>)>,
+    /// Of what was rewritten.
+    bytes: usize,
 }
 
 impl<'a> Edits<'a> {
+    /// So many changes at a time,
     const PORTION: usize = 1000;
+    /// or so many bytes of them.
+    const BYTES: usize = 16 << 20;
 
     fn new(spi: &'a Spi) -> Edits<'a> {
-        Edits { spi, memory: Context::current().child(), removed: Vec::new(), rewritten: Vec::new() }
+        Edits { spi, memory: Context::current().child(), removed: Vec::new(), rewritten: Vec::new(), bytes: 0 }
     }
 
     /// Removes the row of an id.
-    fn remove(&mut self, id: pg_sys::Datum) {
+    fn remove(&mut self, id: pg_sys::Datum) -> Result<(), Error> {
         self.removed.push(self.keep_id(id));
-        self.flush_at(Self::PORTION);
+        self.flush_at(Self::PORTION)
     }
 
     /// Removes fields of a row; `first` is its column `data`, and `field_timestamps` is the next.
-    fn trim(&mut self, id: pg_sys::Datum, row: &Row, first: i32, dead: &[&[u8]]) {
+    fn trim(&mut self, id: pg_sys::Datum, row: &Row, first: i32, dead: &[&[u8]]) -> Result<(), Error> {
+        let dead = HashSet::from_iter(dead.iter().copied());
         let id = self.keep_id(id);
         let column = |place| {
             // SAFETY: the column is a jsonb.
             let object = unsafe { crate::merge::object(row.column(place)) };
             self.memory.run(|| match object {
-                Some(object) => Some(without(object, dead)),
+                Some(object) => Some(without(object, &dead)),
                 // SAFETY: copies a jsonb.
                 None => row
                     .column(place)
@@ -82,8 +94,11 @@ impl<'a> Edits<'a> {
             })
         };
         let (data, field_timestamps) = (column(first), column(first + 1));
+        // SAFETY: both are jsonb, and begin with their length.
+        let size = |datum: pg_sys::Datum| unsafe { pgrx::varsize_any(datum.cast_mut_ptr()) };
+        self.bytes += data.into_iter().chain(field_timestamps).map(size).sum::<usize>();
         self.rewritten.push((id, data, field_timestamps));
-        self.flush_at(Self::PORTION);
+        self.flush_at(if self.bytes > Self::BYTES { 1 } else { Self::PORTION })
     }
 
     fn keep_id(&self, id: pg_sys::Datum) -> pg_sys::Datum {
@@ -93,18 +108,21 @@ impl<'a> Edits<'a> {
     }
 
     /// Does what was asked for.
-    fn flush(&mut self) {
-        self.flush_at(1);
+    fn flush(&mut self) -> Result<(), Error> {
+        self.flush_at(1)
     }
 
-    fn flush_at(&mut self, count: usize) {
-        if self.removed.len() + self.rewritten.len() < count {
-            return;
+    fn flush_at(&mut self, count: usize) -> Result<(), Error> {
+        let asked = self.removed.len() + self.rewritten.len();
+        if asked < count {
+            return Ok(());
         }
+        self.bytes = 0;
+        let mut done = 0;
         let (removed, rewritten) = (std::mem::take(&mut self.removed), std::mem::take(&mut self.rewritten));
         self.memory.run(|| {
             if !removed.is_empty() {
-                self.spi.run(&DELETE, &[Some(array_datum(removed, &UUID))], pg_sys::SPI_OK_DELETE);
+                done += self.spi.run(&DELETE, &[Some(array_datum(removed, &UUID))], pg_sys::SPI_OK_DELETE);
             }
             if !rewritten.is_empty() {
                 let ids = rewritten.iter().map(|(id, _, _)| *id).collect();
@@ -115,19 +133,21 @@ impl<'a> Edits<'a> {
                     Some(nullable_array_datum(data, &JSONB)),
                     Some(nullable_array_datum(times, &JSONB)),
                 ];
-                self.spi.run(&UPDATE, &values, pg_sys::SPI_OK_UPDATE);
+                done += self.spi.run(&UPDATE, &values, pg_sys::SPI_OK_UPDATE);
             }
         });
         // SAFETY: the lists are empty.
         unsafe { self.memory.reset() };
+        // Nobody but maintenance, of which there is one at a time, and a superuser by hand removes rows.
+        if done == asked { Ok(()) } else { Err(Error::RowsChanged) }
     }
 }
 
 /// An object without some of its keys.
-fn without(object: Object<'_>, dead: &[&[u8]]) -> pg_sys::Datum {
+fn without(object: Object<'_>, dead: &HashSet<&[u8]>) -> pg_sys::Datum {
     let mut rest = Builder::new();
     for (key, value) in object.pairs() {
-        if !matches!(key.get(), Value::String(name) if dead.contains(&name)) {
+        if !matches!(key.get(), Value::String(name) if dead.contains(name)) {
             rest.add(key, value);
         }
     }

@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::function::{Args, TEXT, array_datum, sql_function, text_datum};
 use crate::jsonb::Raw;
 use crate::log::key;
+use crate::memory::Context;
 use crate::merge::change_of;
 use crate::read::plan_index_scans;
 use crate::result::ResultSet;
@@ -76,6 +77,8 @@ fn spaces(scope: &Scope) -> pg_sys::Datum {
 /// Columns of `record_history`.
 const HISTORY_COLUMNS: usize = 11;
 
+type Events<'a> = allocator_api2::vec::Vec<Event<'a, Told, Raw<'a>>, Context>;
+
 /// What of a change its events tell: a row of `records/history.sql`.
 #[derive(Clone, Copy)]
 struct Told {
@@ -110,17 +113,19 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         Some(spaces(&scope)),
         Some(text_datum(record)),
     ];
-    let mut events = Vec::new();
+    // In memory of the server: what grows with the data must end in an error, and not in the end of the process.
+    let mut events = Events::new_in(Context::current());
     for row in spi.read(&HISTORY, &values).iter() {
         events_of(row, &mut events)?;
     }
-    for (event, before) in tell(events) {
+    tell(&mut events);
+    for event in events {
         let (name, value) = event.field.unzip();
         result.add_values(&[
             Some(pg_sys::Datum::from(event.stamp.time.micros())),
             event.of.row.column(1),
-            name.map(|name| text_datum(&name)),
-            before.map(Raw::datum),
+            name.map(text_datum),
+            event.before.map(Raw::datum),
             value.map(Raw::datum),
             event.of.column(0),
             event.of.column(1),
@@ -138,13 +143,13 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 }
 
 /// The events of a change.
-fn events_of<'a>(row: Row, events: &mut Vec<Event<Told, Raw<'a>>>) -> Result<(), Error> {
+fn events_of(row: Row, events: &mut Events<'_>) -> Result<(), Error> {
     // SAFETY: the statement has these columns first, and its rows live until the connection is finished.
     let change = unsafe { change_of(&row, 1)? };
     let told = Told { row, recorded_at: pg_sys::Datum::from(change.created_at.micros()) };
-    let event = |stamp: Stamp, field| Event { stamp, deletes: change.op == Op::Delete, field, of: told };
+    let event = |stamp: Stamp, field| Event { stamp, deletes: change.op == Op::Delete, field, before: None, of: told };
     let before = events.len();
-    events.extend(change.writes().map(|write| event(write.stamp, Some((write.name.to_vec(), write.value)))));
+    events.extend(change.writes().map(|write| event(write.stamp, Some((write.name, write.value)))));
     if events.len() == before && change.op != Op::Update {
         events.push(event(change.stamp(), None));
     }

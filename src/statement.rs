@@ -113,37 +113,40 @@ impl Spi {
         self.run(statement, values, pg_sys::SPI_OK_INSERT)
     }
 
-    /// Reads with the active snapshot, however many rows there are: they are fetched in portions, and are gone, with
-    /// what `take` has allocated, after their portion. Ends early where `take` says false.
+    /// Reads with the active snapshot, however many rows there are: they are fetched in portions, and what `take` has
+    /// allocated for a row is gone after it. Ends early where `take` says false.
     pub fn for_each(
         &self,
         statement: &Statement,
         values: &[Option<pg_sys::Datum>],
         mut take: impl FnMut(Row) -> Result<bool, Error>,
     ) -> Result<(), Error> {
-        const PORTION: usize = 256;
+        const PORTION: usize = 64;
         let (nulls, mut values) = parameters(statement, values);
-        let memory = Context::current().child();
-        // SAFETY: connected; values and nulls have the length of the plan's parameters. A portion's rows and memory are not
-        // used after it.
+        let caller = Context::current();
+        let memory = caller.child();
+        // SAFETY: connected; values and nulls have the length of the plan's parameters. A row and what was allocated for it are
+        // not used after it.
         unsafe {
-            let portal =
-                pg_sys::SPI_cursor_open(ptr::null(), statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), true);
+            let portal = caller.run(|| {
+                pg_sys::SPI_cursor_open(ptr::null(), statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), true)
+            });
             let mut more = true;
             while more {
-                pg_sys::SPI_cursor_fetch(portal, true, PORTION as std::ffi::c_long);
+                caller.run(|| pg_sys::SPI_cursor_fetch(portal, true, PORTION as std::ffi::c_long));
                 let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize };
                 more = rows.count == PORTION;
                 for row in rows.iter() {
-                    if !memory.run(|| take(row))? {
+                    let goes_on = memory.run(|| take(row))?;
+                    memory.reset();
+                    if !goes_on {
                         more = false;
                         break;
                     }
                 }
                 pg_sys::SPI_freetuptable(rows.table);
-                memory.reset();
             }
-            pg_sys::SPI_cursor_close(portal);
+            caller.run(|| pg_sys::SPI_cursor_close(portal));
             memory.delete();
         }
         Ok(())
@@ -156,9 +159,11 @@ impl Spi {
 
     fn execute(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], read_only: bool, expected: u32) -> Rows {
         let (nulls, mut values) = parameters(statement, values);
-        // SAFETY: connected; values and nulls have the length of the plan's parameters.
+        // SAFETY: connected; values and nulls have the length of the plan's parameters. SPI leaves another memory context than
+        // it found, which would outlive what the caller allocates next.
         unsafe {
-            let result = pg_sys::SPI_execute_plan(statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+            let result = Context::current()
+                .run(|| pg_sys::SPI_execute_plan(statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), read_only, 0));
             assert_eq!(result, expected as i32, "{:?}", statement.sql);
             Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize }
         }

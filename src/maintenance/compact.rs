@@ -122,10 +122,10 @@ fn compact_batch(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         Ok(done)
     })?;
     if done {
-        done = batch.finish_group()?;
+        batch.finish_group()?;
     }
     if let Some(edits) = &mut batch.edits {
-        edits.flush();
+        edits.flush()?;
     }
     pushed.pop();
     let count = |count: u64| Some(pg_sys::Datum::from(count as i64));
@@ -143,7 +143,7 @@ fn compact_batch(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 /// A part of a run.
 struct Batch<'a> {
     spi: &'a Spi,
-    /// About how many changes it reads or removes.
+    /// About how many changes it reads.
     size: u64,
     /// Nothing younger is touched.
     created_before: Time,
@@ -161,9 +161,11 @@ struct Batch<'a> {
 impl Batch<'_> {
     /// Takes a change; false, without taking it, if there have been enough.
     fn take(&mut self, row: &Row) -> Result<bool, Error> {
-        let is_next = self.group.as_ref().is_some_and(|(key, _)| !key.is_of(row, column::GROUP));
-        if is_next && (!self.finish_group()? || self.read.max(self.removed + self.trimmed) >= self.size) {
-            return Ok(false);
+        if self.group.as_ref().is_some_and(|(key, _)| !key.is_of(row, column::GROUP)) {
+            self.finish_group()?;
+            if self.read >= self.size {
+                return Ok(false);
+            }
         }
         self.read += 1;
         // SAFETY: the columns are these, and the row is there during the call.
@@ -173,30 +175,23 @@ impl Batch<'_> {
         Ok(true)
     }
 
-    /// Removes what is dead in the group that was read; false if it had to leave some for the next batch, which begins at this
-    /// group again.
-    fn finish_group(&mut self) -> Result<bool, Error> {
-        let Some((key, winners)) = self.group.take() else { return Ok(true) };
-        let mut finished = true;
+    /// Removes what is dead in the group that was read. However large it is: a part of it could not be judged without the rest.
+    fn finish_group(&mut self) -> Result<(), Error> {
+        let Some((key, winners)) = self.group.take() else { return Ok(()) };
         if winners.any_lost() {
-            let values = key.values();
-            self.spi.for_each(&GROUP, &values, |row| {
-                finished = self.judge(&row, &winners)?;
-                Ok(finished)
-            })?;
+            let spi = self.spi;
+            spi.for_each(&GROUP, &key.values(), |row| self.judge(&row, &winners).map(|()| true))?;
         }
-        if finished {
-            self.place = key;
-        }
-        Ok(finished)
+        self.place = key;
+        Ok(())
     }
 
-    /// Removes what is dead of a change; false if that is enough for this batch.
-    fn judge(&mut self, row: &Row, winners: &Winners) -> Result<bool, Error> {
+    /// Removes what is dead of a change.
+    fn judge(&mut self, row: &Row, winners: &Winners) -> Result<(), Error> {
         // SAFETY: the columns are these, and the row is there during the call.
         let change = unsafe { change_of(row, column::OP)? };
         if change.created_at >= self.created_before {
-            return Ok(true);
+            return Ok(());
         }
         let id = row.column(column::ID).ok_or(Error::Installation("a change without an id"))?;
         let has_other_data = change.data.is_none() && row.column(column::DATA).is_some();
@@ -205,17 +200,16 @@ impl Batch<'_> {
             Verdict::Remove => {
                 self.removed += 1;
                 if let Some(edits) = &mut self.edits {
-                    edits.remove(id);
+                    edits.remove(id)?;
                 }
             }
             Verdict::Trim(dead) => {
                 self.trimmed += 1;
                 if let Some(edits) = &mut self.edits {
-                    edits.trim(id, row, column::DATA, &dead);
+                    edits.trim(id, row, column::DATA, &dead)?;
                 }
             }
         }
-        // What a dry run leaves would be there again.
-        Ok(self.edits.is_none() || self.removed + self.trimmed < self.size)
+        Ok(())
     }
 }

@@ -7,12 +7,13 @@ use crate::log::key;
 use crate::merge::change_of;
 use crate::read::plan_index_scans;
 use crate::scope::close_level;
+use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
 use pgrx::pg_sys;
 
 sql_function!(mana_sync_forget_user, pg_finfo_mana_sync_forget_user, forget_user);
 
-/// The deletes of a user in shared spaces.
+/// The deletes of a user in shared spaces: of nobody, as they are left.
 static DELETES: Statement = Statement::new(
     select_changes!(
         "WHERE c.user_id OPERATOR(pg_catalog.=) $1
@@ -36,7 +37,9 @@ static UNNAME: Statement = Statement::new(
 );
 
 static ERASE: Statement = Statement::new(
-    c"DELETE FROM mana_sync.sync_changes AS c WHERE c.user_id OPERATOR(pg_catalog.=) $1",
+    c"DELETE FROM mana_sync.sync_changes AS c
+      WHERE c.user_id OPERATOR(pg_catalog.=) $1
+        AND (c.op OPERATOR(pg_catalog.=) 'delete' AND c.space_id OPERATOR(pg_catalog.<>) '') IS NOT TRUE",
     &[pg_sys::TEXTOID],
 );
 
@@ -62,23 +65,32 @@ fn forget_user(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let spi = Spi::connect();
     super::begin(&spi)?;
     let level = plan_index_scans();
+    let mut count = 0;
+    // Each statement sees what was committed before it: until there is no delete that came after the last look.
+    loop {
+        let unnamed = spi.run(&UNNAME, &[user, nobody], pg_sys::SPI_OK_UPDATE);
+        count += unnamed + spi.run(&ERASE, &[user], pg_sys::SPI_OK_DELETE);
+        if unnamed == 0 {
+            break;
+        }
+    }
     // What stands in the place of the time and is none may be anything.
     let mut edits = Edits::new(&spi);
-    spi.for_each(&DELETES, &[user], |row| {
+    let pushed = Pushed::latest();
+    spi.for_each(&DELETES, &[nobody], |row| {
         // SAFETY: the columns are these, and the row is there during the call.
         let change = unsafe { change_of(&row, column::OP)? };
         if change.time_key().is_none() && change.data.is_some() {
             let id = row.column(column::ID).ok_or(Error::Installation("a change without an id"))?;
-            edits.trim(id, &row, column::DATA, &[b"deletedAt"]);
+            edits.trim(id, &row, column::DATA, &[b"deletedAt"])?;
         }
         Ok(true)
     })?;
-    edits.flush();
-    let unnamed = spi.run(&UNNAME, &[user, nobody], pg_sys::SPI_OK_UPDATE);
-    let erased = spi.run(&ERASE, &[user], pg_sys::SPI_OK_DELETE);
+    edits.flush()?;
+    pushed.pop();
     spi.run(&FORGET_RUNS, &[user], pg_sys::SPI_OK_DELETE);
     spi.run(&FORGET_PLACES, &[user], pg_sys::SPI_OK_UPDATE);
     close_level(level);
     spi.finish();
-    Ok(Some(pg_sys::Datum::from((unnamed + erased) as i64)))
+    Ok(Some(pg_sys::Datum::from(count as i64)))
 }

@@ -85,7 +85,7 @@ fn purge_deleted(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         Ok(true)
     })?;
     let level = plan_index_scans();
-    purge.edits.flush();
+    purge.edits.flush()?;
     pushed.pop();
     let counts = [purge.deletes, purge.changes].map(|count| Some(pg_sys::Datum::from(count)));
     if purge.deletes > 0 {
@@ -172,8 +172,7 @@ impl Purge<'_> {
             self.until = self.until.max(change.created_at);
             self.transactions.insert((change.position.epoch, change.position.xact));
         }
-        self.edits.remove(row.column(column::ID).ok_or(Error::Installation("a change without an id"))?);
-        Ok(())
+        self.edits.remove(row.column(column::ID).ok_or(Error::Installation("a change without an id"))?)
     }
 
     fn note_transactions(&self) {

@@ -6,8 +6,9 @@
 //! of a horizon: one transaction that stays open for long makes no cursor too old.
 //!
 //! What a walk reads from the beginning, of everything or of a space that joined, it reads as the log is at each page. So
-//! there all pages have to be of the same mark.
+//! there all pages have to be of the same mark; or the walk has come past all that was purged since.
 
+use crate::Position;
 use crate::cursor::Cursor;
 use crate::history::{Of, View};
 use crate::snapshot::ALL;
@@ -27,11 +28,27 @@ pub trait Purges {
 }
 
 /// Whether a cursor's reader has got every delete that was purged, if it has got what the delete was of. `seen` is what
-/// the cursor has seen; `None` is nothing, or nothing of a history of this server.
-pub(crate) fn knows_what_was_purged(cursor: &Cursor, seen: Option<&View>, purges: &mut impl Purges) -> bool {
-    cursor.purges == purges.mark()
-        || cursor.walk.as_ref().is_none_or(|walk| walk.joined.is_empty())
-            && seen.is_some_and(|seen| has_seen_all(seen, purges))
+/// the cursor has seen, and `target` what its walk leads to; `None` is nothing, or nothing of a history of this server.
+pub(crate) fn knows_what_was_purged(
+    cursor: &Cursor,
+    seen: Option<&View>,
+    target: Option<&View>,
+    purges: &mut impl Purges,
+) -> bool {
+    if cursor.purges == purges.mark() {
+        return true;
+    }
+    match (&cursor.walk, target) {
+        // It has come past all of them.
+        (Some(walk), Some(target)) if has_walked_past_all(target, walk.last, purges) => true,
+        (Some(walk), _) if !walk.joined.is_empty() => false,
+        _ => seen.is_some_and(|seen| has_seen_all(seen, purges)),
+    }
+}
+
+/// Whether a walk to a view has delivered all transactions whose deletes were purged: they are before its last row.
+fn has_walked_past_all(target: &View, last: Position, purges: &mut impl Purges) -> bool {
+    !purges.any_after(last.epoch) && !purges.any_from(last.epoch, last.xact) && has_seen_all(target, purges)
 }
 
 /// Whether a view has seen all transactions whose deletes were purged, to their ends.
@@ -47,8 +64,7 @@ fn has_seen_all(view: &View, purges: &mut impl Purges) -> bool {
             Of::Earlier(kin) => kin.is_some_and(|kin| kin.twin),
             Of::Later => false,
         };
-        let missed = by_id && purges.any_from(epoch, snapshot.xmax())
-            || unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact));
-        !missed
+        !(by_id && purges.any_from(epoch, snapshot.xmax()))
+            && !unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact))
     })
 }

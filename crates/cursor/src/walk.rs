@@ -238,7 +238,7 @@ impl State {
             return Resumed::At(Box::new(State::beginning(request, purges)));
         }
         let seen = seen.flatten();
-        let stale = !knows_what_was_purged(&cursor, seen.as_ref(), purges);
+        let stale = !knows_what_was_purged(&cursor, seen.as_ref(), target.as_ref(), purges);
         let Some(secret) = secret.flatten().filter(|_| !foreign) else {
             return Resumed::At(Box::new(State { stale, ..State::beginning(request, purges) }));
         };

@@ -58,10 +58,12 @@ impl<V, A: Allocator + Clone> Record<V, A> {
             Op::Delete => self.delete(change.stamp(), space),
             Op::Update => {}
         }
+        let mut new = Vec::new_in(self.memory.clone());
         for write in change.writes() {
             self.touch(write.stamp, space);
-            self.write(write.name, write.stamp, || keep(&write));
+            self.write(write.name, write.stamp, || keep(&write), &mut new);
         }
+        self.add(new);
     }
 
     /// Merges another record that has seen other changes, or the same.
@@ -73,9 +75,11 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         if let Some((stamp, space)) = &other.latest {
             self.touch(*stamp, space.as_deref());
         }
+        let mut new = Vec::new_in(self.memory.clone());
         for field in &other.fields {
-            self.write(&field.name, field.stamp, || copy(&field.value));
+            self.write(&field.name, field.stamp, || copy(&field.value), &mut new);
         }
+        self.add(new);
     }
 
     fn insert(&mut self, stamp: Stamp, space: Option<&[u8]>) {
@@ -108,7 +112,10 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         self.latest = Some((stamp, space));
     }
 
-    fn write(&mut self, name: &[u8], stamp: Stamp, value: impl FnOnce() -> V) {
+    /// Writes a field. If that is new and the record is large, it goes to `new`, for [`Record::add`]: to make room in the middle
+    /// for each of many is quadratic.
+    fn write(&mut self, name: &[u8], stamp: Stamp, value: impl FnOnce() -> V, new: &mut Vec<Field<V, A>, A>) {
+        const SMALL: usize = 64;
         if self.deleted >= Some(stamp) {
             return;
         }
@@ -120,8 +127,24 @@ impl<V, A: Allocator + Clone> Record<V, A> {
             }
             Err(at) => {
                 let field = Field { name: self.bytes(name), stamp, value: value() };
-                self.fields.insert(at, field);
+                match at == self.fields.len() || self.fields.len() < SMALL {
+                    true => self.fields.insert(at, field),
+                    false => new.push(field),
+                }
             }
+        }
+    }
+
+    /// Adds fields that are not there yet, each once.
+    fn add(&mut self, mut new: Vec<Field<V, A>, A>) {
+        const FEW: usize = 8;
+        if new.len() > FEW {
+            self.fields.append(&mut new);
+            self.fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        }
+        for field in new {
+            let at = self.fields.partition_point(|other| other.name < field.name);
+            self.fields.insert(at, field);
         }
     }
 

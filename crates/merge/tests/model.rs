@@ -198,6 +198,31 @@ proptest! {
 }
 
 #[test]
+fn records_of_many_fields_are_the_same() {
+    // Keys that come in front of, between and behind those that are there, some and many at a time.
+    let names =
+        |from: usize, step: usize, count: usize| (0..count).map(move |i| format!("f{}", (from + i * step) % 997));
+    let parts = [(0, 7, 150), (500, 1, 5), (3, 2, 300), (990, 13, 100), (1, 1, 40), (100, 5, 200)];
+    let rows: Vec<Row> = parts
+        .iter()
+        .zip(1..)
+        .map(|(&(from, step, count), seq)| Row {
+            position: mana_sync_cursor::Position::new(1, 1, seq),
+            created_at: 10 - seq % 3,
+            user: "ann",
+            space: None,
+            op: if seq == 1 { "insert" } else { "update" },
+            data: names(from, step, count).map(|name| (name, serde_json::json!(seq))).collect(),
+            field_timestamps: serde_json::json!({}),
+        })
+        .collect();
+    for first in 0..rows.len() {
+        let order: Vec<&Row> = rows[first..].iter().chain(&rows[..first]).collect();
+        assert_eq!(by_crate(order), merge(&rows));
+    }
+}
+
+#[test]
 fn random_logs_have_something_to_compact_and_to_purge() {
     use proptest::strategy::ValueTree;
     let mut runner = proptest::test_runner::TestRunner::deterministic();

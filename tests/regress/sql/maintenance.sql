@@ -353,7 +353,6 @@ CALL at(8, 'b', 'update', who => 'ben');
 CALL at(9, 'b', 'update', who => 'ben');
 SELECT mana_sync.begin_compaction(NULL, NULL, NULL, '0', false) AS run \gset
 SELECT b.* FROM mana_sync.compact_batch(:'run', 1) AS b;
-SELECT b.* FROM mana_sync.compact_batch(:'run', 1) AS b;
 SELECT after_record, after_user FROM mana_sync.compactions;
 SELECT mana_sync.forget_user('ada');
 SELECT b.* FROM mana_sync.compact_batch(:'run', 10) AS b;
