@@ -58,13 +58,13 @@ fn has_seen_all(view: &View, purges: &mut impl Purges) -> bool {
         return false;
     }
     let unfinished = snapshot.unfinished();
-    view.epochs.iter().filter(|&&epoch| epoch <= latest).all(|&epoch| {
+    !view.epochs.iter().filter(|&&epoch| epoch <= latest).any(|&epoch| {
         let by_id = match view.of(epoch) {
             Of::Own => true,
             Of::Earlier(kin) => kin.is_some_and(|kin| kin.twin),
             Of::Later => false,
         };
-        !(by_id && purges.any_from(epoch, snapshot.xmax()))
-            && !unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact))
+        (by_id && purges.any_from(epoch, snapshot.xmax()))
+            || unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact))
     })
 }
