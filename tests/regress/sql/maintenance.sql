@@ -358,6 +358,26 @@ SELECT mana_sync.forget_user('ada');
 SELECT b.* FROM mana_sync.compact_batch(:'run', 10) AS b;
 SELECT count(*) AS rows FROM mana_sync.sync_changes;
 
+-- == Isolation, and a last page that was exactly full
+TRUNCATE mana_sync.sync_changes, mana_sync.compactions, mana_sync.purges, mana_sync.purged_transactions;
+SELECT mana_sync.record_change('full', 'items', 'tea', 'ada', NULL, 'insert', 'phone', '{"a": 1}') IS NOT NULL AS recorded;
+SELECT mana_sync.record_change('full', 'items', 'tea', 'ada', NULL, 'delete', 'phone') IS NOT NULL AS recorded;
+SELECT mana_sync.record_change('full', 'items', 'milk', 'ada', NULL, 'insert', 'phone', '{"a": 1}') IS NOT NULL AS recorded;
+SELECT cursor AS whole FROM mana_sync.changes_since('ada', 'full', page_size => 3) WHERE cursor IS NOT NULL \gset
+SELECT cursor AS part FROM mana_sync.changes_since('ada', 'full', page_size => 1) WHERE cursor IS NOT NULL \gset
+-- A transaction that does not see what was committed since could remove a delete, and not what that deleted.
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT call, o.code, o.message FROM unnest(ARRAY[
+        $q$SELECT mana_sync.purge_deleted('0')$q$,
+        $q$SELECT mana_sync.forget_user('ada')$q$,
+        $q$SELECT mana_sync.compact_batch(mana_sync.uuidv7(), 1)$q$]) AS call, LATERAL outcome(call) AS o;
+ROLLBACK;
+SELECT * FROM mana_sync.purge_deleted('0');
+-- The device has come past the delete; there was no later cursor for it. The other one has got the record, and not its delete.
+SELECT count(*) FROM mana_sync.changes_since('ada', 'full', since => :'whole');
+SELECT code FROM outcome(format($$ SELECT * FROM mana_sync.changes_since('ada', 'full', since => %L) $$, :'part'));
+TRUNCATE mana_sync.purges, mana_sync.purged_transactions;
+
 -- == Who may
 TRUNCATE mana_sync.sync_changes, mana_sync.compactions;
 CALL at(8, 'a', 'update');
