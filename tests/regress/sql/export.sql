@@ -132,6 +132,22 @@ BEGIN
 END $$;
 -- Not to its end, but over several portions.
 SELECT count(*) FROM (SELECT * FROM mana_sync.export_changes('ada') LIMIT 600) AS first;
+-- It is of one moment: what is written while it is being read does not come, in a later portion either.
+BEGIN;
+SELECT count(*) AS before FROM mana_sync.export_changes('ada') \gset
+DO $$
+DECLARE change record; read int := 0;
+BEGIN
+    FOR change IN SELECT * FROM mana_sync.export_changes('ada') LOOP
+        read := read + 1;
+        IF read = 3 THEN
+            PERFORM mana_sync.record_change(app, 'items', 'meanwhile', 'ada', NULL, 'insert', 'phone') FROM unnest('{a,b,c}'::text[]) AS app;
+        END IF;
+    END LOOP;
+    PERFORM set_config('test.read', read::text, true);
+END $$;
+SELECT current_setting('test.read')::int = :before AS one_moment, (SELECT count(*) FROM mana_sync.export_changes('ada')) - :before AS afterwards;
+ROLLBACK;
 -- Each portion is read under the scope of the user: the scope of another one ends the export.
 BEGIN;
 DECLARE c CURSOR FOR SELECT * FROM mana_sync.export_changes('ada');

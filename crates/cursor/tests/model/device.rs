@@ -1,0 +1,124 @@
+//! Devices: readers with a cursor and what they were given.
+
+use crate::server::{Node, Row, Table};
+use mana_sync_cursor::cursor::Cursor;
+use mana_sync_cursor::history::Seen;
+use mana_sync_cursor::snapshot::Snapshot;
+use mana_sync_cursor::walk::{Error, Request, Resync, Start, read_page};
+use std::collections::{BTreeMap, BTreeSet};
+
+const APP: &[u8] = b"app";
+
+#[derive(Clone, Debug)]
+pub struct Device {
+    pub user: usize,
+    pub spaces: BTreeSet<usize>,
+    pub cursor: Option<String>,
+    pub delivered: BTreeMap<u32, u32>,
+    /// Spaces it has joined after it had begun: their rows may come again.
+    pub rejoined: BTreeSet<usize>,
+    /// Deletes and what they deleted, that some server has purged: a reader from there does not have them, and one that
+    /// has lost the purge in a failover does.
+    pub excused: BTreeSet<u32>,
+    /// Its own open transaction on the first primary.
+    pub writes_in: Option<u64>,
+    /// Room that its cursors have for open transactions, where it is not what the extension gives.
+    pub room: Option<usize>,
+}
+
+impl Device {
+    /// One page; true if it was filled.
+    pub fn page(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> bool {
+        let own = self.writes_in.filter(|_| !in_recovery);
+        let state = node.state(length, in_recovery, own);
+        let (xmax, open) = state.snapshot.clone();
+        let scope = |row: &&&Row| row.user == self.user || row.space.is_some_and(|space| self.spaces.contains(&space));
+        let start = match &self.cursor {
+            None => Start::Beginning(None),
+            Some(text) => Start::Cursor(Box::new(Cursor::from_text(text.as_bytes()).expect("its own cursor"))),
+        };
+        // What the reader's own transaction has written, and what its cursor names of it (a space may have
+        // been left since).
+        let own_seq = |xact| {
+            let rows = state.rows.iter().filter(|row| row.at.xact == xact).filter(scope);
+            let named = match &start {
+                Start::Cursor(cursor) => cursor.seen_of(state.server.writes_in().0, xact),
+                Start::Beginning(_) => 0,
+            };
+            rows.map(|row| row.at.seq).max().unwrap_or(0).max(named)
+        };
+        let own = own.map(|xact| (xact, own_seq(xact)));
+        let snapshot = Snapshot::new(xmax, open, own.into_iter().collect());
+        let spaces: Vec<usize> = self.spaces.iter().copied().collect();
+        let names: Vec<String> = spaces.iter().map(|space| format!("space {space}")).collect();
+        let ids: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
+        let user = format!("user {}", self.user);
+        let request =
+            Request { user: user.as_bytes(), app: APP, spaces: &ids, table: None, page_size, room: self.room };
+        let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
+        let page = match read_page(&state.server, (snapshot, length as u64), &request, start, &mut table, &mut &state) {
+            Ok(page) => page,
+            Err(Error::Resync(Resync::Purged)) => {
+                assert!(self.cursor.is_some(), "from the beginning");
+                self.cursor = None;
+                self.delivered.clear();
+                return true;
+            }
+            Err(error) => panic!("{error:?}"),
+        };
+        assert!(page.rows.len() <= page_size);
+        assert!(!page.more || page.rows.len() == page_size);
+        assert!(page.rows.windows(2).all(|pair| pair[0].at < pair[1].at) || page.rows.len() > 1, "order");
+        if let Some(cursor) = page.cursor {
+            self.cursor = Some(cursor.to_text());
+        } else {
+            assert!(page.rows.is_empty());
+        }
+        for row in page.rows {
+            *self.delivered.entry(row.id).or_default() += 1;
+        }
+        page.more
+    }
+
+    pub fn pull(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) {
+        // Each page has rows that the one before had not, or begins a walk.
+        for _ in 0..10 + 5 * length {
+            if !self.page(node, length, in_recovery, page_size) {
+                return;
+            }
+        }
+        panic!("a pull does not end: {self:?}");
+    }
+
+    /// A pull from a server that shows all there is: nothing may wait.
+    pub fn pull_all(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) {
+        self.pull(node, length, in_recovery, page_size);
+        let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
+        // A space that was joined waits where the cursor has seen rows that this server does not show: of
+        // the reader's transaction that is prepared now.
+        let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
+        let elsewhere = |seen: &Seen| seen.snapshot.partial().iter().any(|(xact, _)| Some(*xact) != self.writes_in);
+        let ahead = cursor.as_ref().is_some_and(|cursor| cursor.seen.as_ref().is_some_and(elsewhere));
+        // A standby cannot tell an epoch that it will replay from one that was rolled back.
+        let epoch = cursor.as_ref().and_then(Cursor::key);
+        if in_recovery && epoch.is_some_and(|epoch| state.server.secret(epoch).is_none()) {
+            return;
+        }
+        // So does a walk whose target has such rows.
+        if cursor.and_then(|cursor| cursor.walk).is_some_and(|walk| elsewhere(&walk.target)) {
+            return;
+        }
+        for row in &state.rows {
+            let shared = row
+                .space
+                .is_some_and(|space| self.spaces.contains(&space) && !(ahead && self.rejoined.contains(&space)));
+            assert!(
+                self.delivered.contains_key(&row.id)
+                    || self.excused.contains(&row.id)
+                    || (row.user != self.user && !shared),
+                "{row:?} waits for {:?}: {self:?}",
+                state.snapshot
+            );
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Servers: what has happened on one, and what it shows after so many events.
+
+use mana_sync_cursor::Position;
+use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
+use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
+use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
+use mana_sync_cursor::purge::Purges;
+use std::collections::{BTreeMap, BTreeSet};
+
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub at: Position,
+    /// What the row says; the same on every server that has it.
+    pub id: u32,
+    pub user: usize,
+    pub space: Option<usize>,
+    /// A delete of what another row wrote.
+    pub deletes: Option<u32>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Start(u64),
+    /// A transaction gets an id for a subtransaction of its.
+    Sub(u64, u64),
+    Row(Row),
+    Epoch(KnownEpoch, u64),
+    Prepare(u64),
+    /// A transaction purges deletes, and what they deleted; a mark that no other purge has.
+    Purge(u64, Vec<Row>, u64),
+    End(u64, bool),
+    /// Recovery ended: all ids below count as completed, but for what is prepared.
+    Recovered(u64),
+}
+
+/// A server's history. A standby is a length of it.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub here: Here,
+    pub events: Vec<Event>,
+    /// What a crash cannot take back.
+    pub flushed: usize,
+    pub next_xact: u64,
+    /// Tells apart the servers; fingerprints come from it.
+    pub run: u64,
+}
+
+/// What a server shows when it has replayed so many events.
+pub struct State<'a> {
+    pub ended: BTreeMap<u64, bool>,
+    pub snapshot: (u64, Vec<u64>),
+    pub rows: Vec<&'a Row>,
+    pub server: Server,
+    /// Deletes that were purged.
+    pub purged: Vec<&'a Row>,
+    /// Mark of the latest purge.
+    pub mark: u64,
+}
+
+impl Node {
+    pub fn state(&self, length: usize, in_recovery: bool, own: Option<u64>) -> State<'_> {
+        let events = &self.events[..length];
+        let ended: BTreeMap<u64, bool> =
+            events.iter().filter_map(|e| if let Event::End(x, ok) = e { Some((*x, *ok)) } else { None }).collect();
+        let subs: Vec<(u64, u64)> =
+            events.iter().filter_map(|e| if let Event::Sub(of, x) = e { Some((*of, *x)) } else { None }).collect();
+        let recovered = events.iter().filter_map(|e| if let Event::Recovered(next) = e { Some(*next) } else { None });
+        let ended_subs = subs.iter().filter(|(of, _)| ended.contains_key(of)).map(|(_, xact)| xact);
+        let xmax = ended.keys().chain(ended_subs).map(|xact| xact + 1).chain(recovered).max().unwrap_or(3);
+        let started = events.iter().filter_map(|e| if let Event::Start(x) = e { Some(*x) } else { None });
+        let mut open: Vec<u64> = started.filter(|xact| *xact < xmax && !ended.contains_key(xact)).collect();
+        // A standby's snapshot has the subtransactions too, a primary's does not.
+        if in_recovery {
+            open.extend(subs.iter().filter(|(of, xact)| *xact < xmax && !ended.contains_key(of)).map(|(_, xact)| xact));
+        }
+        let visible = |xact: &u64| ended.get(xact) == Some(&true) || own == Some(*xact);
+        let visible_purges = events.iter().filter_map(|e| match e {
+            Event::Purge(by, deletes, mark) if visible(by) => Some((deletes, *mark)),
+            _ => None,
+        });
+        let mark = visible_purges.clone().next_back().map_or(0, |(_, mark)| mark);
+        let purged: Vec<&Row> = visible_purges.flat_map(|(deletes, _)| deletes).collect();
+        let is_gone = |row: &Row| purged.iter().any(|delete| delete.id == row.id || delete.deletes == Some(row.id));
+        let rows = events
+            .iter()
+            .filter_map(|e| if let Event::Row(row) = e { Some(row) } else { None })
+            .filter(|row| visible(&row.at.xact) && !is_gone(row))
+            .collect();
+        let epochs = events
+            .iter()
+            .filter_map(|e| if let Event::Epoch(known, by) = e { visible(by).then(|| known.clone()) } else { None })
+            .collect();
+        let replayed = if in_recovery { length as u64 } else { 0 };
+        let server = Server::new(epochs, self.here, in_recovery, self.next_xact, replayed);
+        State { ended, snapshot: (xmax, open), rows, server, purged, mark }
+    }
+
+    pub fn now(&self) -> State<'_> {
+        self.state(self.events.len(), false, None)
+    }
+
+    pub fn live(&self) -> Vec<u64> {
+        let (mut live, mut prepared) = (BTreeSet::new(), BTreeSet::new());
+        for event in &self.events {
+            match event {
+                Event::Start(xact) => drop(live.insert(*xact)),
+                Event::Prepare(xact) => drop((live.remove(xact), prepared.insert(*xact))),
+                Event::End(xact, _) => drop((live.remove(xact), prepared.remove(xact))),
+                _ => {}
+            }
+        }
+        live.into_iter().collect()
+    }
+
+    pub fn prepared(&self) -> Vec<u64> {
+        let mut prepared = BTreeSet::new();
+        for event in &self.events {
+            match event {
+                Event::Prepare(xact) => drop(prepared.insert(*xact)),
+                Event::End(xact, _) => drop(prepared.remove(xact)),
+                _ => {}
+            }
+        }
+        prepared.into_iter().collect()
+    }
+
+    pub fn start(&mut self) -> u64 {
+        let xact = self.next_xact;
+        self.next_xact += 1;
+        self.events.push(Event::Start(xact));
+        xact
+    }
+
+    pub fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32) {
+        let epoch = self.epoch(xact);
+        let at = Position::new(epoch, xact, i64::from(id) + 1);
+        // Every other row deletes the one before it of the same user and space, if that is there.
+        let state = self.state(self.events.len(), false, Some(xact));
+        let before = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
+        let deletes = before.map(|row| row.id).max().filter(|_| id % 2 == 1);
+        self.events.push(Event::Row(Row { at, id, user, space, deletes }));
+    }
+
+    /// Purges some of the deletes that are there.
+    pub fn purge(&mut self, xact: u64, mut choose: impl FnMut() -> bool) -> Vec<Row> {
+        let state = self.now();
+        // A row that another transaction is removing is locked.
+        let locked = |row: &Row| {
+            self.events.iter().any(|e| match e {
+                Event::Purge(by, deletes, _) => {
+                    let removes = |delete: &Row| {
+                        [Some(delete.id), delete.deletes].iter().any(|id| [Some(row.id), row.deletes].contains(id))
+                    };
+                    state.ended.get(by) != Some(&false) && deletes.iter().any(removes)
+                }
+                _ => false,
+            })
+        };
+        let deletes = state.rows.iter().filter(|row| row.deletes.is_some() && !locked(row) && choose());
+        let deletes: Vec<Row> = deletes.map(|row| (*row).clone()).collect();
+        // One purge at a time.
+        let purges = self.events.iter().filter_map(|e| if let Event::Purge(by, ..) = e { Some(by) } else { None });
+        if deletes.is_empty() || !purges.into_iter().all(|by| state.ended.contains_key(by)) {
+            return Vec::new();
+        }
+        self.events.push(Event::Purge(xact, deletes.clone(), self.run << 32 | xact));
+        deletes
+    }
+
+    /// The epoch that a transaction writes in; it is there then.
+    pub fn epoch(&mut self, xact: u64) -> u32 {
+        let (epoch, missing) = self.state(self.events.len(), false, Some(xact)).server.writes_in();
+        if missing {
+            let known = KnownEpoch {
+                epoch: Epoch { number: epoch, fingerprint: self.run },
+                secret: Secret([self.run as u8; SECRET_LENGTH]),
+                system: self.here.system,
+                history: self.here.history,
+                next_xact: self.next_xact,
+            };
+            self.events.push(Event::Epoch(known, xact));
+        }
+        epoch
+    }
+
+    /// Everything in progress is gone, but what was prepared.
+    pub fn lose_live(&mut self) {
+        let last = self.events.iter().filter_map(|e| match e {
+            Event::Start(xact) | Event::Sub(_, xact) => Some(*xact),
+            _ => None,
+        });
+        let last = last.max();
+        self.next_xact = last.map_or(3, |xact| xact + 1);
+        for xact in self.live() {
+            self.events.push(Event::End(xact, false));
+        }
+        self.events.push(Event::Recovered(self.next_xact));
+        self.flushed = self.events.len();
+    }
+}
+
+/// Reads a state as the extension's queries read a table.
+pub struct Table<'a> {
+    pub state: &'a State<'a>,
+    pub user: usize,
+    pub spaces: &'a [usize],
+    pub read: usize,
+}
+
+impl Source for Table<'_> {
+    type Row = Row;
+    type Error = ();
+
+    fn fetch(
+        &mut self,
+        fetches: &[Fetch],
+        filter: &Filter,
+        take: &mut dyn FnMut(usize, Position, Row),
+    ) -> Result<(), ()> {
+        for (place, fetch) in fetches.iter().enumerate() {
+            let mut rows: Vec<&Row> = self
+                .state
+                .rows
+                .iter()
+                .copied()
+                .filter(|row| match fetch.part {
+                    _ if fetch.scout => match fetch.part {
+                        Part::Own => row.user == self.user,
+                        Part::Space { index, .. } => row.space == Some(self.spaces[index]),
+                    },
+                    Part::Own => {
+                        row.user == self.user
+                            && !filter.own_except.iter().any(|&space| row.space == Some(self.spaces[space]))
+                    }
+                    Part::Space { index, with_own } => {
+                        row.space == Some(self.spaces[index]) && (with_own || row.user != self.user)
+                    }
+                })
+                .filter(|row| fetch.range.from.epoch == row.at.epoch && fetch.range.from <= row.at)
+                .filter(|row| row.at.xact < fetch.range.to)
+                .collect();
+            rows.sort_by_key(|row| row.at);
+            for row in rows.into_iter().take(fetch.limit) {
+                self.read += 1;
+                take(place, row.at, row.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Purges for &State<'_> {
+    fn any_after(&mut self, epoch: u32) -> bool {
+        self.purged.iter().any(|row| row.at.epoch > epoch)
+    }
+
+    fn any_from(&mut self, epoch: u32, xact: u64) -> bool {
+        self.purged.iter().any(|row| row.at.epoch == epoch && row.at.xact >= xact)
+    }
+
+    fn contains(&mut self, epoch: u32, xact: u64) -> bool {
+        self.purged.iter().any(|row| (row.at.epoch, row.at.xact) == (epoch, xact))
+    }
+
+    fn until(&mut self) -> Option<i64> {
+        None
+    }
+
+    fn mark(&mut self) -> u64 {
+        self.mark
+    }
+}
