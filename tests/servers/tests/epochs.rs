@@ -1,20 +1,20 @@
-//! Histories that the log cannot tell apart by itself: `begin_epoch`.
+//! Epochs: how one begins, by itself and by `begin_epoch`, and ids of 64 bits.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Device, Options};
-use postgres::Client;
 use postgres::error::SqlState;
+use postgres::{Client, GenericClient, IsolationLevel};
 use uuid::Uuid;
 
 const RECORD: &str = "SELECT mana_sync.record_change('app', 'notes', 'r', 'ann', NULL, 'insert', 'c', '{}')";
 
-fn record(client: &mut Client) -> Uuid {
+fn record(client: &mut impl GenericClient) -> Uuid {
     client.query_one(RECORD, &[]).expect("a change is recorded").get(0)
 }
 
@@ -126,5 +126,69 @@ fn cursors_from_before_the_32_bit_boundary() {
     for device in &mut devices {
         device.pull(&mut app, 100).unwrap();
         device.compare(&mut superuser).assert_exact("across the boundary");
+    }
+}
+
+/// The first row of a server's history opens an epoch. While the transaction of the first writer is open, everybody else writes,
+/// commits and rolls back in the same epoch without waiting for it, as a plain role, in REPEATABLE READ too; and nothing is lost
+/// whoever of them commits.
+#[test]
+fn first_writers_of_an_epoch_wait_for_nobody() {
+    const WRITERS: usize = 12;
+    let cluster = Cluster::with_log(Options::default());
+    let mut device = Device::new("ann", "app", &[]);
+    {
+        let mut app = cluster.app(DATABASE);
+        record(&mut app);
+        device.pull(&mut app, 10).unwrap();
+    }
+    for round in 0..6 {
+        // A copy of a database is on another history.
+        let database = format!("copy{round}");
+        let sql = format!("CREATE DATABASE {database} TEMPLATE {DATABASE}");
+        cluster.superuser("template1").batch_execute(&sql).unwrap();
+        let mut first = cluster.app(&database);
+        let mut clients: Vec<Client> = (0..WRITERS).map(|_| cluster.app(&database)).collect();
+        let mut open = first.transaction().unwrap();
+        record(&mut open);
+        // All are at their first write at the same moment.
+        let barrier = Barrier::new(WRITERS);
+        thread::scope(|scope| {
+            for (i, client) in clients.iter_mut().enumerate() {
+                let barrier = &barrier;
+                scope.spawn(move || {
+                    let repeatable = i % 2 == 1;
+                    let level = if repeatable { IsolationLevel::RepeatableRead } else { IsolationLevel::ReadCommitted };
+                    // A wait for the open transaction would last for ever without this.
+                    client.batch_execute("SET lock_timeout = '20s'").unwrap();
+                    let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
+                    transaction.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
+                    barrier.wait();
+                    let id = record(&mut transaction);
+                    // Who has written pulls, and sees its own row, and with an old snapshot no other new one.
+                    let mut own = Device::new("ann", "app", &[]);
+                    let rows = own.pull(&mut transaction, 100).unwrap();
+                    assert!(own.delivered.contains(&id) && (rows == 2 || !repeatable), "{rows} rows");
+                    if i % 4 >= 2 { transaction.rollback().unwrap() } else { transaction.commit().unwrap() }
+                });
+            }
+        });
+        let mut app = cluster.app(&database);
+        let mut device = device.clone();
+        device.pull(&mut app, 3).unwrap();
+        let seen = device.delivered.len();
+        if round % 2 == 0 {
+            open.commit().unwrap()
+        } else {
+            open.rollback().unwrap()
+        }
+        record(&mut app);
+        device.pull(&mut app, 3).unwrap();
+        device.compare(&mut cluster.superuser(&database)).assert_exact("a device from before");
+        println!("{database}: {seen} changes while the first writer was open, {} after it", device.delivered.len());
+        assert_eq!(seen, 1 + WRITERS / 2);
+        let sql = "SELECT count(DISTINCT number) FROM mana_sync.epochs";
+        let epochs: i64 = cluster.superuser(&database).query_one(sql, &[]).unwrap().get(0);
+        assert_eq!(epochs, 2, "all have written in one epoch");
     }
 }
