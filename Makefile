@@ -3,14 +3,15 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test bench setup build install fmt lint clean
+.PHONY: help demo psql test test-clusters bench setup build install fmt lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PG=17                       another installed major version (make test PG=17)'
-	@echo '  PG_CONFIG=/path/pg_config   an installation of PostgreSQL anywhere'
-	@echo '  SUITE=regress               one suite of make test: crates, regress, isolation, servers, pgrx'
+	@echo '  PG=17                            another installed major version (make test PG=17)'
+	@echo '  PG_CONFIG=/path/pg_config        an installation of PostgreSQL anywhere'
+	@echo '  NEWER_PG_CONFIG=/path/pg_config  one of a newer version for the test of pg_upgrade (the newest installed)'
+	@echo '  SUITE=regress                    one suite of make test: crates, regress, isolation, servers, pgrx'
 
 demo: ## two people, three devices, one shared space, played in SQL
 	@scripts/demo.sh
@@ -20,6 +21,9 @@ psql: ## a prompt in the demo's database
 
 test: ## every test
 	@scripts/test.sh
+
+test-clusters: ## the part of it that runs real clusters: crashes, failovers, restores, upgrades
+	@SUITE=servers scripts/test.sh
 
 bench: ## measure a release build beside the original and plain PostgreSQL
 	@scripts/bench.sh

@@ -138,11 +138,28 @@ run_suite() {
     fi
 }
 
+# A server of a newer major version, for the test of pg_upgrade, with the extension: that of
+# NEWER_PG_CONFIG, or else the newest that is installed. Without one the test says that it was skipped.
+install_newer() {
+    local config=${NEWER_PG_CONFIG:-} version
+    for version in 18 17 16 15 14; do
+        if [ -z "$config" ] && [ "$version" -gt "$PG" ]; then config=$(installed_pg_config "$version"); fi
+    done
+    if [ -n "$config" ]; then
+        is_server "$config" || die "NEWER_PG_CONFIG=$config does not belong to a server with its development files"
+        version=$(major_of "$config")
+        [ "$version" -gt "$PG" ] || die "NEWER_PG_CONFIG=$config is version $version, not newer than $PG"
+        env -u PG PG_CONFIG="$config" "$here/install.sh"
+        export MANA_SYNC_NEWER_PG_BIN=$MANA_SYNC_STATE/pg$version/root$("$(own_pg_config "$config")" --bindir)
+    fi
+}
+
 # ---- main ----------------------------------------------------------------------------------------------
 
 suites=${SUITE:-crates regress isolation servers pgrx}
 for suite in $suites; do title_of "$suite" >/dev/null; done
 
+case " $suites " in *' servers '*) install_newer ;; esac
 case " $suites " in *' crates '*) cargo test -q -p mana_sync_cursor -p mana_sync_merge --no-run ;; esac
 case " $suites " in
     *' regress '* | *' isolation '* | *' servers '* | *' pgrx '*) "$here/install.sh" ;;

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
-use crate::process::{children, give_to_server, is_alive, run, server_command, signal, wait_until};
+use crate::process::{children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until};
 
 /// Name of the plain role that the application connects as.
 pub const APP_ROLE: &str = "app";
@@ -46,6 +46,8 @@ pub struct Cluster {
     name: String,
     dir: TempDir,
     watchdog: Child,
+    /// Directory of its programs, where they are not those of the tests.
+    bin: Option<PathBuf>,
 }
 
 impl Cluster {
@@ -100,7 +102,7 @@ impl Cluster {
             .process_group(0)
             .spawn()
             .expect("sh runs");
-        Self { name: name.into(), dir, watchdog }
+        Self { name: name.into(), dir, watchdog, bin: None }
     }
 
     /// `primary`, or the name that a standby was given.
@@ -265,8 +267,43 @@ impl Cluster {
         client.batch_execute(&sql).unwrap_or_else(|error| panic!("the extension cannot be created: {error}"));
     }
 
+    /// This server, upgraded to a newer major version by pg_upgrade, and started; or what pg_upgrade says. This one is stopped for
+    /// good.
+    pub fn upgraded(&self, bin: &Path) -> Result<Cluster, String> {
+        let mut new = Self::empty("upgraded");
+        new.bin = Some(bin.into());
+        let mut initdb = new.command("initdb");
+        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        run(initdb.arg("-D").arg(new.data())).unwrap_or_else(|error| panic!("{error}"));
+        // Since 18 a new cluster has checksums, and pg_upgrade wants both alike; where there are none this fails.
+        let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
+        new.configure(&[("max_prepared_transactions", "20"), ("listen_addresses", ""), ("max_connections", "60")]);
+        self.stop();
+        let mut upgrade = new.command("pg_upgrade");
+        upgrade.current_dir(new.socket_dir()).args(["-U", "postgres", "-s"]).arg(new.socket_dir());
+        upgrade.arg("-b").arg(program("pg_upgrade").parent().expect("a directory")).arg("-B").arg(bin);
+        upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data());
+        // Why it failed is in the logs that it leaves, deep below the new data directory.
+        let mut grep = Command::new("grep");
+        grep.args(["-rh", "error:"]).arg(new.data().join("pg_upgrade_output.d"));
+        run(&mut upgrade).map_err(|error| {
+            let logs = grep.output().expect("grep runs").stdout;
+            format!("{error}{}", String::from_utf8_lossy(&logs))
+        })?;
+        new.start();
+        Ok(new)
+    }
+
+    /// One of this server's programs.
+    fn command(&self, name: &str) -> Command {
+        match &self.bin {
+            Some(bin) => command(bin.join(name)),
+            None => server_command(name),
+        }
+    }
+
     pub(crate) fn pg_ctl(&self, action: &str) -> Command {
-        let mut command = server_command("pg_ctl");
+        let mut command = self.command("pg_ctl");
         command.args([action, "-s", "-w", "-D"]).arg(self.data());
         command
     }

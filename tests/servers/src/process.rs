@@ -1,8 +1,9 @@
 //! The server's programs, run as the user that servers run as, and processes looked up in `/proc`.
 //!
-//! Two environment variables say how; `make test` sets both:
+//! Environment variables say how; `make test` sets them:
 //!
 //! - `MANA_SYNC_PG_BIN`: directory of `initdb`, `pg_ctl`, `pg_basebackup` of a server that has the extension installed
+//! - `MANA_SYNC_NEWER_PG_BIN`: likewise, of a newer major version, for the test of pg_upgrade; where one is installed
 //! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as (they refuse to run as root)
 
 use std::fs;
@@ -28,7 +29,18 @@ pub fn program(name: &str) -> PathBuf {
 
 /// One of the server's programs, to be run as the user that servers run as.
 pub fn server_command(name: &str) -> Command {
-    let mut command = Command::new(program(name));
+    command(program(name))
+}
+
+/// Directory of the programs of a server of a newer major version that has the extension installed, if
+/// `MANA_SYNC_NEWER_PG_BIN` tells one.
+pub fn newer_bin() -> Option<PathBuf> {
+    std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
+}
+
+/// A program to be run as the user that servers run as.
+pub fn command(program: PathBuf) -> Command {
+    let mut command = Command::new(program);
     // A directory that the user may enter; and no setting of the caller's PostgreSQL.
     command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C");
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
