@@ -99,9 +99,10 @@ impl Device {
         let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
         let elsewhere = |seen: &Seen| seen.snapshot.partial().iter().any(|(xact, _)| Some(*xact) != self.writes_in);
         let ahead = cursor.as_ref().is_some_and(|cursor| cursor.seen.as_ref().is_some_and(elsewhere));
-        // A standby cannot tell an epoch that it will replay from one that was rolled back.
-        let epoch = cursor.as_ref().and_then(Cursor::key);
-        if in_recovery && epoch.is_some_and(|epoch| state.server.secret(epoch).is_none()) {
+        // A standby cannot tell an epoch that it will replay from one that was rolled back, or lost with its server.
+        let named =
+            cursor.iter().flat_map(|cursor| cursor.seen.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
+        if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
             return;
         }
         // So does a walk whose target has such rows.
