@@ -42,8 +42,8 @@ static ADD: Statement = Statement::new(
     ],
 );
 
-/// Waits for the transactions that have written to the log, and lets no other write until this one ends.
-static LOCK: Statement = Statement::new(c"LOCK TABLE mana_sync.sync_changes IN SHARE MODE", &[]);
+/// Waits for the transactions that have written to the log, and lets no other write or begin an epoch until this one ends.
+static LOCK: Statement = Statement::new(c"LOCK TABLE mana_sync.sync_changes IN SHARE ROW EXCLUSIVE MODE", &[]);
 
 /// Called when the library is loaded.
 pub fn register() {
@@ -60,11 +60,13 @@ fn current_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let number = match CURRENT.get() {
         Some(number) => number,
         None => {
+            // SAFETY: a plain read of the server's state. Before it is asked what is written in: a standby may be promoted at
+            // any moment, and stays a primary then.
+            let is_primary = !unsafe { pg_sys::RecoveryInProgress() };
             let (server, settled) = look_up()?;
             match server.writes_in() {
                 (number, false) => {
-                    // SAFETY: a plain read of the server's state. A standby may be promoted while it is asked.
-                    if settled && !unsafe { pg_sys::RecoveryInProgress() } {
+                    if settled && is_primary {
                         CURRENT.set(Some(number));
                     }
                     number
@@ -88,7 +90,7 @@ fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let (number, missing) = server.writes_in();
     if missing {
         let spi = Spi::connect();
-        add(&spi, &server, number);
+        add(&spi, &server, number, run().as_slice())?;
         spi.finish();
     }
     Ok(Some(pg_sys::Datum::from(number as i32)))
@@ -108,16 +110,29 @@ fn begin_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         (number, true) => number,
         (number, false) => server.number_after(number),
     };
-    add(&spi, &server, number);
+    // Nobody else adds a row of this number: it need not be equal to any. The machine may have been put back as a whole, with its
+    // memory and its source of random numbers, but not its clock.
+    let mut run = [0; 24];
+    // SAFETY: plain calls of the server; the buffer has the length that is told.
+    let is_random = unsafe {
+        run[..8].copy_from_slice(&pg_sys::GetCurrentTimestamp().to_be_bytes());
+        pg_sys::pg_strong_random(run[8..].as_mut_ptr().cast(), 16)
+    };
+    if !is_random {
+        return Err(Error::Installation("the server has no random numbers"));
+    }
+    add(&spi, &server, number, &run)?;
     spi.finish();
     // SAFETY: the relation is there: a row was added to it.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table::oid_of(c"epochs")?) };
     Ok(Some(pg_sys::Datum::from(number as i32)))
 }
 
-/// Adds the epoch of a number on the server's history.
-fn add(spi: &Spi, server: &Server, number: u32) {
-    let (fingerprint, secret) = identity(&server.here(), number);
+/// Adds the epoch of a number on the server's history; `run` makes it different from others of the same.
+fn add(spi: &Spi, server: &Server, number: u32, run: &[u8]) -> Result<(), Error> {
+    // SAFETY: the nonce has this many bytes and is there as long as the server's shared memory.
+    let nonce = unsafe { &*pg_sys::GetMockAuthenticationNonce().cast::<[u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize]>() };
+    let (fingerprint, secret) = keyed::identity(nonce, server.here().history, number, run);
     let timeline = timeline();
     spi.insert(
         &ADD,
@@ -130,28 +145,24 @@ fn add(spi: &Spi, server: &Server, number: u32) {
             // SAFETY: a plain variable of the backend.
             Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
             Some(pg_sys::Datum::from(timeline as i32)),
-            Some(pg_sys::Datum::from(switched_at(timeline) as i64)),
+            Some(pg_sys::Datum::from(switched_at(timeline)? as i64)),
             // SAFETY: a plain read of the server's state.
             Some(pg_sys::Datum::from(unsafe { pg_sys::ReadNextFullTransactionId().value })),
         ],
     );
+    Ok(())
 }
 
-/// Fingerprint and secret of an epoch that is opened now.
+/// What the fingerprint and the secret of an epoch that is opened now depend on, besides the random numbers that initdb put
+/// into the control file.
 ///
-/// They depend on the start of the server, to the microsecond, and on the random numbers that initdb
-/// put into the control file, and not on who asks. So all writers that are first at the same time add
-/// equal rows, none waits for another, and one that is rolled back takes nothing with it that a cursor
-/// has named; while two servers that go on separately from one point have different fingerprints.
-fn identity(here: &Here, number: u32) -> (u64, Secret) {
-    // SAFETY: plain variables of the server; the nonce has this many bytes and is there as long as the
-    // server's shared memory.
-    let (started, postmaster, nonce) = unsafe {
-        let nonce = &*pg_sys::GetMockAuthenticationNonce().cast::<[u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize]>();
-        (pg_sys::PgStartTime, pg_sys::PostmasterPid, nonce)
-    };
-    let run = [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat();
-    keyed::identity(nonce, here.history, number, &run)
+/// The start of the server, to the microsecond, and not who asks. So all writers that are first at the same time add equal
+/// rows, none waits for another, and one that is rolled back takes nothing with it that a cursor has named; while two
+/// servers that go on separately from one point have different fingerprints.
+fn run() -> Vec<u8> {
+    // SAFETY: plain variables of the server.
+    let (started, postmaster) = unsafe { (pg_sys::PgStartTime, pg_sys::PostmasterPid) };
+    [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat()
 }
 
 /// What the server knows now, and whether the row of the epoch that it writes in is committed.
@@ -159,7 +170,7 @@ fn look_up() -> Result<(Server, bool), Error> {
     let fresh = Pushed::latest();
     let (epochs, own) = epochs()?;
     fresh.pop();
-    let server = Server::new(epochs.clone(), here(), false, u64::MAX, 0);
+    let server = Server::new(epochs.clone(), here()?, false, u64::MAX, 0);
     // Of several rows for one epoch, any that is committed will do.
     let settled = epochs.iter().zip(&own).any(|(known, &own)| server.is_current(known) && !own);
     Ok((server, settled))
@@ -194,11 +205,11 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
 }
 
 /// The history that the server is on.
-pub fn here() -> Here {
+pub fn here() -> Result<Here, Error> {
     let timeline = timeline();
     // SAFETY: plain reads of the backend's and the server's state.
     let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), u32::from(pg_sys::MyDatabaseId)) };
-    Here { system, timeline, history: keyed::history(system, database, timeline, switched_at(timeline)) }
+    Ok(Here { system, timeline, history: keyed::history(system, database, timeline, switched_at(timeline)?) })
 }
 
 /// The timeline that the server writes, or replays. Not that of the control file, which keeps the old
@@ -233,12 +244,12 @@ unsafe extern "C-unwind" {
 }
 
 /// Where a timeline left its parent; 0 for the first.
-fn switched_at(timeline: u32) -> u64 {
+fn switched_at(timeline: u32) -> Result<u64, Error> {
     if timeline <= 1 {
-        return 0;
+        return Ok(0);
     }
     if let Some((_, position)) = SWITCHED_AT.get().filter(|(known, _)| *known == timeline) {
-        return position;
+        return Ok(position);
     }
     // SAFETY: the function has this form in PostgreSQL 13 to 18; it returns at least the timeline's own
     // entry, or raises an error, which the guard carries over the Rust frames.
@@ -246,6 +257,10 @@ fn switched_at(timeline: u32) -> u64 {
         let entries = pg_sys::ffi::pg_guard_ffi_boundary(|| readTimeLineHistory(timeline));
         (*pg_sys::list_nth(entries, 0).cast::<TimeLineHistoryEntry>()).begin
     };
+    // It makes an entry up where the file is not there. With that, this would look like another history.
+    if position == 0 {
+        return Err(Error::NoHistoryFile(timeline));
+    }
     SWITCHED_AT.set(Some((timeline, position)));
-    position
+    Ok(position)
 }

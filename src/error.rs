@@ -94,6 +94,9 @@ pub enum Error {
     /// They were purged while the call was recording changes.
     #[error("a purge has made the cursor too old meanwhile")]
     PurgedMeanwhile,
+    /// Where a timeline left its parent is not known. (Not 55000, after which a client would begin again.)
+    #[error("the history file of timeline {0} is missing")]
+    NoHistoryFile(u32),
     /// The extension's objects are not what this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
@@ -187,6 +190,11 @@ impl From<Error> for ErrorReport {
                 "Its rows are of transactions of another server: no snapshot of this one tells which of them have been seen."
                     .into(),
                 Some("Pull from the publisher; after the switchover drop the subscription, and pull here."),
+            ),
+            Error::NoHistoryFile(timeline) => (
+                ERRCODE_UNDEFINED_FILE,
+                format!("Without {timeline:08X}.history in pg_wal this server cannot tell which history its log is on."),
+                Some("Copy the file into pg_wal from another server of this history, or from the archive."),
             ),
             Error::NoRun => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: run.".into(), None),
             Error::FixedSnapshot => (

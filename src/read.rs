@@ -132,8 +132,7 @@ pub fn page<T>(
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
     let request = pull.request(scope, &spaces);
     let spi = Spi::connect();
-    let (pushed, here, replayed, reading) = take_snapshot();
-    let server = server(here, replayed, &reading)?;
+    let (pushed, server, reading) = take_snapshot()?;
     let mut log = Log::new(&spi, &request, pull.exclude);
     let page = match label_is_certain(&server, &reading)? {
         true => {
@@ -157,8 +156,7 @@ pub fn page<T>(
 pub fn check(scope: &Scope, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
     refuse_subscribers()?;
     let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
-    let (pushed, here, replayed, reading) = take_snapshot();
-    let server = server(here, replayed, &reading)?;
+    let (pushed, server, _) = take_snapshot()?;
     let checked = walk::check(&server, &pull.request(scope, &spaces), &pull.start, &mut Purged);
     pushed.pop();
     Ok(checked)
@@ -200,18 +198,20 @@ pub fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
     }
 }
 
-/// Pushes the snapshot that the call reads with, and tells on which history it was taken, and how far the
-/// log had been replayed before (0 where that is not known). A standby may change its timeline at any
-/// moment, hence the second look.
-fn take_snapshot() -> (Pushed, Here, u64, Reading) {
+/// Pushes the snapshot that the call reads with, and tells what the server knows of the history that it was taken on.
+///
+/// A standby may change its timeline at any moment, hence the second look, after the epochs: were they of a later
+/// history than the snapshot, a cursor would speak of both.
+fn take_snapshot() -> Result<(Pushed, Server, Reading), Error> {
     loop {
-        let before = epoch::here();
-        // A transaction that keeps one snapshot took it earlier.
+        let here = epoch::here()?;
+        // How far the log had been replayed before the snapshot. A transaction that keeps one took it earlier.
         let replayed = if snapshot::is_fixed() { 0 } else { snapshot::replayed() };
         let pushed = Pushed::transaction();
         let reading = Reading::active();
-        if before == epoch::here() || snapshot::is_fixed() {
-            return (pushed, before, replayed, reading);
+        let server = server(here, replayed, &reading)?;
+        if here == epoch::here()? {
+            return Ok((pushed, server, reading));
         }
         pushed.pop();
     }

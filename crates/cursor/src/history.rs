@@ -236,17 +236,25 @@ impl Server {
         let of_here = match seen.unwritten {
             None => self.current().is_some_and(|known| known.epoch.number == seen.epoch.number),
             Some(unwritten) if unwritten.history == self.here.history => true,
-            // Somebody has written on that history since, and then it was this server's.
-            Some(unwritten) if self.epochs.iter().any(|known| known.history == unwritten.history) => false,
+            // Somebody has written on that history since, and then it was this server's. (An epoch of it from before may be
+            // here because the log was carried on from there to the cursor's epoch, and back.)
+            Some(unwritten) if self.has_written_on(unwritten.history, seen.epoch.number) => false,
             Some(unwritten) if self.in_recovery && unwritten.timeline > self.here.timeline => {
                 return Standing::NotYet;
             }
             Some(_) => return Standing::Foreign,
         };
-        if of_here && !self.in_recovery && seen.snapshot.end() > self.next_xact {
+        // Of a history without an epoch the snapshot says nothing that could be wrong: of two servers that go on from the same
+        // point one may have given out more ids.
+        if of_here && seen.unwritten.is_none() && !self.in_recovery && seen.snapshot.end() > self.next_xact {
             return Standing::Future;
         }
         Standing::Shared(self.resolve(seen.clone()))
+    }
+
+    /// Whether there is an epoch of a history after the epoch of a number.
+    fn has_written_on(&self, history: u64, number: u32) -> bool {
+        self.epochs.iter().any(|known| known.history == history && known.epoch.number > number)
     }
 
     fn resolve(&self, seen: Seen) -> View {

@@ -90,6 +90,32 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     fresh.compare(&mut superuser).assert_exact("a device that goes on");
 }
 
+/// The file that says where a timeline left its parent. Without it the server would take its log for one of another history.
+#[test]
+fn a_server_without_the_history_file_of_its_timeline_refuses() {
+    let primary = Cluster::with_log(Options::default());
+    let mut app = primary.app(DATABASE);
+    record(&mut app);
+    let standby = primary.standby("standby");
+    primary.wait_until_caught_up(&standby);
+    standby.promote();
+    let mut connected = standby.app(DATABASE);
+    record(&mut connected);
+    let (file, aside) = (standby.data().join("pg_wal/00000002.history"), standby.data().join("00000002.history"));
+    std::fs::rename(&file, &aside).unwrap();
+    let mut app = standby.app(DATABASE);
+    let mut device = Device::new("ann", "app", &[]);
+    for error in [device.pull(&mut app, 10).expect_err("no pull"), app.query_one(RECORD, &[]).expect_err("no write")] {
+        assert_eq!(error.code(), Some(&SqlState::UNDEFINED_FILE), "{error}");
+    }
+    // Who has known it goes on.
+    record(&mut connected);
+    std::fs::rename(&aside, &file).unwrap();
+    record(&mut app);
+    device.pull(&mut app, 10).unwrap();
+    device.compare(&mut standby.superuser(DATABASE)).assert_exact("with the file again");
+}
+
 /// Transaction ids have 64 bits in cursors and in the log, and 32 in most of the server. Cursors from before the 32 bits were used
 /// up, at rest, in a walk, and beside a transaction that is open across the boundary.
 #[test]

@@ -4,14 +4,17 @@
 //! Repeats are allowed here, and counted; each test also checks that transaction ids were used again, without which it would
 //! show nothing.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::oracle::Difference;
 use mana_sync_servers::process::{newer_bin, wait_until};
 use mana_sync_servers::random::{rng, seed};
 use mana_sync_servers::writers::{APP, Acknowledged, Writer};
 use mana_sync_servers::{Cluster, Device, Options};
-use postgres::Client;
 use postgres::error::SqlState;
+use postgres::{Client, IsolationLevel};
 use rand::Rng;
 use rand::rngs::StdRng;
 
@@ -87,6 +90,26 @@ fn cut_off(standby: &Cluster) {
     standby.restart();
 }
 
+/// Promotes a standby while connections to it ask which epoch they would write in; returns the connections.
+fn promote_while_asked_for_its_epoch(standby: &Cluster) -> Vec<Client> {
+    let promoted = AtomicBool::new(false);
+    let mut clients: Vec<Client> = (0..4).map(|_| standby.app(DATABASE)).collect();
+    thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                while !promoted.load(Ordering::SeqCst) {
+                    let ask = "SELECT count(mana_sync.current_epoch()) FROM generate_series(1, 200)";
+                    // As a standby becomes a primary, a call may be refused that would have to open an epoch.
+                    let _ = client.query_one(ask, &[]);
+                }
+            });
+        }
+        standby.promote();
+        promoted.store(true, Ordering::SeqCst);
+    });
+    clients
+}
+
 #[test]
 fn a_failover_that_loses_a_tail() {
     let mut rng = rng(seed("failover", 5), 0);
@@ -150,6 +173,10 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         let standby = server.standby(&format!("standby{turn}"));
         let watcher = standby.standby(&format!("watcher{turn}"));
         let (mut connected, mut watched) = (standby.app(DATABASE), watcher.app(DATABASE));
+        // A transaction that keeps its snapshot while rows are replicated, over the promotion.
+        let mut keeps = standby.app(DATABASE);
+        let mut old = keeps.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().unwrap();
+        old.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
         write(&mut app, 5, &mut rng);
         for client in [&mut app, &mut connected, &mut watched] {
             go_on(&mut all, client, &mut rng);
@@ -158,7 +185,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         drop(app);
         server.stop();
         go_on(&mut all, &mut connected, &mut rng);
-        standby.promote();
+        let mut asked = promote_while_asked_for_its_epoch(&standby);
         server = standby;
         app = connected;
         go_on(&mut all, &mut app, &mut rng);
@@ -166,8 +193,15 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         // The second one sees only reads before the next.
         if turn != 1 {
             write(&mut app, 10, &mut rng);
+            asked.iter_mut().for_each(|client| write(client, 2, &mut rng));
         }
         all.extend(devices(&mut app, &mut rng));
+        for &(user, spaces) in SCOPES {
+            let mut device = Device::new(user, APP, spaces);
+            device.pull(&mut old, 50).unwrap();
+            all.push(device);
+        }
+        old.commit().unwrap();
         go_on(&mut all, &mut watched, &mut rng);
         server.wait_until_caught_up(&watcher);
         assert_complete(&format!("switchover {turn}, on a standby"), &mut all.clone(), &watcher, &mut rng);
@@ -175,13 +209,21 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
     }
     // Two standbys of it, promoted separately; devices move from one to the other.
     let (left, right) = (server.standby("left"), server.standby("right"));
+    write(&mut app, 10, &mut rng);
     server.wait_until_caught_up(&left);
     server.wait_until_caught_up(&right);
     drop(app);
-    server.kill();
+    // Both get all of it, and go on from the same point.
+    server.stop();
     left.promote();
     right.promote();
     let (mut on_left, mut on_right) = (left.app(DATABASE), right.app(DATABASE));
+    // Others use transaction ids on one of them before anybody writes to the log; that is no future to the other.
+    on_left
+        .batch_execute("DO 'BEGIN FOR i IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
+        .unwrap();
+    all.iter_mut().for_each(|device| drop(device.pull(&mut on_left, 50).unwrap()));
+    go_on(&mut all, &mut on_right, &mut rng);
     for _ in 0..3 {
         for client in [&mut on_left, &mut on_right] {
             write(client, 10, &mut rng);
@@ -267,6 +309,36 @@ fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
         let mut difference = device.compare(&mut superuser);
         difference.foreign.clear();
         difference.assert_complete(&format!("{} in another database", device.user));
+    }
+}
+
+/// A log that moves to another cluster by a dump, is written on there, and moves back: the first cluster is on a history then that
+/// has an epoch, and nobody has written on since.
+#[test]
+fn a_dump_that_goes_to_another_cluster_and_comes_back() {
+    let mut rng = rng(seed("there and back", 5), 0);
+    let (here, there) = (Cluster::with_log(Options::default()), Cluster::new(Options::default()));
+    let mut app = here.app(DATABASE);
+    write(&mut app, 10, &mut rng);
+    let mut all = devices(&mut app, &mut rng);
+    drop(app);
+    there.superuser(DATABASE).batch_execute("CREATE ROLE app LOGIN").unwrap();
+    here.dump_into(DATABASE, "custom", &there, DATABASE);
+    let mut app_there = there.app(DATABASE);
+    write(&mut app_there, 10, &mut rng);
+    go_on(&mut all, &mut app_there, &mut rng);
+    here.superuser(DATABASE).batch_execute("DROP EXTENSION mana_sync").unwrap();
+    there.dump_into(DATABASE, "custom", &here, DATABASE);
+    // Pulls here before anybody has written, and then both go on, with devices that move between them.
+    let mut app = here.app(DATABASE);
+    all.iter_mut().for_each(|device| drop(device.pull(&mut app, 50).unwrap()));
+    for _ in 0..3 {
+        write(&mut app_there, 5, &mut rng);
+        go_on(&mut all, &mut app_there, &mut rng);
+        assert_complete("the log that stayed", &mut all.clone(), &there, &mut rng);
+        write(&mut app, 5, &mut rng);
+        go_on(&mut all, &mut app, &mut rng);
+        assert_complete("the log that came back", &mut all.clone(), &here, &mut rng);
     }
 }
 
