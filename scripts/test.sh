@@ -150,7 +150,8 @@ install_newer() {
         version=$(major_of "$config")
         [ "$version" -gt "$PG" ] || die "NEWER_PG_CONFIG=$config is version $version, not newer than $PG"
         env -u PG PG_CONFIG="$config" "$here/install.sh"
-        export MANA_SYNC_NEWER_PG_BIN=$MANA_SYNC_STATE/pg$version/root$("$(own_pg_config "$config")" --bindir)
+        MANA_SYNC_NEWER_PG_BIN=$MANA_SYNC_STATE/pg$version/root$("$(own_pg_config "$config")" --bindir)
+        export MANA_SYNC_NEWER_PG_BIN
     fi
 }
 

@@ -60,6 +60,13 @@ fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
     }
 }
 
+/// Devices pull to the end.
+fn all_pull(devices: &mut [Device], client: &mut Client) {
+    for device in devices {
+        device.pull(client, 50).unwrap();
+    }
+}
+
 /// All devices pull to the end; nothing that is in the log is missing.
 fn assert_complete(what: &str, devices: &mut [Device], cluster: &Cluster, rng: &mut StdRng) {
     let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
@@ -222,7 +229,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
     on_left
         .batch_execute("DO 'BEGIN FOR i IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
         .unwrap();
-    all.iter_mut().for_each(|device| drop(device.pull(&mut on_left, 50).unwrap()));
+    all_pull(&mut all, &mut on_left);
     go_on(&mut all, &mut on_right, &mut rng);
     for _ in 0..3 {
         for client in [&mut on_left, &mut on_right] {
@@ -331,7 +338,7 @@ fn a_dump_that_goes_to_another_cluster_and_comes_back() {
     there.dump_into(DATABASE, "custom", &here, DATABASE);
     // Pulls here before anybody has written, and then both go on, with devices that move between them.
     let mut app = here.app(DATABASE);
-    all.iter_mut().for_each(|device| drop(device.pull(&mut app, 50).unwrap()));
+    all_pull(&mut all, &mut app);
     for _ in 0..3 {
         write(&mut app_there, 5, &mut rng);
         go_on(&mut all, &mut app_there, &mut rng);
