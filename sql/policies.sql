@@ -4,8 +4,8 @@
 -- The scope is in two settings, which mana_sync.with_scope sets for a transaction:
 --   app.current_user_id         who is asking; after a transaction that set it, it is '' and not NULL
 --   app.current_user_space_ids  the spaces that the user is a member of, comma-separated
--- Each is read in a sub-select without outer references, so that it is evaluated once a statement
--- and not once a row.
+-- Where rows are read, each is in a sub-select without outer references, so that it is evaluated once a
+-- statement and not once a row.
 
 ALTER TABLE mana_sync.sync_changes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE mana_sync.sync_changes FORCE ROW LEVEL SECURITY;
@@ -15,11 +15,7 @@ CREATE POLICY sync_changes_user_isolation ON mana_sync.sync_changes
         user_id OPERATOR(pg_catalog.=) (
             SELECT NULLIF(pg_catalog.current_setting('app.current_user_id', true), ''))
     )
-    WITH CHECK (
-        user_id OPERATOR(pg_catalog.=) (
-            SELECT NULLIF(pg_catalog.current_setting('app.current_user_id', true), ''))
-        AND (space_id IS NULL OR mana_sync.may_write_space(space_id))
-    );
+    WITH CHECK (mana_sync.may_write(user_id, space_id));
 
 COMMENT ON POLICY sync_changes_user_isolation ON mana_sync.sync_changes IS
     'Own rows: read and write. Writing into a space takes membership where memberships are known, or mana_sync.strict_spaces.';

@@ -43,19 +43,19 @@ CREATE TABLE mana_sync.sync_changes (
     xact             xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     epoch            int         NOT NULL DEFAULT mana_sync.current_epoch(),
     schema_version   int         NOT NULL DEFAULT 1,
-    user_id          text        NOT NULL CONSTRAINT sync_changes_user_id_check CHECK (user_id OPERATOR(pg_catalog.<>) ''),
+    user_id          text        NOT NULL,
     app_id           text        NOT NULL,
     table_name       text        NOT NULL,
     record_id        text        NOT NULL,
-    op               text        NOT NULL CONSTRAINT sync_changes_op_check
-                                 CHECK (op OPERATOR(pg_catalog.=) ANY (ARRAY['insert', 'update', 'delete'])),
+    op               text        NOT NULL,
     client_id        text        NOT NULL,
     space_id         text,
     data             jsonb,
     field_timestamps jsonb       DEFAULT '{}',
     actor            jsonb,
     seq              bigint      NOT NULL DEFAULT pg_catalog.nextval('mana_sync.sync_changes_seq'),
-    CONSTRAINT sync_changes_pkey PRIMARY KEY (id)
+    CONSTRAINT sync_changes_pkey PRIMARY KEY (id),
+    CONSTRAINT sync_changes_op_and_user_id_check CHECK (mana_sync.is_change(op, user_id))
 );
 
 ALTER SEQUENCE mana_sync.sync_changes_seq OWNED BY mana_sync.sync_changes.seq;
@@ -78,8 +78,8 @@ COMMENT ON COLUMN mana_sync.sync_changes.data IS 'The record (insert), the field
 COMMENT ON COLUMN mana_sync.sync_changes.field_timestamps IS 'When the device wrote each field: {field: RFC 3339 timestamp}.';
 COMMENT ON COLUMN mana_sync.sync_changes.actor IS 'Who acted for the user (a person, a program); opaque to the server.';
 COMMENT ON COLUMN mana_sync.sync_changes.seq IS 'Order within the transaction; last part of the position.';
-COMMENT ON CONSTRAINT sync_changes_user_id_check ON mana_sync.sync_changes IS 'An empty user is no user.';
-COMMENT ON CONSTRAINT sync_changes_op_check ON mana_sync.sync_changes IS 'The three operations of the wire format.';
+COMMENT ON CONSTRAINT sync_changes_op_and_user_id_check ON mana_sync.sync_changes IS
+    'op is insert, update or delete, and user_id is not empty.';
 COMMENT ON CONSTRAINT sync_changes_pkey ON mana_sync.sync_changes IS 'An id is stored once: a change that is sent again is noticed.';
 
 -- For changes_since, own rows: one user's rows of an app in the order of the log (src/read.rs).

@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 
 sql_function!(mana_sync_record_change, pg_finfo_mana_sync_record_change, record_change);
 sql_function!(mana_sync_uuidv7, pg_finfo_mana_sync_uuidv7, uuidv7);
+sql_function!(mana_sync_is_change, pg_finfo_mana_sync_is_change, is_change);
 
 static INSERT: Statement = Statement::new(
     c"INSERT INTO mana_sync.sync_changes (id, app_id, table_name, record_id, user_id, space_id, op, client_id,
@@ -40,7 +41,7 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     key(args.text(0), "app_id")?;
     key(args.text(1), "table_name")?;
     key(args.text(2), "record_id")?;
-    if !matches!(args.text(5), Some(b"insert" | b"update" | b"delete")) {
+    if !args.text(5).is_some_and(is_op) {
         return Err(Error::Op);
     }
     let space = args.text(4).filter(|space| !space.is_empty());
@@ -72,6 +73,17 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     spi.finish();
     scope.leave();
     Ok(Some(id))
+}
+
+/// `mana_sync.is_change(op text, user_id text) RETURNS boolean`. NULLs are not its concern, as in any CHECK.
+fn is_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let is_user = args.text(1).is_none_or(|user| !user.is_empty());
+    Ok(Some((args.text(0).is_none_or(is_op) && is_user).into()))
+}
+
+/// Whether it is one of the three operations of the wire format.
+fn is_op(op: &[u8]) -> bool {
+    matches!(op, b"insert" | b"update" | b"delete")
 }
 
 /// `mana_sync.uuidv7() RETURNS uuid`

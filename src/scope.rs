@@ -14,7 +14,7 @@ const USER: &CStr = c"app.current_user_id";
 const SPACES: &CStr = c"app.current_user_space_ids";
 
 sql_function!(mana_sync_with_scope, pg_finfo_mana_sync_with_scope, with_scope);
-sql_function!(mana_sync_may_write_space, pg_finfo_mana_sync_may_write_space, may_write_space);
+sql_function!(mana_sync_may_write, pg_finfo_mana_sync_may_write, may_write);
 
 /// The scope that a call runs in.
 pub struct Scope {
@@ -32,37 +32,44 @@ pub struct Scope {
 ///
 /// `user_id` NULL is the user of the scope; `space_ids` NULL keeps the spaces of the same user's scope.
 fn with_scope(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    let scope = Scope::wanted(args.text(0), args.texts(1), false)?;
+    let scope = Scope::wanted(args.text(0), args.texts(1), false, &(setting(USER), setting(SPACES)))?;
     set(USER, &scope.user, pg_sys::GucAction::GUC_ACTION_LOCAL);
     set(SPACES, &scope.spaces.join(&b','), pg_sys::GucAction::GUC_ACTION_LOCAL);
     Ok(Some(pg_sys::Datum::from(0usize)))
 }
 
-/// `mana_sync.may_write_space(space_id text)`, for the WITH CHECK of the policy. In Rust, so that the
+/// `mana_sync.may_write(user_id text, space_id text)`, the WITH CHECK of the policy. In Rust, so that the
 /// library is loaded and the setting is the server's, not a placeholder that anybody could set.
-fn may_write_space(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    let spaces = setting(SPACES);
-    let may = match args.text(0) {
-        None => true,
-        Some(space) => match spaces.split(|&byte| byte == b',').any(|id| !id.is_empty()) {
-            true => !space.is_empty() && spaces.split(|&byte| byte == b',').any(|id| id == space),
-            false => !settings::strict_spaces(),
-        },
-    };
-    Ok(Some(pg_sys::Datum::from(may)))
+fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+    let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
+    let may = setting(USER) == user
+        && args.text(1).is_none_or(|space| {
+            let spaces = setting(SPACES);
+            let mut members = spaces.split(|&byte| byte == b',').filter(|id| !id.is_empty()).peekable();
+            match members.peek() {
+                Some(_) => members.any(|id| id == space),
+                None => !settings::strict_spaces(),
+            }
+        });
+    Ok(Some(may.into()))
 }
 
 impl Scope {
     /// Enters the scope of a call that names `user` and `spaces`, either of which may be NULL.
     /// Leave it with [`Scope::leave`].
     pub fn enter(user: Option<&[u8]>, spaces: Option<Vec<Option<&[u8]>>>) -> Result<Scope, Error> {
-        let mut scope = Scope::wanted(user, spaces, true)?;
+        let current = (setting(USER), setting(SPACES));
+        let mut scope = Scope::wanted(user, spaces, true, &current)?;
         let joined = scope.spaces.join(&b',');
-        if setting(USER) != scope.user || setting(SPACES) != joined {
-            let level = open_level();
-            set(USER, &scope.user, pg_sys::GucAction::GUC_ACTION_SAVE);
-            set(SPACES, &joined, pg_sys::GucAction::GUC_ACTION_SAVE);
-            scope.level = Some(level);
+        let (is_other_user, are_other_spaces) = (current.0 != scope.user, current.1 != joined);
+        if is_other_user || are_other_spaces {
+            scope.level = Some(open_level());
+        }
+        if is_other_user {
+            set_for_call(USER, &scope.user);
+        }
+        if are_other_spaces {
+            set_for_call(SPACES, &joined);
         }
         Ok(scope)
     }
@@ -74,9 +81,13 @@ impl Scope {
         }
     }
 
-    /// The scope that the arguments ask for.
-    fn wanted(user: Option<&[u8]>, spaces: Option<Vec<Option<&[u8]>>>, same_user_only: bool) -> Result<Scope, Error> {
-        let current = setting(USER);
+    /// The scope that the arguments ask for, in the scope of the two settings.
+    fn wanted(
+        user: Option<&[u8]>,
+        spaces: Option<Vec<Option<&[u8]>>>,
+        same_user_only: bool,
+        (current, current_spaces): &(Vec<u8>, Vec<u8>),
+    ) -> Result<Scope, Error> {
         let user = match user {
             Some([]) => return Err(Error::EmptyUser),
             Some(user) if same_user_only && !current.is_empty() && user != current => return Err(Error::OtherUser),
@@ -87,8 +98,8 @@ impl Scope {
         let (mut ids, given): (Vec<Vec<u8>>, bool) = match spaces {
             Some(ids) => (ids.into_iter().flatten().map(<[u8]>::to_vec).collect(), true),
             // Without a user there is no scope, and the spaces of another user are not this one's.
-            None if user != current => (Vec::new(), false),
-            None => (setting(SPACES).split(|&byte| byte == b',').map(<[u8]>::to_vec).collect(), false),
+            None if user != *current => (Vec::new(), false),
+            None => (current_spaces.split(|&byte| byte == b',').map(<[u8]>::to_vec).collect(), false),
         };
         ids.retain(|id| !id.is_empty());
         if ids.iter().any(|id| id.contains(&b',')) {

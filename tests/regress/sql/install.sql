@@ -96,9 +96,8 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	constraint epochs_number_check on table mana_sync.epochs
 0.1.0	constraint purged_transactions_pkey on table mana_sync.purged_transactions
 0.1.0	constraint purges_pkey on table mana_sync.purges
-0.1.0	constraint sync_changes_op_check on table mana_sync.sync_changes
+0.1.0	constraint sync_changes_op_and_user_id_check on table mana_sync.sync_changes
 0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
-0.1.0	constraint sync_changes_user_id_check on table mana_sync.sync_changes
 0.1.0	function mana_sync.begin_compaction(text,text,text,interval,boolean)
 0.1.0	function mana_sync.begin_epoch()
 0.1.0	function mana_sync.changes_since(text,text,text,text,text,integer,text[])
@@ -112,8 +111,9 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.forget_user(text)
 0.1.0	function mana_sync.grant_access(regrole)
 0.1.0	function mana_sync.grant_maintenance(regrole)
+0.1.0	function mana_sync.is_change(text,text)
 0.1.0	function mana_sync.maintenance_routines()
-0.1.0	function mana_sync.may_write_space(text)
+0.1.0	function mana_sync.may_write(text,text)
 0.1.0	function mana_sync.merge_change(internal,text,jsonb,jsonb,timestamp with time zone,integer,xid8,bigint,text)
 0.1.0	function mana_sync.merge_changes(text,jsonb,jsonb,timestamp with time zone,integer,xid8,bigint,text)
 0.1.0	function mana_sync.merge_combine(internal,internal)
