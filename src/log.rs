@@ -5,30 +5,59 @@ use crate::function::{Args, sql_function, text_datum};
 use crate::scope::Scope;
 use crate::statement::{Spi, Statement};
 use pgrx::pg_sys;
+use std::sync::OnceLock;
 
 sql_function!(mana_sync_record_change, pg_finfo_mana_sync_record_change, record_change);
 sql_function!(mana_sync_uuidv7, pg_finfo_mana_sync_uuidv7, uuidv7);
 sql_function!(mana_sync_is_change, pg_finfo_mana_sync_is_change, is_change);
 
-static INSERT: Statement = Statement::new(
-    c"INSERT INTO mana_sync.sync_changes (id, app_id, table_name, record_id, user_id, space_id, op, client_id,
-                                          data, field_timestamps, schema_version, actor)
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-    &[
-        pg_sys::UUIDOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-        pg_sys::JSONBOID,
-        pg_sys::JSONBOID,
-        pg_sys::INT4OID,
-        pg_sys::JSONBOID,
-    ],
-);
+/// Columns that every change has a value of its own for.
+const COLUMNS: [(&str, pg_sys::Oid); 8] = [
+    ("id", pg_sys::UUIDOID),
+    ("app_id", pg_sys::TEXTOID),
+    ("table_name", pg_sys::TEXTOID),
+    ("record_id", pg_sys::TEXTOID),
+    ("user_id", pg_sys::TEXTOID),
+    ("op", pg_sys::TEXTOID),
+    ("client_id", pg_sys::TEXTOID),
+    ("data", pg_sys::JSONBOID),
+];
+
+/// Columns that are left out of the INSERT of a change that has their default: PostgreSQL looks up the caller's privilege
+/// to write each column, every time.
+const OPTIONAL: [(&str, pg_sys::Oid); 4] = [
+    ("space_id", pg_sys::TEXTOID),
+    ("field_timestamps", pg_sys::JSONBOID),
+    ("schema_version", pg_sys::INT4OID),
+    ("actor", pg_sys::JSONBOID),
+];
+
+const MOST: usize = COLUMNS.len() + OPTIONAL.len();
+
+/// An INSERT for each set of [`OPTIONAL`] columns, by the bits of their places, made when it is first needed.
+static INSERTS: [OnceLock<Statement>; 1 << OPTIONAL.len()] = [const { OnceLock::new() }; 1 << OPTIONAL.len()];
+
+/// Appends a row.
+fn insert(values: [Option<pg_sys::Datum>; COLUMNS.len()], optional: [Option<pg_sys::Datum>; OPTIONAL.len()]) {
+    let (mut parameters, mut count, mut set) = ([None; MOST], COLUMNS.len(), 0);
+    parameters[..count].copy_from_slice(&values);
+    for (place, value) in optional.into_iter().enumerate().filter(|(_, value)| value.is_some()) {
+        parameters[count] = value;
+        count += 1;
+        set |= 1 << place;
+    }
+    let statement = INSERTS[set].get_or_init(|| {
+        let given = OPTIONAL.into_iter().enumerate().filter(|(place, _)| set & 1 << place != 0);
+        let columns = COLUMNS.into_iter().chain(given.map(|(_, column)| column));
+        let (names, types): (Vec<&str>, Vec<pg_sys::Oid>) = columns.unzip();
+        let places: Vec<String> = (1..=names.len()).map(|place| format!("${place}")).collect();
+        let (names, places) = (names.join(", "), places.join(", "));
+        Statement::made(format!("INSERT INTO mana_sync.sync_changes ({names}) VALUES ({places})"), types)
+    });
+    let spi = Spi::connect();
+    spi.insert(statement, &parameters[..count]);
+    spi.finish();
+}
 
 /// `mana_sync.record_change(app_id, table_name, record_id, user_id, space_id, op, client_id, data,
 /// field_timestamps, schema_version, actor, id, space_ids) RETURNS uuid`
@@ -52,25 +81,24 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         scope.may_write(space)?;
     }
     let id = args.datum(11).unwrap_or_else(new_id);
-    let spi = Spi::connect();
-    spi.insert(
-        &INSERT,
-        &[
+    insert(
+        [
             Some(id),
             args.datum(0),
             args.datum(1),
             args.datum(2),
             Some(text_datum(&scope.user)),
-            space.and(args.datum(4)),
             args.datum(5),
             Some(args.datum(6).unwrap_or_else(|| text_datum(b""))),
             args.datum(7),
-            Some(args.datum(8).unwrap_or_else(empty_object)),
-            Some(pg_sys::Datum::from(args.int(9).unwrap_or(1).max(1))),
+        ],
+        [
+            space.and(args.datum(4)),
+            args.datum(8),
+            args.int(9).filter(|&version| version > 1).map(pg_sys::Datum::from),
             args.datum(10),
         ],
     );
-    spi.finish();
     scope.leave();
     Ok(Some(id))
 }

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::memory::Context;
 use pgrx::pg_sys;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -40,6 +40,12 @@ impl Statement {
     /// A statement and the types of its parameters.
     pub const fn new(sql: &'static CStr, parameters: &'static [pg_sys::Oid]) -> Statement {
         Statement { sql, parameters, plan: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// A statement whose text is made when it is needed. It is kept for as long as the backend lives.
+    pub fn made(sql: String, parameters: Vec<pg_sys::Oid>) -> Statement {
+        let sql = CString::new(sql).expect("a statement without a zero byte");
+        Statement::new(Box::leak(sql.into_boxed_c_str()), parameters.leak())
     }
 
     /// A backend has one thread; the atomic is there for Rust, not for it.
