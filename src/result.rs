@@ -6,6 +6,9 @@ use crate::memory::Context;
 use crate::statement::Row;
 use pgrx::pg_sys;
 
+/// No query and no result has more columns.
+const MOST_COLUMNS: usize = 32;
+
 /// The rows that a call returns.
 pub struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
@@ -42,16 +45,18 @@ impl ResultSet {
     /// Copies a row of a query, from its column `first` (from 0) on, and the columns behind it; what is stored out of
     /// line stays there.
     pub fn add(&self, row: &Row, first: usize, more: &[Option<pg_sys::Datum>]) {
-        // SAFETY: the arrays have as many elements as the row has columns.
-        let (mut values, mut nulls) = unsafe {
-            let count = (*row.columns).natts as usize;
-            let (mut values, mut nulls) = (vec![pg_sys::Datum::from(0usize); count], vec![true; count]);
-            pg_sys::heap_deform_tuple(row.tuple, row.columns, values.as_mut_ptr(), nulls.as_mut_ptr());
-            (values, nulls)
-        };
-        values.extend(more.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))));
-        nulls.extend(more.iter().map(Option::is_none));
-        self.put(&mut values[first..], &mut nulls[first..]);
+        // On the stack: a page has thousands of rows.
+        let (mut values, mut nulls) = ([pg_sys::Datum::from(0usize); MOST_COLUMNS], [true; MOST_COLUMNS]);
+        // SAFETY: a row has its description.
+        let count = unsafe { (*row.columns).natts } as usize;
+        let total = count + more.len();
+        assert!(total <= MOST_COLUMNS, "a row of {total} columns");
+        // SAFETY: the arrays have room for as many elements as the row has columns.
+        unsafe { pg_sys::heap_deform_tuple(row.tuple, row.columns, values.as_mut_ptr(), nulls.as_mut_ptr()) };
+        for (place, value) in (count..).zip(more) {
+            (values[place], nulls[place]) = (value.unwrap_or(pg_sys::Datum::from(0usize)), value.is_none());
+        }
+        self.put(&mut values[first..total], &mut nulls[first..total]);
     }
 
     /// Adds a row.
