@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test test-clusters bench setup build install fmt lint clean
+.PHONY: help demo psql test test-clusters bench bench-pages setup build install fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-clusters: ## the part of it that runs real clusters: crashes, failovers, re
 
 bench: ## measure a release build beside the original and plain PostgreSQL
 	@scripts/bench.sh
+
+bench-pages: ## the README's table and docs/benchmarks.md, from the results of the last make bench
+	@scripts/bench.sh pages
 
 setup: ## packages, cargo-pgrx, the private copy of PostgreSQL (the other targets do this too)
 	@scripts/setup.sh

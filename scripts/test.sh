@@ -16,7 +16,7 @@ export USER=${USER:-$(id -un)} # pgrx-tests connects as it
 
 title_of() {
     case $1 in
-        crates) echo "cursors and merging, without a server" ;;
+        crates) echo "cursors, merging and the pages of results, without a server" ;;
         regress) echo 'SQL with its output (pg_regress)' ;;
         isolation) echo 'concurrent sessions, step by step (pg_isolation_regress)' ;;
         servers) echo 'real clusters: crashes, standbys, stress' ;;
@@ -27,7 +27,7 @@ title_of() {
 
 # ---- suites: each writes its output to stdout and fails if a test fails --------------------------------
 
-suite_crates() { cargo test -p mana_sync_cursor -p mana_sync_merge; }
+suite_crates() { cargo test -p mana_sync_cursor -p mana_sync_merge -p mana_sync_bench; }
 
 suite_servers() { cargo test -p mana_sync_servers --no-fail-fast -- --show-output; }
 
@@ -161,7 +161,7 @@ suites=${SUITE:-crates regress isolation servers pgrx}
 for suite in $suites; do title_of "$suite" >/dev/null; done
 
 case " $suites " in *' servers '*) install_newer ;; esac
-case " $suites " in *' crates '*) cargo test -q -p mana_sync_cursor -p mana_sync_merge --no-run ;; esac
+case " $suites " in *' crates '*) cargo test -q -p mana_sync_cursor -p mana_sync_merge -p mana_sync_bench --no-run ;; esac
 case " $suites " in
     *' regress '* | *' isolation '* | *' servers '* | *' pgrx '*) "$here/install.sh" ;;
 esac

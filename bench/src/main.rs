@@ -2,55 +2,117 @@
 //! turns.
 //!
 //! Prints ratios first: machines are noisy, and both sides of a ratio were measured in the same seconds. Each figure is
-//! the median of the rounds, with the fastest and the slowest. The same as JSON is in target/bench.json.
+//! the median of the rounds, with the least and the greatest. The same as JSON is in target/bench/results.json, beside
+//! plots.
 //!
 //! | module | what it measures |
 //! |---|---|
+//! | [`single`]  | changes one by one, beside the original and a bare INSERT |
 //! | [`push`]    | pushes, beside the original and COPY |
-//! | [`wakeups`] | what wake-ups cost writers |
+//! | [`pull`]    | first syncs, beside the original and bare index scans |
+//! | [`growth`]  | what calls cost in large logs, with many spaces, beside open transactions and busy writers |
+//! | [`disk`]    | bytes a row |
 //! | [`records`] | merged records, beside the same merge in SQL |
-//! | [`memory`]  | what backends hold while they merge and export a million changes |
+//! | [`wakeups`] | what wake-ups cost writers |
+//! | [`memory`]  | what backends hold, and what stays |
 
+mod disk;
+mod growth;
 mod memory;
+mod page;
+mod plot;
+mod pull;
 mod push;
 mod records;
+mod report;
 mod server;
+mod single;
 mod times;
 mod wakeups;
 
 use std::error::Error;
+use std::fs;
+use std::process::Command;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::{Cluster, Options};
+use report::{Part, Report};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-const USAGE: &str = "usage: mana_sync_bench [push] [wakeups] [records] [memory]
+const USAGE: &str = "usage: mana_sync_bench [part…]
+       mana_sync_bench pages: the README's table and docs/benchmarks.md from the last results
 
-All of them, unless some are named. ROUNDS=n in the environment sets the number of rounds (default 7).";
+Parts: single push pull growth disk records wakeups memory; all of them, unless some are named. In the environment:
+ROUNDS=n is the number of rounds (default 7), ROWS=n the largest log of growth (default 1000000; 10000000 takes long).
+Results are printed, and written to target/bench: results.json and plots.";
+
+/// Where results go.
+const DIRECTORY: &str = "target/bench";
+
+const PARTS: [&str; 8] = ["single", "push", "pull", "growth", "disk", "records", "wakeups", "memory"];
 
 fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
-    if names.iter().any(|name| !["push", "wakeups", "records", "memory"].contains(&name.as_str())) {
+    if names == ["pages"] {
+        return page::publish(format!("{DIRECTORY}/results.json").as_ref());
+    }
+    if names.iter().any(|name| !PARTS.contains(&name.as_str())) {
         println!("{USAGE}");
         return Ok(());
     }
-    let chosen = |name: &str| names.is_empty() || names.iter().any(|chosen| chosen == name);
     let rounds: usize = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(7);
-    let mut results = Vec::new();
-    if chosen("push") {
-        for synchronous_commit in ["off", "on"] {
-            results.push(push::push(synchronous_commit, rounds)?);
-        }
+    let mut report = about()?;
+    println!("{}\n{}", report.machine, report.server);
+    let of =
+        format!("{}, commit {}", said("date", &["-u", "+%Y-%m-%d"])?, said("git", &["rev-parse", "--short", "HEAD"])?);
+    fs::create_dir_all(DIRECTORY)?;
+    // What is not measured now stays as it was, on the same machine.
+    let results = format!("{DIRECTORY}/results.json");
+    let last = fs::read_to_string(&results).ok().and_then(|text| serde_json::from_str::<Report>(&text).ok());
+    if let Some(last) = last.filter(|last| (&last.machine, &last.server) == (&report.machine, &report.server)) {
+        report.parts = last.parts;
     }
-    if chosen("wakeups") {
-        results.push(wakeups::wakeups(rounds)?);
+    for name in PARTS.into_iter().filter(|part| names.is_empty() || names.iter().any(|name| name == part)) {
+        eprintln!("\n==> {name}");
+        let parts = match name {
+            "single" => single::single(rounds)?,
+            "push" => push::push(rounds)?,
+            "pull" => pull::pull(rounds)?,
+            "growth" => vec![growth::growth(rounds)?],
+            "disk" => vec![disk::disk()?],
+            "records" => vec![records::records(rounds)?],
+            "wakeups" => vec![wakeups::wakeups(rounds)?],
+            _ => vec![memory::memory()?],
+        };
+        let parts: Vec<Part> = parts.into_iter().map(|part| Part { of: of.clone(), ..part }).collect();
+        parts.iter().for_each(Part::print);
+        report.replace(name, &PARTS, parts);
+        fs::write(&results, serde_json::to_string_pretty(&report)? + "\n")?;
     }
-    if chosen("records") {
-        results.push(records::records(rounds)?);
-    }
-    if chosen("memory") {
-        results.push(memory::memory()?);
-    }
-    let file = "target/bench.json";
-    std::fs::write(file, serde_json::to_string_pretty(&results)?)?;
-    println!("\nwritten to {file}");
+    plot::write_all(&report, DIRECTORY.as_ref())?;
+    let (met, all) = report.contracts().fold((0, 0), |(met, all), line| (met + usize::from(line.is_met()), all + 1));
+    println!("\n{met} of {all} limits of the contract are met. Written to {DIRECTORY}: results.json and plots");
     Ok(())
+}
+
+/// The machine and the server.
+fn about() -> Result<Report> {
+    let cpus = fs::read_to_string("/proc/cpuinfo")?;
+    let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).collect();
+    let model = models.first().and_then(|line| line.split(':').nth(1)).unwrap_or("unknown processor").trim();
+    let cluster = Cluster::new(Options::default());
+    let version: String = cluster.superuser(DATABASE).query_one("SHOW server_version", &[])?.get(0);
+    let settings: Vec<String> = server::SETTINGS.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    Ok(Report {
+        machine: format!("{model}, {} cores, Linux {}", models.len(), said("uname", &["-r"])?),
+        server: format!("PostgreSQL {version}, fsync on, {}", settings.join(", ")),
+        parts: Vec::new(),
+    })
+}
+
+/// What a program says.
+fn said(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().into())
 }

@@ -1,5 +1,5 @@
-//! What a backend holds while it merges or exports a million changes, and what stays when it does the same again and
-//! again.
+//! What a backend holds while it merges or exports a million changes, reads a large page or takes a large push, and what
+//! stays when it does the same again and again.
 //!
 //! The peak of a process counts the shared buffers that it has touched, so that there are few of them; its own memory
 //! is sampled besides. A backend that has done next to nothing tells what the server itself takes.
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Options};
 use postgres::Client;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::Result;
+use crate::report::{Figure, Part};
 use crate::server::write_histories;
 
 /// Records of the user with a large log: a million changes.
@@ -23,7 +24,9 @@ const RECORDS: i32 = 100_000;
 const FEW_RECORDS: i32 = 1000;
 
 /// Calls after which the memory of a backend is compared.
-const CALLS: [usize; 2] = [20, 200];
+const CALLS: [usize; 2] = [100, 1000];
+/// Bytes of the large push.
+const PUSH: usize = 10 << 20;
 
 /// Memory of a process, in kB.
 struct Memory {
@@ -50,67 +53,93 @@ struct Measured<'a> {
     work: &'a dyn Fn(&mut Client) -> Result<()>,
 }
 
-/// Prints one line for each call.
-pub fn memory() -> Result<Value> {
+/// A line for each call.
+pub fn memory() -> Result<Part> {
     let options =
         Options::default().set("shared_buffers", "16MB").set("max_wal_size", "4GB").set("log_temp_files", "0");
     let cluster = Cluster::with_log(options);
     let mut owner = cluster.superuser(DATABASE);
-    let small = write_histories(&mut owner, "small", FEW_RECORDS)?;
+    write_histories(&mut owner, "small", FEW_RECORDS)?;
     let changes = write_histories(&mut owner, "big", RECORDS)?;
-    let version: String = owner.query_one("SHOW server_version", &[])?.get(0);
-    let count = |sql: &'static str| {
+    let select = |sql: &'static str| {
         move |client: &mut Client| {
-            client.query_one(sql, &[])?;
+            client.query(sql, &[])?;
             Ok(())
         }
     };
+    let large = changeset(PUSH);
     let measured = [
         Measured {
             name: "records of nobody",
-            work: &count("SELECT count(*), sum(length(data::text)) FROM mana_sync.records('nobody', 'app')"),
+            work: &select("SELECT count(*), sum(length(data::text)) FROM mana_sync.records('nobody', 'app')"),
         },
         Measured {
             name: "records",
-            work: &count("SELECT count(*), sum(length(data::text)) FROM mana_sync.records('big', 'app')"),
+            work: &select("SELECT count(*), sum(length(data::text)) FROM mana_sync.records('big', 'app')"),
+        },
+        Measured { name: "export_changes", work: &select("SELECT count(*) FROM mana_sync.export_changes('big')") },
+        Measured { name: "export_changes, a cursor, FETCH 1000", work: &|client| export(client, changes) },
+        Measured {
+            name: "changes_since, a page of 5,000",
+            work: &select("SELECT * FROM mana_sync.changes_since('big', 'app', page_size => 5000)"),
         },
         Measured {
-            name: "export_changes of nobody",
-            work: &count("SELECT count(*) FROM mana_sync.export_changes('nobody')"),
+            name: "pull, a page of 5,000",
+            work: &select("SELECT mana_sync.pull('big', 'app', page_size => 5000)::text"),
         },
-        Measured { name: "export_changes", work: &count("SELECT count(*) FROM mana_sync.export_changes('big')") },
-        Measured { name: "export_changes, a cursor, FETCH 1000", work: &|client| export(client, changes) },
+        Measured { name: "push of 10 MB", work: &|client| push(client, &large) },
     ];
-    println!(
-        "\nmemory of a backend in MB, {changes} changes of {RECORDS} records, shared_buffers 16MB, PostgreSQL {version}"
-    );
-    println!(
-        "  {:40} {:>7} {:>9} {:>9} {:>9} {:>11} {:>8}",
-        "", "peak", "own then", "before", "after", "temp. files", "seconds"
-    );
-    let calls = measured.iter().map(|measured| call(&cluster, measured)).collect::<Result<Vec<Value>>>()?;
-    let first_row = first_row(&cluster)?;
-    println!("  {:40} {first_row:>7.2} ms", "first row of export_changes");
-    println!("\nown memory of a backend in MB after {} and after {} calls", CALLS[0], CALLS[1]);
+    let about = format!("of a backend; {changes} changes of {RECORDS} records; shared_buffers 16MB");
+    let mut part = Part::new("memory", about);
+    measured.iter().try_for_each(|measured| call(&cluster, measured, &mut part))?;
+    part.figures.push(Figure::once("first row of export_changes", first_row(&cluster)?, "ms"));
+    let small = changeset(100 << 10);
     let repeated = [
-        repeat(&cluster, "records of 10,000 changes", "SELECT count(*) FROM mana_sync.records('small', 'app')")?,
-        repeat(&cluster, "pull of a page of 1,000", "SELECT length(mana_sync.pull('small', 'app')::text)")?,
+        Measured {
+            name: "records of 10,000 changes",
+            work: &select("SELECT count(*) FROM mana_sync.records('small', 'app')"),
+        },
+        Measured {
+            name: "changes_since, a page of 5,000",
+            work: &select("SELECT count(*) FROM mana_sync.changes_since('small', 'app', page_size => 5000)"),
+        },
+        Measured {
+            name: "pull, a page of 5,000",
+            work: &select("SELECT length(mana_sync.pull('small', 'app', page_size => 5000)::text)"),
+        },
+        Measured { name: "push of 100 kB", work: &|client| push(client, &small) },
+        Measured {
+            name: "record_change",
+            work: &select("SELECT mana_sync.record_change('app', 'notes', 'r', 'once', NULL, 'insert', 'phone', '{}')"),
+        },
     ];
-    Ok(json!({"what": "memory", "server": version, "changes": changes, "changes_of_small": small, "calls": calls,
-              "first_row_ms": first_row, "repeated": repeated}))
+    repeated.iter().try_for_each(|measured| repeat(&cluster, measured, &mut part))?;
+    Ok(part)
+}
+
+/// A changeset of about so many bytes.
+fn changeset(bytes: usize) -> String {
+    let change = |i| json!({"table": "notes", "id": format!("r{i}"), "op": "insert", "data": {"n": i, "text": "0123456789".repeat(14)}});
+    let each = change(1000).to_string().len() + 1;
+    json!({"clientId": "phone", "changes": (0..bytes / each).map(change).collect::<Vec<_>>()}).to_string()
+}
+
+fn push(client: &mut Client, changeset: &str) -> Result<()> {
+    client.query_one("SELECT mana_sync.push('pusher', 'app', $1::text::jsonb)::text", &[&changeset])?;
+    Ok(())
 }
 
 /// A call in a backend of its own.
-fn call(cluster: &Cluster, measured: &Measured) -> Result<Value> {
+fn call(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     let (mut client, pid) = backend(cluster)?;
     let before = Memory::of(pid)?;
-    let (done, start) = (AtomicBool::new(false), Instant::now());
+    let done = AtomicBool::new(false);
     let own = thread::scope(|scope| {
         let sampler = scope.spawn(|| {
             let mut own = 0;
             while !done.load(Ordering::Relaxed) {
                 own = Memory::of(pid).map_or(own, |memory| own.max(memory.own));
-                thread::sleep(Duration::from_millis(2));
+                thread::sleep(Duration::from_millis(1));
             }
             own
         });
@@ -119,21 +148,18 @@ fn call(cluster: &Cluster, measured: &Measured) -> Result<Value> {
         let own = sampler.join().expect("the sampler only reads");
         result.map(|()| own)
     })?;
-    let seconds = start.elapsed().as_secs_f64();
-    let after = Memory::of(pid)?;
-    let temporary = temporary_files(cluster, pid);
-    println!(
-        "  {:40} {:>7.1} {:>9.1} {:>9.1} {:>9.1} {:>11.1} {seconds:>8.2}",
-        measured.name,
-        mb(after.peak),
-        mb(own),
-        mb(before.own),
-        mb(after.own),
-        temporary as f64 / (1 << 20) as f64,
-    );
-    Ok(json!({"name": measured.name, "seconds": seconds, "peak_kb": after.peak, "peak_before_kb": before.peak,
-              "own_peak_kb": own, "own_before_kb": before.own, "own_after_kb": after.own,
-              "temporary_bytes": temporary}))
+    let mut add = |what: &str, kb: u64| {
+        part.figures.push(Figure::once(format!("{}: {what}", measured.name), mb(kb), "MB"));
+    };
+    add("its own, at most", own);
+    add("its own, before", before.own);
+    add("its own, after", Memory::of(pid)?.own);
+    add("resident with shared buffers, at most", Memory::of(pid)?.peak);
+    match temporary_files(cluster, pid) {
+        0 => {}
+        bytes => add("temporary files", bytes >> 10),
+    }
+    Ok(())
 }
 
 /// A new connection of the plain role, and the process that serves it.
@@ -169,19 +195,17 @@ fn first_row(cluster: &Cluster) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// The same statement again and again in one backend.
-fn repeat(cluster: &Cluster, name: &str, sql: &str) -> Result<Value> {
+/// The same again and again in one backend.
+fn repeat(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     let (mut client, pid) = backend(cluster)?;
-    let statement = client.prepare(sql)?;
-    let mut own = Vec::new();
     for call in 1..=CALLS[1] {
-        client.query_one(&statement, &[])?;
+        (measured.work)(&mut client)?;
         if CALLS.contains(&call) {
-            own.push(Memory::of(pid)?.own);
+            let what = format!("{}, its own after {call} calls", measured.name);
+            part.figures.push(Figure::once(what, mb(Memory::of(pid)?.own), "MB"));
         }
     }
-    println!("  {name:40} {:>7.2} {:>7.2}", mb(own[0]), mb(own[1]));
-    Ok(json!({"name": name, "calls": CALLS, "own_kb": own}))
+    Ok(())
 }
 
 /// Bytes of the temporary files that a process has removed.

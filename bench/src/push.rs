@@ -7,20 +7,24 @@ use mana_sync_servers::cluster::DATABASE;
 use serde_json::{Value, json};
 
 use crate::Result;
+use crate::report::{Contract, Part};
 use crate::server::server;
-use crate::times::Times;
+use crate::times::{Times, rounds};
 
 /// Changes of a push.
 const CHANGES: usize = 1000;
 
-/// Ratios of one setting of `synchronous_commit`.
-pub fn push(synchronous_commit: &str, rounds: usize) -> Result<Value> {
+/// Ratios of both settings of `synchronous_commit`; the contract is about `off`.
+pub fn push(count: usize) -> Result<Vec<Part>> {
+    ["off", "on"].into_iter().map(|setting| part(setting, count)).collect()
+}
+
+fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     let (mut ours, mut theirs, mut owner) = (cluster.app(DATABASE), cluster.app(DATABASE), cluster.superuser(DATABASE));
     for client in [&mut ours, &mut theirs, &mut owner] {
         client.batch_execute(&format!("SET synchronous_commit = {synchronous_commit}"))?;
     }
-    let version: String = owner.query_one("SHOW server_version", &[])?.get(0);
     let push = ours.prepare("SELECT mana_sync.push('ann', 'app', $1::text::jsonb)::text")?;
     let user = theirs.prepare("SELECT set_config('app.current_user_id', $1, true)")?;
     let spaces = theirs.prepare("SELECT set_config('app.current_user_space_ids', $1, true)")?;
@@ -28,59 +32,55 @@ pub fn push(synchronous_commit: &str, rounds: usize) -> Result<Value> {
         "INSERT INTO original.sync_changes (app_id, table_name, record_id, user_id, space_id, op, data, field_timestamps, client_id, schema_version, actor)
          VALUES ('app', 'notes', $1, 'ann', NULL, 'insert', $2::text::jsonb, '{}', 'phone', 1, NULL)",
     )?;
-    let mut pushes = Times::new("push of 1,000 changes");
-    let mut singles = Times::new("the original, a transaction a change");
-    let mut copies = Times::new("COPY of the same rows into the same table, as the owner");
-    for round in 0..=rounds {
+    let mut times = [
+        Times::new(format!("push of 1,000 changes, synchronous_commit {synchronous_commit}")),
+        Times::new("the original, a transaction a change"),
+        Times::new("COPY of the same rows into the same table, as the owner"),
+    ];
+    rounds(count, &mut times, |round, alternative, times| {
         let ids = round * CHANGES..(round + 1) * CHANGES;
-        let changes: Vec<Value> = ids
-            .clone()
-            .map(|i| json!({"table": "notes", "id": format!("r{i}"), "op": "insert", "data": data(i)}))
-            .collect();
-        let changeset = json!({"clientId": "phone", "changes": changes}).to_string();
-        let rows: Vec<(String, String)> = ids.map(|i| (format!("r{i}"), data(i).to_string())).collect();
-        let lines: String =
-            rows.iter().map(|(id, data)| format!("app\tnotes\t{id}\tann\tinsert\tphone\t{data}\t{{}}\n")).collect();
-        if round == 0 {
-            // Warms up what is measured.
-            for times in [&mut pushes, &mut singles, &mut copies] {
-                times.seconds.clear();
+        let rows: Vec<(String, Value)> = ids.map(|i| (format!("r{i}"), data(i))).collect();
+        match alternative {
+            0 => {
+                let change = |(id, data)| json!({"table": "notes", "id": id, "op": "insert", "data": data});
+                let changes: Vec<Value> = rows.into_iter().map(change).collect();
+                let changeset = json!({"clientId": "phone", "changes": changes}).to_string();
+                let answer: String = times.measure(|| Ok(ours.query_one(&push, &[&changeset])?.get(0)))?;
+                assert!(answer.starts_with("{\"inserted\": 1000,"), "{answer}");
+            }
+            1 => {
+                let rows: Vec<(String, String)> = rows.into_iter().map(|(id, data)| (id, data.to_string())).collect();
+                times.measure(|| {
+                    for (id, data) in &rows {
+                        let mut transaction = theirs.transaction()?;
+                        transaction.execute(&user, &[&"ann"])?;
+                        transaction.execute(&spaces, &[&""])?;
+                        transaction.execute(&insert, &[id, data])?;
+                        transaction.commit()?;
+                    }
+                    Ok(())
+                })?;
+            }
+            _ => {
+                let line = |(id, data)| format!("app\tnotes\t{id}\tann\tinsert\tphone\t{data}\t{{}}\n");
+                let lines: String = rows.into_iter().map(line).collect();
+                times.measure(|| {
+                    let mut writer = owner.copy_in(
+                        "COPY mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, data, field_timestamps) FROM STDIN",
+                    )?;
+                    writer.write_all(lines.as_bytes())?;
+                    Ok(writer.finish()?)
+                })?;
             }
         }
-        pushes.measure(|| {
-            let answer: String = ours.query_one(&push, &[&changeset])?.get(0);
-            assert!(answer.starts_with("{\"inserted\": 1000,"), "{answer}");
-            Ok(())
-        })?;
-        singles.measure(|| {
-            for (id, data) in &rows {
-                let mut transaction = theirs.transaction()?;
-                transaction.execute(&user, &[&"ann"])?;
-                transaction.execute(&spaces, &[&""])?;
-                transaction.execute(&insert, &[id, data])?;
-                transaction.commit()?;
-            }
-            Ok(())
-        })?;
-        copies.measure(|| {
-            let mut writer = owner.copy_in(
-                "COPY mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, data, field_timestamps) FROM STDIN",
-            )?;
-            writer.write_all(lines.as_bytes())?;
-            writer.finish()?;
-            Ok(())
-        })?;
-    }
-    for times in [&mut pushes, &mut singles, &mut copies] {
-        times.seconds.remove(0);
-    }
-    let (push_time, single_time, copy_time) = (pushes.spread().0, singles.spread().0, copies.spread().0);
-    println!("\npush, PostgreSQL {version}, fsync on, synchronous_commit {synchronous_commit}, {rounds} rounds");
-    println!("  {:5.1} x the original (contract, synchronous_commit off: 10)", single_time / push_time);
-    println!("  {:5.2} x COPY (contract, synchronous_commit off: 0.5)", copy_time / push_time);
-    [&pushes, &singles, &copies].into_iter().for_each(|times| times.print(CHANGES));
-    Ok(json!({"what": "push", "synchronous_commit": synchronous_commit, "server": version, "changes": CHANGES,
-              "times": [pushes.json(), singles.json(), copies.json()]}))
+        Ok(())
+    })?;
+    let mut part = Part::new("push", format!("one client, synchronous_commit {synchronous_commit}, {count} rounds"));
+    let contract = |limit| (synchronous_commit == "off").then_some(Contract::AtLeast(limit));
+    part.compare(&times[0], &times[1], contract(10.0));
+    part.compare(&times[0], &times[2], contract(0.5));
+    times.iter().for_each(|times| part.rate(times, CHANGES));
+    Ok(part)
 }
 
 /// `data` of change `i`: about 200 bytes.

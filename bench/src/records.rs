@@ -4,11 +4,11 @@ use mana_sync_servers::Options;
 use mana_sync_servers::cluster::DATABASE;
 use postgres::Client;
 use postgres::types::ToSql;
-use serde_json::{Value, json};
 
 use crate::Result;
+use crate::report::{Contract, Part};
 use crate::server::{server, write_histories};
-use crate::times::Times;
+use crate::times::{Times, rounds};
 
 /// Records of the user, of 10 changes each on average.
 const RECORDS: i32 = 10_000;
@@ -19,13 +19,12 @@ const OURS: &str = "SELECT table_name, record_id, data FROM mana_sync.records('a
 const THEIRS: &str = include_str!("../merge.sql");
 
 /// The plain role reads under row security, the owner without it.
-pub fn records(rounds: usize) -> Result<Value> {
+pub fn records(count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     let (mut app, mut owner) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let changes = write_histories(&mut owner, "ann", RECORDS)? as usize;
     // A compilation takes longer than it saves here; ours does without by itself.
     owner.batch_execute("SET jit = off")?;
-    let version: String = owner.query_one("SHOW server_version", &[])?.get(0);
     let user: [&(dyn ToSql + Sync); 2] = [&"ann", &"app"];
     let merged = sorted(&mut app, OURS, &[])?;
     assert!(merged == sorted(&mut owner, THEIRS, &user)?, "the merge in SQL says something else");
@@ -33,28 +32,25 @@ pub fn records(rounds: usize) -> Result<Value> {
     let (ours, theirs) = (app.prepare(&size(OURS))?, owner.prepare(&size(THEIRS))?);
     let one = app.prepare("SELECT count(*) FROM mana_sync.records('ann', 'app', record_id => $1)")?;
     let ids: Vec<&str> = merged.iter().step_by(merged.len() / SINGLES as usize).map(|(_, id, _)| id.as_str()).collect();
-    let mut merges = Times::new("mana_sync.records, the plain role");
-    let mut selects = Times::new("the same merge in SQL, the owner");
-    let mut singles = Times::new("mana_sync.records of one record");
-    for round in 0..=rounds {
-        merges.measure(|| expect(app.query_one(&ours, &[])?.get(0), merged.len()))?;
-        selects.measure(|| expect(owner.query_one(&theirs, &user)?.get(0), merged.len()))?;
-        singles.measure(|| ids.iter().try_for_each(|id| expect(app.query_one(&one, &[id])?.get(0), 1)))?;
-        if round == 0 {
-            // That was to warm up.
-            [&mut merges, &mut selects, &mut singles].into_iter().for_each(|times| times.seconds.clear());
-        }
-    }
-    singles.seconds.iter_mut().for_each(|seconds| *seconds /= ids.len() as f64);
-    println!(
-        "\nrecords of {changes} changes of {RECORDS} records, {} of them alive, PostgreSQL {version}, {rounds} rounds",
-        merged.len()
-    );
-    println!("  {:5.2} x the merge in SQL (contract: 3)", selects.spread().0 / merges.spread().0);
-    [&merges, &selects].into_iter().for_each(|times| times.print_ms());
-    singles.print_ms();
-    Ok(json!({"what": "records", "server": version, "changes": changes, "records": merged.len(),
-              "times": [merges.json(), selects.json(), singles.json()]}))
+    let mut times = [
+        Times::new("records of 100,000 changes"),
+        Times::new("the same merge in SQL, as the owner"),
+        Times::new("records of one record"),
+    ];
+    rounds(count, &mut times, |_, alternative, times| {
+        times.measure(|| match alternative {
+            0 => expect(app.query_one(&ours, &[])?.get(0), merged.len()),
+            1 => expect(owner.query_one(&theirs, &user)?.get(0), merged.len()),
+            _ => ids.iter().try_for_each(|id| expect(app.query_one(&one, &[id])?.get(0), 1)),
+        })
+    })?;
+    times[2].seconds.iter_mut().for_each(|seconds| *seconds /= ids.len() as f64);
+    let alive = merged.len();
+    let mut part =
+        Part::new("records", format!("{changes} changes of {RECORDS} records, {alive} of them alive, {count} rounds"));
+    part.compare(&times[0], &times[1], Some(Contract::AtLeast(3.0)));
+    times.iter().for_each(|times| part.duration(times));
+    Ok(part)
 }
 
 /// Table, id and data of each record.

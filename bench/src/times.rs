@@ -1,57 +1,85 @@
-//! Times of rounds, and how they are told.
+//! Times of rounds.
 
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// Times of the alternatives of one comparison, in rounds.
+/// Times of one of the alternatives that are measured in turns.
 pub struct Times {
     /// What was measured.
-    pub name: &'static str,
+    pub name: String,
     /// Of each round.
     pub seconds: Vec<f64>,
 }
 
+/// The median of the rounds, the least and the greatest.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The least.
+    pub least: f64,
+    /// The greatest.
+    pub greatest: f64,
+}
+
+impl Spread {
+    /// Of at least one value.
+    pub fn of(mut values: Vec<f64>) -> Spread {
+        values.sort_by(f64::total_cmp);
+        Spread { median: values[values.len() / 2], least: values[0], greatest: values[values.len() - 1] }
+    }
+
+    /// Of values that a greater one of these gives a smaller one of, or a multiple.
+    pub fn map(self, f: impl Fn(f64) -> f64) -> Spread {
+        let (a, b) = (f(self.least), f(self.greatest));
+        Spread { median: f(self.median), least: a.min(b), greatest: a.max(b) }
+    }
+}
+
 impl Times {
     /// No round yet.
-    pub fn new(name: &'static str) -> Times {
-        Times { name, seconds: Vec::new() }
+    pub fn new(name: impl Into<String>) -> Times {
+        Times { name: name.into(), seconds: Vec::new() }
     }
 
     /// A round.
-    pub fn measure(&mut self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    pub fn measure<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
-        work()?;
+        let result = work()?;
         self.seconds.push(start.elapsed().as_secs_f64());
+        Ok(result)
+    }
+
+    /// Of all rounds.
+    pub fn spread(&self) -> Spread {
+        Spread::of(self.seconds.clone())
+    }
+}
+
+/// Runs rounds of alternatives in turns, after one that warms up and is not counted.
+pub fn rounds(
+    count: usize,
+    times: &mut [Times],
+    mut work: impl FnMut(usize, usize, &mut Times) -> Result<()>,
+) -> Result<()> {
+    for round in 0..=count {
+        for (i, times) in times.iter_mut().enumerate() {
+            work(round, i, times)?;
+            if round == 0 {
+                times.seconds.clear();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// [`rounds`] of what tells its seconds itself.
+pub fn in_turns(count: usize, times: &mut [Times], mut work: impl FnMut(usize) -> Result<f64>) -> Result<()> {
+    rounds(count, times, |_, i, times| {
+        times.seconds.push(work(i)?);
         Ok(())
-    }
-
-    /// The median, the least and the greatest.
-    pub fn spread(&self) -> (f64, f64, f64) {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1])
-    }
-
-    /// Prints how many of `of` things were done in a second.
-    pub fn print(&self, of: usize) {
-        let (median, least, greatest) = self.spread();
-        let rate = |seconds: f64| of as f64 / seconds;
-        println!("  {:58} {:>9.0}/s  ({:.0} to {:.0})", self.name, rate(median), rate(greatest), rate(least));
-    }
-
-    /// Prints how long it took.
-    pub fn print_ms(&self) {
-        let (median, least, greatest) = self.spread();
-        let ms = |seconds: f64| seconds * 1000.0;
-        println!("  {:58} {:>9.2} ms  ({:.2} to {:.2})", self.name, ms(median), ms(least), ms(greatest));
-    }
-
-    /// For the file.
-    pub fn json(&self) -> Value {
-        let (median, least, greatest) = self.spread();
-        json!({"name": self.name, "median": median, "least": least, "greatest": greatest})
-    }
+    })
 }

@@ -7,35 +7,27 @@ use std::time::{Duration, Instant};
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Options};
 use postgres::Client;
-use serde_json::{Value, json};
 
 use crate::Result;
+use crate::report::{Contract, Part};
 use crate::server::server;
-use crate::times::Times;
+use crate::times::{Times, in_turns};
 
 /// Clients that write at once.
 const CLIENTS: usize = 32;
 
 /// Throughput of writers of single rows, with the worker and without.
-pub fn wakeups(rounds: usize) -> Result<Value> {
-    let options = || Options::default().set("synchronous_commit", "off").set("max_connections", "60");
+pub fn wakeups(count: usize) -> Result<Part> {
+    let options = || Options::default().set("synchronous_commit", "off");
     let with =
         server(options().set("shared_preload_libraries", "mana_sync").set("mana_sync.wakeup_databases", DATABASE))?;
     let without = server(options().set("shared_preload_libraries", "mana_sync"))?;
-    let mut times = [(Times::new("with wake-ups"), &with), (Times::new("without"), &without)];
-    for round in 0..=rounds {
-        for (times, cluster) in &mut times {
-            let rate = throughput(cluster, Duration::from_secs(2))?;
-            if round > 0 {
-                times.seconds.push(1.0 / rate);
-            }
-        }
-    }
-    let [(with, _), (without, _)] = &times;
-    println!("\nrecord_change, {CLIENTS} clients, synchronous_commit off, {rounds} rounds of 2 s");
-    println!("  {:5.3} x without the worker (to be at least 0.95)", without.spread().0 / with.spread().0);
-    [with, without].into_iter().for_each(|times| times.print(1));
-    Ok(json!({"what": "wake-ups", "clients": CLIENTS, "times": [with.json(), without.json()]}))
+    let mut times = [Times::new("record_change with wake-ups"), Times::new("record_change without")];
+    in_turns(count, &mut times, |i| Ok(1.0 / throughput([&with, &without][i], Duration::from_secs(2))?))?;
+    let mut part = Part::new("wakeups", format!("{CLIENTS} clients, synchronous_commit off, {count} rounds of 2 s"));
+    part.compare(&times[0], &times[1], Some(Contract::AtLeast(0.95)));
+    times.iter().for_each(|times| part.rate(times, 1));
+    Ok(part)
 }
 
 /// Transactions a second.

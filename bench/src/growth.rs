@@ -1,0 +1,197 @@
+//! What pulls and pushes cost as the log grows, with the number of spaces, beside transactions that stay open, and beside
+//! writers whose commits are not on disk yet.
+
+use std::thread;
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::process::wait_until;
+use mana_sync_servers::{Cluster, Options};
+use postgres::Client;
+
+use crate::Result;
+use crate::report::{Contract, Part};
+use crate::server::{Script, fill, pgbench, server};
+use crate::single::{ORIGINAL, RECORD_CHANGE};
+use crate::times::{Times, in_turns};
+
+const SECONDS: u32 = 1;
+/// Transactions that have an id and stay open.
+const IDLE: usize = 100;
+/// A user with a few rows.
+const USER: &str = "user5";
+/// Spaces of very different sizes.
+const SPACES: [&str; 3] = ["space1", "space10", "space100"];
+
+const PULL: &str =
+    "SELECT * FROM mana_sync.changes_since(:user, 'app', since => :cursor, page_size => 1000, space_ids => :spaces)";
+const ORIGINAL_PULL: &str = "BEGIN;
+SELECT set_config('app.current_user_id', :user, true);
+SELECT set_config('app.current_user_space_ids', :list, true);
+SELECT id, table_name, record_id, op, data, field_timestamps, client_id, created_at, schema_version, space_id, actor FROM original.sync_changes WHERE (user_id = :user OR space_id = ANY(:spaces)) AND app_id = 'app' AND created_at > :since AND client_id != '' ORDER BY created_at ASC LIMIT 1000;
+COMMIT;";
+
+/// Logs of these sizes, in rows of others; 10 M only when asked for.
+fn sizes() -> Vec<u64> {
+    let most = std::env::var("ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
+    [10_000, 100_000, 1_000_000, 10_000_000].into_iter().filter(|&rows| rows <= most).collect()
+}
+
+/// Ratios of the largest log to the smallest, and the other ratios at the largest.
+pub fn growth(count: usize) -> Result<Part> {
+    let sizes = sizes();
+    let (smallest, largest) = (sizes[0], sizes[sizes.len() - 1]);
+    let mut part = Part::new("growth", format!("{largest} rows of others, {count} rounds of {SECONDS} s by pgbench"));
+    let (small, large) = (server(Options::default())?, server(Options::default())?);
+    fill(&mut small.superuser(DATABASE), "others", 0..smallest, 1000)?;
+    let mut filled = 0;
+    for size in sizes {
+        fill(&mut large.superuser(DATABASE), "others", filled..size, 1000)?;
+        filled = size;
+        let reader = Reader::new(&large, USER, &SPACES)?;
+        let mut times = [Times::new(format!("empty pull of 3 spaces, {size} rows")), Times::new("the original")];
+        in_turns(count, &mut times, |i| if i == 0 { reader.pull(&large) } else { reader.original_pull(&large) })?;
+        part.point("empty pull against log size", "changes_since", size as f64, times[0].spread().median * 1000.0);
+        part.point("empty pull against log size", "the original", size as f64, times[1].spread().median * 1000.0);
+        // As the contract has it, and otherwise for the record.
+        let contract = (size == 1_000_000).then_some(Contract::AtLeast(30.0));
+        part.compare(&times[0], &times[1], contract);
+        times.iter().for_each(|times| part.duration(times));
+    }
+    against_size(&mut part, (&small, smallest), (&large, largest), count)?;
+    spaces(&mut part, &large, count)?;
+    idle(&mut part, &large, count)?;
+    flush(&mut part, &large, count)?;
+    Ok(part)
+}
+
+/// The same in a small log and in a large one.
+fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64), count: usize) -> Result<()> {
+    let clusters = [large, small];
+    let readers = [Reader::new(large.0, USER, &SPACES)?, Reader::new(small.0, USER, &SPACES)?];
+    let mut times = clusters.map(|(_, rows)| Times::new(format!("empty pull of 3 spaces, {rows} rows of others")));
+    in_turns(count, &mut times, |i| readers[i].pull(clusters[i].0))?;
+    part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
+    let mut times = clusters.map(|(_, rows)| Times::new(format!("record_change, {rows} rows of others")));
+    in_turns(count, &mut times, |i| pgbench(clusters[i].0, &RECORD_CHANGE, 1, SECONDS, "-c synchronous_commit=off"))?;
+    part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
+    let mut times = clusters.map(|(_, rows)| Times::new(format!("the original's transaction, {rows} rows of others")));
+    in_turns(count, &mut times, |i| pgbench(clusters[i].0, &ORIGINAL, 1, SECONDS, "-c synchronous_commit=off"))?;
+    part.compare(&times[0], &times[1], None);
+    Ok(())
+}
+
+/// A user in 1, 10, 100 and 1,000 spaces.
+fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
+    let numbers = [1, 10, 100, 1000];
+    let mut readers = Vec::new();
+    for number in numbers {
+        let spaces: Vec<String> = (0..number).map(|i| format!("space{i}")).collect();
+        readers.push(Reader::new(cluster, USER, &spaces)?);
+    }
+    let mut times = numbers.map(|number| Times::new(format!("empty pull of {number} spaces")));
+    in_turns(count, &mut times, |i| readers[i].pull(cluster))?;
+    part.compare(&times[3], &times[2], Some(Contract::AtMost(3.0)));
+    for (times, number) in times.iter().zip(numbers) {
+        part.duration(times);
+        part.point("empty pull against spaces", "changes_since", f64::from(number), times.spread().median * 1000.0);
+    }
+    Ok(())
+}
+
+/// Beside connections that have a transaction id and do nothing.
+fn idle(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
+    let mut clients: Vec<Client> = (0..IDLE).map(|_| cluster.app(DATABASE)).collect();
+    let all: Vec<String> = (0..100).map(|i| format!("space{i}")).collect();
+    for (number, spaces) in [(3, SPACES.map(String::from).to_vec()), (100, all)] {
+        let mut times = [
+            Times::new(format!("empty pull of {number} spaces beside {IDLE} open transactions")),
+            Times::new("the same beside none"),
+        ];
+        in_turns(count, &mut times, |alternative| {
+            if alternative == 0 {
+                for client in &mut clients {
+                    client.batch_execute("BEGIN; SELECT pg_current_xact_id()")?;
+                }
+            }
+            let seconds = Reader::new(cluster, USER, &spaces)?.pull(cluster)?;
+            if alternative == 0 {
+                for client in &mut clients {
+                    client.batch_execute("COMMIT")?;
+                }
+            }
+            Ok(seconds)
+        })?;
+        part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
+        times.iter().for_each(|times| part.duration(times));
+    }
+    Ok(())
+}
+
+/// What it costs that a cursor names only what is on disk, beside writers who do not wait for that.
+fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
+    let mut times = [
+        Times::new("empty pull beside 4 writers with synchronous_commit off"),
+        Times::new("the same with fsync off: no flush"),
+    ];
+    in_turns(count, &mut times, |alternative| {
+        cluster.configure(&[("fsync", if alternative == 0 { "on" } else { "off" })]);
+        cluster.reload();
+        let mut superuser = cluster.superuser(DATABASE);
+        wait_until("fsync is changed", || {
+            let row = superuser.query_one("SHOW fsync", &[]).expect("a setting is readable");
+            row.get::<_, &str>(0) == if alternative == 0 { "on" } else { "off" }
+        });
+        let reader = Reader::new(cluster, USER, &SPACES)?;
+        Ok(thread::scope(|scope| {
+            let writers = scope.spawn(|| {
+                pgbench(cluster, &RECORD_CHANGE, 4, SECONDS + 1, "-c synchronous_commit=off").map_err(|e| e.to_string())
+            });
+            let pull = reader.pull(cluster).map_err(|error| error.to_string());
+            writers.join().expect("no panic").and(pull)
+        })?)
+    })?;
+    cluster.configure(&[("fsync", "on")]);
+    cluster.reload();
+    part.compare(&times[0], &times[1], None);
+    times.iter().for_each(|times| part.duration(times));
+    Ok(())
+}
+
+/// A device that has everything.
+struct Reader {
+    user: String,
+    spaces: Vec<String>,
+    cursor: String,
+    since: String,
+}
+
+impl Reader {
+    fn new(cluster: &Cluster, user: &str, spaces: &[impl AsRef<str>]) -> Result<Reader> {
+        let spaces: Vec<String> = spaces.iter().map(|space| space.as_ref().into()).collect();
+        let mut client = cluster.app(DATABASE);
+        let page = client.prepare(
+            "SELECT cursor FROM mana_sync.changes_since($1, 'app', since => $2, page_size => 5000, space_ids => $3)",
+        )?;
+        let mut cursor: Option<String> = None;
+        while let Some(last) = client.query(&page, &[&user, &cursor, &spaces])?.last() {
+            cursor = last.get(0);
+        }
+        let now = "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let since = client.query_one(now, &[])?.get(0);
+        Ok(Reader { user: user.into(), spaces, cursor: cursor.ok_or("a reader without a row")?, since })
+    }
+
+    /// Seconds of an empty pull.
+    fn pull(&self, cluster: &Cluster) -> Result<f64> {
+        let spaces = format!("{{{}}}", self.spaces.join(","));
+        let variables = [("user", self.user.as_str()), ("cursor", &self.cursor), ("spaces", &spaces)];
+        pgbench(cluster, &Script { sql: PULL, as_owner: false, variables: &variables }, 1, SECONDS, "")
+    }
+
+    fn original_pull(&self, cluster: &Cluster) -> Result<f64> {
+        let (list, spaces) = (self.spaces.join(","), format!("{{{}}}", self.spaces.join(",")));
+        let variables =
+            [("user", self.user.as_str()), ("since", &self.since), ("spaces", &spaces), ("list", list.as_str())];
+        pgbench(cluster, &Script { sql: ORIGINAL_PULL, as_owner: false, variables: &variables }, 1, SECONDS, "")
+    }
+}

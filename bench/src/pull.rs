@@ -1,0 +1,271 @@
+//! First syncs of 200,000 rows, page by page, beside the original and beside bare scans of the index.
+
+use mana_sync_servers::cluster::DATABASE;
+use mana_sync_servers::{Cluster, Options};
+use postgres::{Client, Statement};
+
+use crate::Result;
+use crate::report::{Contract, Part};
+use crate::server::{fill, server};
+use crate::times::{Spread, Times, rounds};
+
+/// Rows of a first sync.
+const ROWS: u64 = 200_000;
+/// Rows of a page.
+const PAGE: i64 = 1000;
+/// Rows of others around them.
+const OTHERS: u64 = 400_000;
+/// The first, and the last, pages that are compared: one alone is too short to tell.
+const ENDS: usize = 10;
+
+/// Ratios for rows that were written one a transaction, and 1,000 a transaction.
+pub fn pull(count: usize) -> Result<Vec<Part>> {
+    let cluster = server(Options::default())?;
+    let mut owner = cluster.superuser(DATABASE);
+    let mut parts = Vec::new();
+    fill(&mut owner, "others", 0..OTHERS, 1000)?;
+    for batch in [1, 1000] {
+        fill(&mut owner, "walks", 0..2 * ROWS, batch)?;
+    }
+    for batch in [1, 1000] {
+        parts.push(part(&cluster, batch, count)?);
+    }
+    Ok(parts)
+}
+
+/// Which rows are read.
+struct Source {
+    user: String,
+    spaces: Vec<String>,
+}
+
+fn part(cluster: &Cluster, batch: u64, count: usize) -> Result<Part> {
+    let own = Source { user: format!("own{batch}"), spaces: Vec::new() };
+    let one = Source { user: "reader".into(), spaces: vec![format!("one{batch}")] };
+    let many = Source { user: "reader".into(), spaces: (0..100).map(|i| format!("many{i}_{batch}")).collect() };
+    let mut ours = Ours::new(cluster.app(DATABASE))?;
+    let mut original = Original::new(cluster.app(DATABASE))?;
+    let mut bare = Bare::new(cluster.superuser(DATABASE), &own.user)?;
+    let of = if batch == 1 { "rows of one-row transactions" } else { "rows of transactions of 1,000" };
+    let mut times = [
+        Times::new(format!("first sync by changes_since, {of}")),
+        Times::new("the bare index scan, as the owner"),
+        Times::new(format!("first sync by pull (JSON), {of}")),
+        Times::new("the bare index scan with json functions, as the owner"),
+        Times::new(format!("first sync of one space, {of}")),
+        Times::new(format!("first sync of 100 spaces, {of}")),
+        Times::new("the original"),
+        Times::new(format!("last {ENDS} pages, {of}")),
+        Times::new(format!("first {ENDS} pages")),
+    ];
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    let mut pages: Vec<Vec<f64>> = Vec::new();
+    rounds(count, &mut times, |round, alternative, times| {
+        match alternative {
+            0 => {
+                let each = times.measure(|| ours.walk(&own))?;
+                if round > 0 {
+                    first.push(each[..ENDS].iter().sum());
+                    last.push(each[each.len() - ENDS..].iter().sum());
+                    pages.push(each);
+                }
+            }
+            1 => times.measure(|| bare.walk(false))?,
+            2 => times.measure(|| ours.walk_json(&own, round == 0))?,
+            3 => times.measure(|| bare.walk(true))?,
+            4 => drop(times.measure(|| ours.walk(&one))?),
+            5 => drop(times.measure(|| ours.walk(&many))?),
+            // Once: a walk of it takes longer than all others together.
+            6 if round == count => times.measure(|| original.walk(&own))?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    times[7].seconds = last;
+    times[8].seconds = first;
+    let mut part = Part::new(
+        "pull",
+        format!("{ROWS} rows in pages of {PAGE} among {} others, {of}, {count} rounds", OTHERS + 3 * ROWS),
+    );
+    let [walk, scan, json, json_scan, one_space, many_spaces, old, ends, starts] = &times;
+    part.compare(walk, old, Some(Contract::AtLeast(20.0)));
+    part.compare(walk, scan, Some(Contract::AtLeast(0.7)));
+    part.compare(json, json_scan, Some(Contract::AtLeast(0.8)));
+    part.compare(many_spaces, one_space, Some(Contract::AtMost(2.0)));
+    part.compare(ends, starts, Some(Contract::AtMost(1.2)));
+    times.iter().for_each(|times| part.duration(times));
+    for page in 0..(ROWS as i64 / PAGE) as usize {
+        let spread = Spread::of(pages.iter().map(|each| each[page]).collect());
+        part.point("page cost along a first sync", of, page as f64 + 1.0, spread.median * 1000.0);
+    }
+    Ok(part)
+}
+
+/// `changes_since` and `pull`.
+struct Ours {
+    client: Client,
+    changes_since: Statement,
+    pull: Statement,
+}
+
+impl Ours {
+    fn new(mut client: Client) -> Result<Ours> {
+        let changes_since = client.prepare(
+            "SELECT * FROM mana_sync.changes_since($1, 'app', since => $2, page_size => $3, space_ids => $4)",
+        )?;
+        let pull =
+            client.prepare("SELECT mana_sync.pull($1, 'app', since => $2, page_size => $3, space_ids => $4)::text")?;
+        Ok(Ours { client, changes_since, pull })
+    }
+
+    /// Seconds of each page.
+    fn walk(&mut self, source: &Source) -> Result<Vec<f64>> {
+        let (mut cursor, mut rows, mut pages) = (None::<String>, 0, Times::new("pages"));
+        loop {
+            let page = pages.measure(|| {
+                let parameters: [&(dyn postgres::types::ToSql + Sync); 4] =
+                    [&source.user, &cursor, &(PAGE as i32), &source.spaces];
+                Ok(self.client.query(&self.changes_since, &parameters)?)
+            })?;
+            rows += page.len() as u64;
+            match page.last() {
+                Some(last) => cursor = last.get("cursor"),
+                None => break,
+            }
+        }
+        assert_eq!(rows, ROWS);
+        // The last one was empty.
+        pages.seconds.pop();
+        Ok(pages.seconds)
+    }
+
+    fn walk_json(&mut self, source: &Source, count_them: bool) -> Result<()> {
+        let (mut cursor, mut rows) = (None::<String>, 0);
+        loop {
+            let parameters: [&(dyn postgres::types::ToSql + Sync); 4] =
+                [&source.user, &cursor, &(PAGE as i32), &source.spaces];
+            let row = self.client.query_one(&self.pull, &parameters)?;
+            let page: &str = row.get(0);
+            if count_them {
+                rows += page.matches("{\"eventId\": ").count() as u64;
+            }
+            // Behind the changes, whatever they say.
+            let (_, end) = page.rsplit_once("\"syncedUntil\": \"").ok_or("a response without a cursor")?;
+            let (next, rest) = end.split_once('"').ok_or("a cursor without an end")?;
+            cursor = Some(next.into());
+            if !rest.contains("true") {
+                break;
+            }
+        }
+        assert!(!count_them || rows == ROWS, "{rows} rows");
+        Ok(())
+    }
+}
+
+/// The least that reads the same rows in the same pages: where each begins is known beforehand.
+struct Bare {
+    client: Client,
+    user: String,
+    rows: Statement,
+    json: Statement,
+    /// The row before each page.
+    positions: Vec<(String, i64)>,
+}
+
+impl Bare {
+    fn new(mut client: Client, user: &str) -> Result<Bare> {
+        // Left to itself the planner takes another index, and sorts.
+        client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")?;
+        const FROM: &str = "FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app' AND epoch = 1
+            AND (xact, seq) > ($2::text::xid8, $3) ORDER BY xact, seq LIMIT 1000";
+        let rows = client.prepare(&format!(
+            "SELECT id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
+                    schema_version, space_id, actor
+             {FROM}"
+        ))?;
+        let json = client.prepare(&format!(
+            "SELECT json_agg(json_build_object('eventId', id, 'schemaVersion', schema_version, 'table', table_name,
+                 'id', record_id, 'op', op, 'data', data, 'fieldTimestamps', field_timestamps, 'spaceId', space_id,
+                 'actor', actor))::text
+             FROM (SELECT * {FROM}) AS page"
+        ))?;
+        let plan = client.query(
+            &format!(
+                "EXPLAIN {}",
+                "SELECT * ".to_owned() + &FROM.replace("$1", "'own'").replace("$2", "'1'").replace("$3", "1")
+            ),
+            &[],
+        )?;
+        let plan: Vec<&str> = plan.iter().map(|row| row.get(0)).collect();
+        assert!(plan[1].contains("Index Scan using sync_changes_own_idx"), "{plan:?}");
+        let mut positions = vec![("0".to_string(), 0)];
+        let ends = client.query(
+            "SELECT xact::text, seq FROM (
+                 SELECT xact, seq, row_number() OVER (ORDER BY xact, seq) AS n
+                 FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app') AS numbered
+             WHERE n % 1000 = 0 ORDER BY n",
+            &[&user],
+        )?;
+        positions.extend(ends.iter().map(|row| (row.get(0), row.get(1))));
+        // Behind the last row.
+        positions.pop();
+        Ok(Bare { client, user: user.into(), rows, json, positions })
+    }
+
+    fn walk(&mut self, as_json: bool) -> Result<()> {
+        let mut rows = 0;
+        for (xact, seq) in &self.positions {
+            if as_json {
+                let row = self.client.query_one(&self.json, &[&self.user, xact, seq])?;
+                assert!(!row.get::<_, &str>(0).is_empty());
+                rows += PAGE as u64;
+            } else {
+                rows += self.client.query(&self.rows, &[&self.user, xact, seq])?.len() as u64;
+            }
+        }
+        assert_eq!(rows, ROWS);
+        Ok(())
+    }
+}
+
+/// The store that was replaced: a transaction with its two settings for each page.
+struct Original {
+    client: Client,
+    set_user: Statement,
+    set_spaces: Statement,
+    select: Statement,
+}
+
+impl Original {
+    fn new(mut client: Client) -> Result<Original> {
+        let set_user = client.prepare("SELECT set_config('app.current_user_id', $1, true)")?;
+        let set_spaces = client.prepare("SELECT set_config('app.current_user_space_ids', $1, true)")?;
+        let select = client.prepare(
+            "SELECT id, table_name, record_id, op, data, field_timestamps, client_id, created_at, schema_version, space_id, actor
+             FROM original.sync_changes
+             WHERE (user_id = $1 OR space_id = ANY($5)) AND app_id = $2 AND created_at > $3 AND client_id != $4
+             ORDER BY created_at ASC
+             LIMIT 1000",
+        )?;
+        Ok(Original { client, set_user, set_spaces, select })
+    }
+
+    fn walk(&mut self, source: &Source) -> Result<()> {
+        let (mut since, mut rows) = (std::time::SystemTime::UNIX_EPOCH, 0);
+        loop {
+            let mut transaction = self.client.transaction()?;
+            transaction.execute(&self.set_user, &[&source.user])?;
+            transaction.execute(&self.set_spaces, &[&source.spaces.join(",")])?;
+            let page = transaction.query(&self.select, &[&source.user, &"app", &since, &"", &source.spaces])?;
+            transaction.commit()?;
+            rows += page.len() as u64;
+            match page.last() {
+                Some(last) => since = last.get("created_at"),
+                None => break,
+            }
+        }
+        // It may lose some whose time is the same as that of the last row of a page.
+        assert!(rows > ROWS * 9 / 10, "the original delivered {rows} rows");
+        Ok(())
+    }
+}

@@ -1,0 +1,215 @@
+//! What was measured, as it is printed and written to a file.
+
+use serde::{Deserialize, Serialize};
+
+use crate::times::{Spread, Times};
+
+/// Everything that a run measured.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Report {
+    /// Processor, cores, kernel.
+    pub machine: String,
+    /// The server's version, and its settings that matter.
+    pub server: String,
+    /// In the order in which they were measured.
+    pub parts: Vec<Part>,
+}
+
+/// One part of the benchmark.
+#[derive(Default, Serialize, Deserialize)]
+pub struct Part {
+    /// Its name on the command line.
+    pub name: String,
+    /// Under what it was measured.
+    pub about: String,
+    /// When (in UTC), and the commit of the sources.
+    pub of: String,
+    /// Ratios.
+    pub comparisons: Vec<Comparison>,
+    /// What was measured of each side, and by itself.
+    pub figures: Vec<Figure>,
+    /// For the plots.
+    pub curves: Vec<Curve>,
+}
+
+/// One thing beside another, measured in turns.
+#[derive(Serialize, Deserialize)]
+pub struct Comparison {
+    /// What is measured.
+    pub what: String,
+    /// Beside what.
+    pub against: String,
+    /// Of the medians. How many times as fast (or as small) as the other; where the contract has an upper limit: how many
+    /// times as slow.
+    pub ratio: f64,
+    /// The same of each round.
+    pub of_rounds: Spread,
+    /// What it is to be.
+    pub contract: Option<Contract>,
+}
+
+/// A limit of a ratio.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub enum Contract {
+    /// Not less.
+    AtLeast(f64),
+    /// Not more.
+    AtMost(f64),
+}
+
+impl Comparison {
+    /// Of rounds that were measured in turns.
+    pub fn new(ours: &Times, theirs: &Times, contract: Option<Contract>) -> Comparison {
+        let ratio = |ours: f64, theirs: f64| match contract {
+            Some(Contract::AtMost(_)) => ours / theirs,
+            _ => theirs / ours,
+        };
+        let rounds = ours.seconds.iter().zip(&theirs.seconds).map(|(&ours, &theirs)| ratio(ours, theirs)).collect();
+        Comparison {
+            what: ours.name.clone(),
+            against: theirs.name.clone(),
+            ratio: ratio(ours.spread().median, theirs.spread().median),
+            of_rounds: Spread::of(rounds),
+            contract,
+        }
+    }
+
+    /// Whether the contract is met; true where there is none.
+    pub fn is_met(&self) -> bool {
+        match self.contract {
+            Some(Contract::AtLeast(limit)) => self.ratio >= limit,
+            Some(Contract::AtMost(limit)) => self.ratio <= limit,
+            None => true,
+        }
+    }
+
+    /// The contract in words.
+    pub fn limit(&self) -> String {
+        match self.contract {
+            Some(Contract::AtLeast(limit)) => format!("at least {limit}"),
+            Some(Contract::AtMost(limit)) => format!("at most {limit}"),
+            None => String::new(),
+        }
+    }
+}
+
+/// An absolute figure.
+#[derive(Serialize, Deserialize)]
+pub struct Figure {
+    /// What it is of.
+    pub what: String,
+    /// In the unit.
+    pub value: Spread,
+    /// `ms`, `/s`, `MB`, …
+    pub unit: String,
+}
+
+impl Figure {
+    /// Something that was measured once.
+    pub fn once(what: impl Into<String>, value: f64, unit: &str) -> Figure {
+        Figure { what: what.into(), value: Spread::of(vec![value]), unit: unit.into() }
+    }
+}
+
+/// A line of a plot.
+#[derive(Serialize, Deserialize)]
+pub struct Curve {
+    /// Which plot it is a line of.
+    pub plot: String,
+    /// What its points are of.
+    pub name: String,
+    /// From left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl Part {
+    /// Nothing measured yet.
+    pub fn new(name: &str, about: impl Into<String>) -> Part {
+        Part { name: name.into(), about: about.into(), ..Part::default() }
+    }
+
+    /// Adds a ratio.
+    pub fn compare(&mut self, ours: &Times, theirs: &Times, contract: Option<Contract>) {
+        self.comparisons.push(Comparison::new(ours, theirs, contract));
+    }
+
+    /// Adds how many of `of` things were done in a second.
+    pub fn rate(&mut self, times: &Times, of: usize) {
+        let value = times.spread().map(|seconds| of as f64 / seconds);
+        self.figures.push(Figure { what: times.name.clone(), value, unit: "/s".into() });
+    }
+
+    /// Adds how long it took.
+    pub fn duration(&mut self, times: &Times) {
+        let value = times.spread().map(|seconds| seconds * 1000.0);
+        self.figures.push(Figure { what: times.name.clone(), value, unit: "ms".into() });
+    }
+
+    /// Adds a point to a line of a plot.
+    pub fn point(&mut self, plot: &str, name: &str, x: f64, y: f64) {
+        match self.curves.iter_mut().find(|curve| curve.plot == plot && curve.name == name) {
+            Some(curve) => curve.points.push((x, y)),
+            None => self.curves.push(Curve { plot: plot.into(), name: name.into(), points: vec![(x, y)] }),
+        }
+    }
+
+    /// Ratios first.
+    pub fn print(&self) {
+        println!("\n{}: {}", self.name, self.about);
+        for comparison in &self.comparisons {
+            let Spread { least, greatest, .. } = comparison.of_rounds;
+            println!(
+                "  {:>8} x  ({} to {}) {:14} {}",
+                digits(comparison.ratio),
+                digits(least),
+                digits(greatest),
+                match (comparison.contract, comparison.is_met()) {
+                    (None, _) => String::new(),
+                    (_, true) => format!("{}: met", comparison.limit()),
+                    (_, false) => format!("{}: NOT MET", comparison.limit()),
+                },
+                format_args!("{}, beside {}", comparison.what, comparison.against),
+            );
+        }
+        for Figure { what, value, unit } in &self.figures {
+            let spread = match value.least == value.greatest {
+                true => String::new(),
+                false => format!("({} to {})", digits(value.least), digits(value.greatest)),
+            };
+            println!("  {:>8} {unit:5} {spread:20} {what}", digits(value.median));
+        }
+    }
+}
+
+impl Report {
+    /// Parts that were measured now, in the place of those of the same name.
+    pub fn replace(&mut self, name: &str, order: &[&str], parts: Vec<Part>) {
+        self.parts.retain(|part| part.name != name);
+        self.parts.extend(parts);
+        self.parts.sort_by_key(|part| order.iter().position(|name| part.name == *name));
+    }
+
+    /// Ratios of all parts that the contract has a limit for.
+    pub fn contracts(&self) -> impl Iterator<Item = &Comparison> {
+        self.parts.iter().flat_map(|part| &part.comparisons).filter(|comparison| comparison.contract.is_some())
+    }
+}
+
+/// Three significant digits.
+pub fn digits(value: f64) -> String {
+    let decimals = match value.abs() {
+        1000.0.. => return thousands(value.round() as i64),
+        100.0.. => 0,
+        10.0.. => 1,
+        1.0.. => 2,
+        _ => 3,
+    };
+    format!("{value:.decimals$}")
+}
+
+fn thousands(value: i64) -> String {
+    let digits = value.unsigned_abs().to_string();
+    let groups: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
+    format!("{}{}", if value < 0 { "-" } else { "" }, groups.join(","))
+}
