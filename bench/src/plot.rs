@@ -8,7 +8,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
 
 use crate::Result;
-use crate::report::{Curve, Report, digits};
+use crate::report::{Curve, Report, digits, whole};
 
 const SIZE: (u32, u32) = (720, 400);
 const COLOURS: [RGBColor; 4] =
@@ -73,10 +73,14 @@ where
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(12)
+        .margin_right(40)
         .x_label_area_size(40)
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)?;
-    let format = |value: &f64| digits(*value);
+    let format = |value: &f64| match value.fract() == 0.0 {
+        true => whole(*value),
+        false => digits(*value),
+    };
     chart
         .configure_mesh()
         .x_desc(x_name)
@@ -94,6 +98,12 @@ where
             chart.draw_series(curve.points.iter().map(|&point| Circle::new(point, 3, colour.filled())))?;
         }
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.3)).draw()?;
+    let labels = SeriesLabelPosition::UpperLeft;
+    chart
+        .configure_series_labels()
+        .position(labels)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(area.present()?)
 }

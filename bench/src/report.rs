@@ -198,7 +198,7 @@ impl Report {
 /// Three significant digits.
 pub fn digits(value: f64) -> String {
     let decimals = match value.abs() {
-        1000.0.. => return thousands(value.round() as i64),
+        1000.0.. => return whole(value),
         100.0.. => 0,
         10.0.. => 1,
         1.0.. => 2,
@@ -207,9 +207,10 @@ pub fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-fn thousands(value: i64) -> String {
-    let digits = value.unsigned_abs().to_string();
+/// Without decimals, in groups of three digits.
+pub fn whole(value: f64) -> String {
+    let digits = value.abs().round().to_string();
     let groups: Vec<&str> =
         digits.as_bytes().rchunks(3).rev().map(|group| std::str::from_utf8(group).expect("digits")).collect();
-    format!("{}{}", if value < 0 { "-" } else { "" }, groups.join(","))
+    format!("{}{}", if value < 0.0 { "-" } else { "" }, groups.join(","))
 }
