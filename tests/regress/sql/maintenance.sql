@@ -486,5 +486,15 @@ DROP TABLE before, records_before, everybody_before, kept, seen;
 DROP PROCEDURE at;
 DROP FUNCTION pull, quoted, may;
 SELECT mana_sync.revoke_access('regress_app') \g /dev/null
+-- An epoch that is begun is like no other, also where the same number is given again: a machine may be put back twice.
+BEGIN;
+SELECT mana_sync.begin_epoch() AS first \gset
+SELECT fingerprint AS one, secret AS one_secret FROM mana_sync.epochs WHERE number = :first \gset
+ROLLBACK;
+BEGIN;
+SELECT mana_sync.begin_epoch() = :first AS same_number;
+SELECT fingerprint <> :one AS another, secret <> :'one_secret' AS another_secret FROM mana_sync.epochs WHERE number = :first;
+ROLLBACK;
+
 DROP EXTENSION mana_sync;
 DROP ROLE regress_keeper, regress_owner;

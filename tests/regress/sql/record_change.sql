@@ -27,6 +27,18 @@ SELECT count(mana_sync.record_change('edge', 'items', 'empty client', 'ada', NUL
 SELECT record_id, space_id IS NULL AS private, schema_version, field_timestamps, client_id = '' AS no_client, op
     FROM mana_sync.changes_since('ada', 'edge');
 
+-- Whichever of the columns with a default have a value: it is in its place, and the others have their default.
+SELECT count(mana_sync.record_change('sets', 'items', s::text, 'ada', CASE WHEN s & 1 > 0 THEN 'home' END, 'update', 'phone', '{"a": 1}',
+                 CASE WHEN s & 2 > 0 THEN '{"a": "2026-03-01T08:15:00Z"}'::jsonb END, CASE WHEN s & 4 > 0 THEN 7 END,
+                 CASE WHEN s & 8 > 0 THEN '{"agent": "import"}'::jsonb END))
+    FROM generate_series(0, 15) AS s;
+SELECT count(*) AS sets,
+       count(*) FILTER (WHERE space_id IS NOT DISTINCT FROM CASE WHEN s & 1 > 0 THEN 'home' END
+           AND field_timestamps = CASE WHEN s & 2 > 0 THEN '{"a": "2026-03-01T08:15:00Z"}' ELSE '{}' END::jsonb
+           AND schema_version = CASE WHEN s & 4 > 0 THEN 7 ELSE 1 END
+           AND actor IS NOT DISTINCT FROM CASE WHEN s & 8 > 0 THEN '{"agent": "import"}'::jsonb END) AS as_given
+    FROM mana_sync.changes_since('ada', 'sets') CROSS JOIN LATERAL (SELECT record_id::int) AS given (s);
+
 -- data, field_timestamps and actor are stored as they come. JSON's null is not SQL's.
 SELECT count(mana_sync.record_change('json', 'items', 'JSON null', 'ada', NULL, 'insert', 'phone', 'null', 'null', 1, 'null'));
 SELECT count(mana_sync.record_change('json', 'items', 'SQL NULL', 'ada', NULL, 'insert', 'phone', NULL));
@@ -125,5 +137,9 @@ SELECT * FROM outcome($$ SELECT mana_sync.record_change('todo', 'items', 'ro', '
 ROLLBACK;
 
 RESET ROLE;
+-- A superuser, whom row security does not hold, writes no row that is no change either.
+SELECT o.code, o.message FROM (VALUES ('', 'insert'), ('ada', 'upsert'), ('ada', '')) AS row (author, op),
+    outcome(format('INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id) VALUES (%L, %L, %L, %L, %L, %L)',
+                   'todo', 'items', 'r', row.author, row.op, 'phone')) AS o;
 SELECT mana_sync.revoke_access('regress_app') \g /dev/null
 DROP EXTENSION mana_sync;
