@@ -11,5 +11,5 @@ here=$(dirname "${BASH_SOURCE[0]}")
 cd "$MANA_SYNC_ROOT"
 if [ "${1:-}" = pages ]; then exec cargo run -q --release -p mana_sync_bench -- pages; fi
 PROFILE=release "$here/install.sh"
-say 'Measuring (all of it takes about 25 minutes)'
+say 'Measuring (a quarter of an hour with ROUNDS=3)'
 cargo run -q --release -p mana_sync_bench -- "$@"

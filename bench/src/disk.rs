@@ -7,7 +7,6 @@ use postgres::Client;
 use crate::Result;
 use crate::report::{Contract, Figure, Part};
 use crate::server::{fill, server};
-use crate::times::Times;
 
 const ROWS: u64 = 200_000;
 
@@ -18,12 +17,10 @@ pub fn disk() -> Result<Part> {
         let cluster = server(Options::default())?;
         let mut owner = cluster.superuser(DATABASE);
         fill(&mut owner, "others", 0..ROWS, batch)?;
-        let [mut ours, mut theirs] = [format!("a row on disk, {of}"), "the original".into()].map(Times::new);
-        ours.seconds.push(bytes_a_row(&mut owner, "mana_sync.sync_changes")?);
-        theirs.seconds.push(bytes_a_row(&mut owner, "original.sync_changes")?);
-        part.compare(&ours, &theirs, Some(Contract::AtMost(0.9)));
-        part.figures.push(Figure::once(&ours.name, ours.seconds[0], "bytes"));
-        part.figures.push(Figure::once(format!("{}, {of}", theirs.name), theirs.seconds[0], "bytes"));
+        let ours = bytes_a_row(&mut owner, "mana_sync.sync_changes")?;
+        let theirs = bytes_a_row(&mut owner, "original.sync_changes")?;
+        let (what, against) = (format!("a row on disk, {of}"), format!("the original, {of}"));
+        part.compare_figures((&what, ours), (&against, theirs), "bytes", Some(Contract::AtMost(0.9)));
         for row in owner.query(
             "SELECT n.nspname || '.' || c.relname, pg_relation_size(c.oid) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
              WHERE n.nspname IN ('mana_sync', 'original') AND c.relname ~ 'sync_changes' AND c.relkind IN ('r', 'i')

@@ -58,17 +58,18 @@ pub enum Contract {
 }
 
 impl Comparison {
-    /// Of rounds that were measured in turns.
-    pub fn new(ours: &Times, theirs: &Times, contract: Option<Contract>) -> Comparison {
+    /// Of the costs of rounds that were measured in turns.
+    fn new((what, ours): (&str, &[f64]), (against, theirs): (&str, &[f64]), contract: Option<Contract>) -> Comparison {
         let ratio = |ours: f64, theirs: f64| match contract {
             Some(Contract::AtMost(_)) => ours / theirs,
             _ => theirs / ours,
         };
-        let rounds = ours.seconds.iter().zip(&theirs.seconds).map(|(&ours, &theirs)| ratio(ours, theirs)).collect();
+        let rounds = ours.iter().zip(theirs).map(|(&ours, &theirs)| ratio(ours, theirs)).collect();
+        let median = |costs: &[f64]| Spread::of(costs.to_vec()).median;
         Comparison {
-            what: ours.name.clone(),
-            against: theirs.name.clone(),
-            ratio: ratio(ours.spread().median, theirs.spread().median),
+            what: what.into(),
+            against: against.into(),
+            ratio: ratio(median(ours), median(theirs)),
             of_rounds: Spread::of(rounds),
             contract,
         }
@@ -128,9 +129,18 @@ impl Part {
         Part { name: name.into(), about: about.into(), ..Part::default() }
     }
 
-    /// Adds a ratio.
+    /// Adds a ratio of times.
     pub fn compare(&mut self, ours: &Times, theirs: &Times, contract: Option<Contract>) {
+        let (ours, theirs) = ((&*ours.name, &*ours.seconds), (&*theirs.name, &*theirs.seconds));
         self.comparisons.push(Comparison::new(ours, theirs, contract));
+    }
+
+    /// Adds two figures that do not vary, and their ratio.
+    pub fn compare_figures(&mut self, ours: (&str, f64), theirs: (&str, f64), unit: &str, contract: Option<Contract>) {
+        self.comparisons.push(Comparison::new((ours.0, &[ours.1]), (theirs.0, &[theirs.1]), contract));
+        for (what, value) in [ours, theirs] {
+            self.figures.push(Figure::once(what, value, unit));
+        }
     }
 
     /// Adds how many of `of` things were done in a second.
