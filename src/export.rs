@@ -7,7 +7,8 @@ use crate::error::Error;
 use crate::function::{Args, sql_function, text_datum};
 use crate::memory::Context;
 use crate::read::plan_index_scans;
-use crate::scope::{Scope, close_level};
+use crate::scope::Scope;
+use crate::settings::close_level;
 use crate::statement::{Row, Spi, Statement};
 use mana_sync_cursor::Position;
 use pgrx::pg_sys;
@@ -122,8 +123,7 @@ impl Export {
             .collect();
         spi.finish();
         close_level(level);
-        let user = scope.user.clone();
-        scope.leave();
+        let user = scope.user.to_vec();
         let portion = (ROWS_IN_MEMORY / apps.len().max(1)).max(16);
         let columns = memory.run(|| args.result_columns(COLUMNS))?;
         Ok(Export { user, apps, portion, columns })
@@ -147,7 +147,7 @@ impl Export {
 
     /// Reads the next portion of an app, whose rows have all been returned.
     fn fill(&mut self, app: usize) -> Result<(), Error> {
-        let scope = Scope::enter(Some(&self.user), None)?;
+        let _scope = Scope::enter(Some(&self.user), None)?;
         let level = plan_index_scans();
         let spi = Spi::connect();
         let app = &mut self.apps[app];
@@ -171,7 +171,6 @@ impl Export {
         app.more = app.rows.len() == self.portion;
         spi.finish();
         close_level(level);
-        scope.leave();
         Ok(())
     }
 }

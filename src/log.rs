@@ -99,7 +99,6 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
             args.datum(10),
         ],
     );
-    scope.leave();
     Ok(Some(id))
 }
 

@@ -36,7 +36,6 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(6))?;
     let json = respond(&scope, pull, since, false, json)?;
-    scope.leave();
     Ok(Some(json.datum()))
 }
 
@@ -59,14 +58,13 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         push::record(&scope, app, client, &changeset.changes)?;
         json = respond(&scope, pull, changeset.since, !changeset.changes.is_empty(), json)?;
     }
-    scope.leave();
     Ok(Some(json.datum()))
 }
 
 /// Reads a page and writes it into `json`, which was made in the caller's memory. `recorded` is whether the call has recorded
 /// anything, which goes with no resync.
 fn respond(
-    scope: &Scope,
+    scope: &Scope<'_>,
     pull: Pull<'_>,
     since: Option<&[u8]>,
     recorded: bool,

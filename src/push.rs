@@ -5,7 +5,8 @@ use crate::function::{Args, INT4, JSONB, TEXT, UUID, array_datum, nullable_array
 use crate::jsonb::{JsonText, root};
 use crate::log::{empty_object, key, new_id, uuid_datum};
 use crate::read::plan_index_scans;
-use crate::scope::{Scope, close_level};
+use crate::scope::Scope;
+use crate::settings::close_level;
 use crate::statement::{Spi, Statement};
 use crate::wire::{Change, Changeset};
 use pgrx::pg_sys;
@@ -81,7 +82,6 @@ fn push(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     let inserted = record(&scope, app, client, &changeset.changes)?;
-    scope.leave();
     let duplicates = changeset.changes.len() - inserted;
     json.raw(&format!("{{\"inserted\": {inserted}, \"duplicates\": {duplicates}}}"));
     Ok(Some(json.datum()))
@@ -95,7 +95,7 @@ pub fn changeset<'a>(args: &Args<'a>) -> Result<Changeset<'a>, Error> {
 }
 
 /// Appends changes to the log under a scope that was entered; returns how many had not been there.
-pub fn record(scope: &Scope, app: &[u8], client: Option<&[u8]>, changes: &[Change<'_>]) -> Result<usize, Error> {
+pub fn record(scope: &Scope<'_>, app: &[u8], client: Option<&[u8]>, changes: &[Change<'_>]) -> Result<usize, Error> {
     key(Some(&scope.user), "user_id")?;
     for (index, change) in changes.iter().enumerate() {
         let may = change.space.map_or(Ok(()), |space| scope.may_write(space));

@@ -12,7 +12,8 @@ use crate::error::Error;
 use crate::function::{Args, sql_function, text_datum};
 use crate::log::key;
 use crate::result::ResultSet;
-use crate::scope::{self, Scope};
+use crate::scope::Scope;
+use crate::settings;
 use crate::snapshot::{self, Pushed, Reading};
 use crate::statement::{Row, Spi};
 use crate::table;
@@ -28,9 +29,7 @@ use std::ffi::CStr;
 
 sql_function!(mana_sync_changes_since, pg_finfo_mana_sync_changes_since, changes_since);
 
-/// Where a query's row has what the result has: behind its position and part.
-const POSITION_COLUMNS: usize = 4;
-/// `changes_since` returns the rest of a query's row, and the cursor.
+/// `changes_since` returns a row of the log, and the cursor.
 const RESULT_COLUMNS: usize = 14;
 
 /// Settings of the planner while a statement that reads the log runs, for it may be planned then: the statements
@@ -44,11 +43,11 @@ const PLANNER: [(&CStr, &[u8]); 5] = [
     (c"jit", b"off"),
 ];
 
-/// Opens a level of settings with [`PLANNER`]; ends with [`scope::close_level`].
+/// Opens a level of settings with [`PLANNER`]; ends with [`settings::close_level`].
 pub fn plan_index_scans() -> i32 {
-    let level = scope::open_level();
+    let level = settings::open_level();
     for (name, value) in PLANNER {
-        scope::set_for_call(name, value);
+        settings::set_for_call(name, value);
     }
     level
 }
@@ -71,13 +70,12 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         if let Some((last, others)) = page.rows.split_last() {
             let cursor = hand_out(&page.cursor.ok_or(Error::Installation("a page without a cursor"))?);
             for row in others {
-                result.add(row, POSITION_COLUMNS, &[None]);
+                result.add(row);
             }
-            result.add(last, POSITION_COLUMNS, &[Some(text_datum(cursor.as_bytes()))]);
+            result.add_with(last, &[Some(text_datum(cursor.as_bytes()))]);
         }
         Ok(())
     })?;
-    scope.leave();
     Ok(None)
 }
 
@@ -123,13 +121,13 @@ pub fn hand_out(cursor: &Cursor) -> String {
 /// Reads a page under a scope that was entered, and hands it to `take` while its rows are there; or why the reader has to
 /// begin again. The page's cursor goes to the client by [`hand_out`].
 pub fn page<T>(
-    scope: &Scope,
+    scope: &Scope<'_>,
     pull: Pull<'_>,
     take: impl FnOnce(Result<Page<Row>, Resync>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     refuse_subscribers()?;
     let level = plan_index_scans();
-    let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
+    let spaces: Vec<&[u8]> = scope.spaces.iter().map(|id| &**id).collect();
     let request = pull.request(scope, &spaces);
     let spi = Spi::connect();
     let (pushed, server, reading) = take_snapshot()?;
@@ -148,14 +146,14 @@ pub fn page<T>(
     }))?;
     pushed.pop();
     spi.finish();
-    scope::close_level(level);
+    settings::close_level(level);
     Ok(taken)
 }
 
 /// Whether a page can be read, under a scope that was entered.
-pub fn check(scope: &Scope, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
+pub fn check(scope: &Scope<'_>, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
     refuse_subscribers()?;
-    let spaces: Vec<&[u8]> = scope.spaces.iter().map(Vec::as_slice).collect();
+    let spaces: Vec<&[u8]> = scope.spaces.iter().map(|id| &**id).collect();
     let (pushed, server, _) = take_snapshot()?;
     let checked = walk::check(&server, &pull.request(scope, &spaces), &pull.start, &mut Purged);
     pushed.pop();
@@ -171,7 +169,7 @@ fn refuse_subscribers() -> Result<(), Error> {
 }
 
 impl<'a> Pull<'a> {
-    fn request(&self, scope: &'a Scope, spaces: &'a [&'a [u8]]) -> Request<'a> {
+    fn request(&self, scope: &'a Scope<'_>, spaces: &'a [&'a [u8]]) -> Request<'a> {
         Request { user: &scope.user, app: self.app, spaces, table: self.table, page_size: self.page_size, room: None }
     }
 }

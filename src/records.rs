@@ -8,7 +8,8 @@ use crate::memory::Context;
 use crate::merge::change_of;
 use crate::read::plan_index_scans;
 use crate::result::ResultSet;
-use crate::scope::{Scope, close_level};
+use crate::scope::Scope;
+use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Row, Spi, Statement, include_sql};
 use mana_sync_merge::change::{Op, Stamp};
@@ -59,18 +60,17 @@ fn records(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     ];
     values.extend(record.map(|record| Some(text_datum(record))));
     spi.for_each(if record.is_some() { &ONE } else { &ALL }, &values, |row| {
-        result.add(&row, 0, &[]);
+        result.add(&row);
         Ok(true)
     })?;
     pushed.pop();
     spi.finish();
     close_level(level);
-    scope.leave();
     Ok(None)
 }
 
 /// The spaces of a scope as a `text[]`.
-fn spaces(scope: &Scope) -> pg_sys::Datum {
+fn spaces(scope: &Scope<'_>) -> pg_sys::Datum {
     array_datum(scope.spaces.iter().map(|id| text_datum(id)).collect(), &TEXT)
 }
 
@@ -138,7 +138,6 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     pushed.pop();
     spi.finish();
     close_level(level);
-    scope.leave();
     Ok(None)
 }
 

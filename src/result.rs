@@ -6,9 +6,6 @@ use crate::memory::Context;
 use crate::statement::Row;
 use pgrx::pg_sys;
 
-/// No query and no result has more columns.
-const MOST_COLUMNS: usize = 32;
-
 /// The rows that a call returns.
 pub struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
@@ -42,31 +39,29 @@ impl ResultSet {
         }
     }
 
-    /// Copies a row of a query, from its column `first` (from 0) on, and the columns behind it; what is stored out of
-    /// line stays there.
-    pub fn add(&self, row: &Row, first: usize, more: &[Option<pg_sys::Datum>]) {
-        // On the stack: a page has thousands of rows.
-        let (mut values, mut nulls) = ([pg_sys::Datum::from(0usize); MOST_COLUMNS], [true; MOST_COLUMNS]);
-        // SAFETY: a row has its description.
-        let count = unsafe { (*row.columns).natts } as usize;
-        let total = count + more.len();
-        assert!(total <= MOST_COLUMNS, "a row of {total} columns");
-        // SAFETY: the arrays have room for as many elements as the row has columns.
-        unsafe { pg_sys::heap_deform_tuple(row.tuple, row.columns, values.as_mut_ptr(), nulls.as_mut_ptr()) };
-        for (place, value) in (count..).zip(more) {
-            (values[place], nulls[place]) = (value.unwrap_or(pg_sys::Datum::from(0usize)), value.is_none());
+    /// Copies a row, whose columns are the first ones of the result; the others are NULL. What is stored out of line
+    /// stays there.
+    pub fn add(&self, row: &Row) {
+        // SAFETY: the store copies the tuple. One of fewer columns than its description has is as good as one with NULLs behind
+        // them: so are all tuples that are older than a column of their table.
+        unsafe {
+            assert!((*row.columns).natts <= (*self.columns).natts);
+            pg_sys::tuplestore_puttuple(self.store, row.tuple);
         }
-        self.put(&mut values[first..total], &mut nulls[first..total]);
+    }
+
+    /// Copies a row and the columns behind it.
+    pub fn add_with(&self, row: &Row, more: &[Option<pg_sys::Datum>]) {
+        // SAFETY: a row has its description.
+        let count = unsafe { (*row.columns).natts };
+        let columns: Vec<_> = (1..=count).map(|place| row.column(place)).chain(more.iter().copied()).collect();
+        self.add_values(&columns);
     }
 
     /// Adds a row.
     pub fn add_values(&self, columns: &[Option<pg_sys::Datum>]) {
         let mut values: Vec<_> = columns.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))).collect();
         let mut nulls: Vec<bool> = columns.iter().map(Option::is_none).collect();
-        self.put(&mut values, &mut nulls);
-    }
-
-    fn put(&self, values: &mut [pg_sys::Datum], nulls: &mut [bool]) {
         // SAFETY: as many values as columns; the store copies what it is given.
         unsafe {
             assert_eq!((*self.columns).natts as usize, values.len());

@@ -3,7 +3,7 @@
 use crate::statement::{Spi, Statement};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::time::Duration;
 
 /// `mana_sync.strict_spaces`: writing into a space needs a membership, also where the application did
@@ -126,5 +126,46 @@ pub fn register() {
         pg_sys::EmitWarningsOnPlaceholders(c"mana_sync".as_ptr());
         #[cfg(not(any(feature = "pg13", feature = "pg14")))]
         pg_sys::MarkGUCPrefixReserved(c"mana_sync".as_ptr());
+    }
+}
+
+/// Opens a level of settings: what [`set_for_call`] changes on it ends with it.
+pub fn open_level() -> i32 {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::NewGUCNestLevel() }
+}
+
+/// Ends a level of settings and all above it.
+pub fn close_level(level: i32) {
+    // SAFETY: `level` was opened in this call and not closed.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+}
+
+/// Changes a setting on the level that was opened last.
+pub fn set_for_call(name: &CStr, value: &[u8]) {
+    set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
+}
+
+/// Changes a setting of this process.
+pub fn set_for_session(name: &CStr, value: &[u8]) {
+    set(name, value, pg_sys::GucAction::GUC_ACTION_SET);
+}
+
+/// Sets a setting for as long as `action` says.
+pub fn set(name: &CStr, value: &[u8], action: pg_sys::GucAction::Type) {
+    // A text of PostgreSQL has no zero byte.
+    let Ok(value) = CString::new(value) else { return };
+    // SAFETY: both strings live during the call; a bad value or name is an error, not undefined.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            action,
+            true,
+            0,
+            false,
+        );
     }
 }

@@ -79,6 +79,21 @@ pub struct Rows {
     count: usize,
 }
 
+/// A row on its way from a statement to a receiver.
+pub struct Passing<'a> {
+    values: &'a [pg_sys::Datum],
+    nulls: &'a [bool],
+    columns: pg_sys::TupleDesc,
+}
+
+/// Where PostgreSQL sends the rows of a statement.
+#[repr(C)]
+struct Receiver<'a> {
+    callbacks: pg_sys::DestReceiver,
+    take: &'a mut dyn FnMut(&Passing<'_>),
+    memory: Context,
+}
+
 /// A row of a statement.
 #[derive(Clone, Copy)]
 pub struct Row {
@@ -107,6 +122,23 @@ impl Spi {
     /// Reads with the active snapshot.
     pub fn read(&self, statement: &Statement, values: &[Option<pg_sys::Datum>]) -> Rows {
         self.execute(statement, values, true, pg_sys::SPI_OK_SELECT)
+    }
+
+    /// Reads with the active snapshot and hands each row to `take` as the plan makes it, before it is copied anywhere. The
+    /// memory context is that of the call.
+    pub fn pass(&self, statement: &Statement, values: &[Option<pg_sys::Datum>], take: &mut dyn FnMut(&Passing<'_>)) {
+        let (nulls, mut values) = parameters(statement, values);
+        let memory = Context::current();
+        let mut receiver = Receiver { callbacks: RECEIVER, take, memory };
+        // SAFETY: connected; values and nulls have the length of the plan's parameters. The receiver begins with what
+        // PostgreSQL knows of it, and lives until the portal has run.
+        memory.run(|| unsafe {
+            let portal =
+                pg_sys::SPI_cursor_open(ptr::null(), statement.plan(), values.as_mut_ptr(), nulls.as_ptr(), true);
+            let all = std::ffi::c_long::MAX;
+            pg_sys::PortalRunFetch(portal, pg_sys::FetchDirection::FETCH_FORWARD, all, (&raw mut receiver).cast());
+            pg_sys::SPI_cursor_close(portal);
+        });
     }
 
     /// Runs a SELECT that may write, with a snapshot of its own.
@@ -176,6 +208,39 @@ impl Spi {
     }
 }
 
+const RECEIVER: pg_sys::DestReceiver = pg_sys::DestReceiver {
+    receiveSlot: Some(receive),
+    rStartup: Some(start_to_receive),
+    rShutdown: Some(end_to_receive),
+    rDestroy: Some(end_to_receive),
+    mydest: pg_sys::CommandDest::DestNone,
+};
+
+/// # Safety
+/// Called by PostgreSQL with a row and a [`Receiver`].
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: the guard turns a panic into an error of PostgreSQL before it reaches C. A slot whose columns have been taken
+    // out of its tuple has as many values and nulls as its description has columns.
+    unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let receiver = &mut *receiver.cast::<Receiver<'_>>();
+            let (columns, known) = ((*slot).tts_tupleDescriptor, (*slot).tts_nvalid as i32);
+            let count = (*columns).natts;
+            if known < count {
+                pg_sys::slot_getsomeattrs_int(slot, count);
+            }
+            let values = std::slice::from_raw_parts((*slot).tts_values, count as usize);
+            let nulls = std::slice::from_raw_parts((*slot).tts_isnull, count as usize);
+            receiver.memory.run(|| (receiver.take)(&Passing { values, nulls, columns }));
+            true
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn start_to_receive(_: *mut pg_sys::DestReceiver, _: i32, _: pg_sys::TupleDesc) {}
+
+unsafe extern "C-unwind" fn end_to_receive(_: *mut pg_sys::DestReceiver) {}
+
 /// What SPI wants of the values of a statement's parameters.
 fn parameters(statement: &Statement, values: &[Option<pg_sys::Datum>]) -> (Vec<c_char>, Vec<pg_sys::Datum>) {
     assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
@@ -189,6 +254,34 @@ impl Rows {
         // SAFETY: a SELECT leaves a table of `count` tuples, which lives as long as the connection.
         (0..self.count)
             .map(move |i| unsafe { Row { tuple: *(*self.table).vals.add(i), columns: (*self.table).tupdesc } })
+    }
+}
+
+impl Passing<'_> {
+    /// A column, from 1; `None` is NULL.
+    pub fn column(&self, place: usize) -> Option<pg_sys::Datum> {
+        (!self.nulls[place - 1]).then_some(self.values[place - 1])
+    }
+
+    /// The columns behind the first `without` as a row in the current memory context; what is stored out of line stays
+    /// there. `description` is theirs, which all rows of a shape share.
+    pub fn keep(&self, without: usize, description: &mut Option<pg_sys::TupleDesc>) -> Row {
+        let (values, nulls) = (&self.values[without..], &self.nulls[without..]);
+        // SAFETY: as many values and nulls as columns, which have the types of those that they are copied from.
+        // PostgreSQL only reads the values, though it says otherwise.
+        unsafe {
+            let columns = *description.get_or_insert_with(|| {
+                let columns = pg_sys::CreateTemplateTupleDesc(values.len() as i32);
+                for place in 1..=values.len() {
+                    pg_sys::TupleDescCopyEntry(columns, place as i16, self.columns, (without + place) as i16);
+                }
+                columns
+            });
+            Row {
+                tuple: pg_sys::heap_form_tuple(columns, values.as_ptr().cast_mut(), nulls.as_ptr().cast_mut()),
+                columns,
+            }
+        }
     }
 }
 

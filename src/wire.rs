@@ -253,17 +253,17 @@ impl<'a> Change<'a> {
     }
 }
 
-/// Places of a row's columns in the reading statements (`read/*.sql`).
+/// Places of a row's columns behind its position in the reading statements (`read/*.sql`).
 mod column {
-    pub const ID: i32 = 5;
-    pub const TABLE: i32 = 7;
-    pub const RECORD: i32 = 8;
-    pub const OP: i32 = 10;
-    pub const DATA: i32 = 11;
-    pub const FIELD_TIMESTAMPS: i32 = 12;
-    pub const SCHEMA_VERSION: i32 = 15;
-    pub const SPACE: i32 = 16;
-    pub const ACTOR: i32 = 17;
+    pub const ID: i32 = 1;
+    pub const TABLE: i32 = 3;
+    pub const RECORD: i32 = 4;
+    pub const OP: i32 = 6;
+    pub const DATA: i32 = 7;
+    pub const FIELD_TIMESTAMPS: i32 = 8;
+    pub const SCHEMA_VERSION: i32 = 11;
+    pub const SPACE: i32 = 12;
+    pub const ACTOR: i32 = 13;
 }
 
 /// Writes a response.

@@ -6,7 +6,7 @@ use crate::function::{Args, sql_function, text_datum};
 use crate::log::key;
 use crate::merge::change_of;
 use crate::read::plan_index_scans;
-use crate::scope::close_level;
+use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
 use pgrx::pg_sys;

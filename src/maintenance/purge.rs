@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::function::{Args, INT4, XID8, array_datum, sql_function};
 use crate::merge::change_of;
 use crate::read::plan_index_scans;
-use crate::scope::close_level;
+use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Row, Spi, Statement};
 use mana_sync_merge::change::{Op, Stamp};

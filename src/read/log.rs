@@ -3,13 +3,16 @@
 use super::Exclude;
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
 use crate::snapshot::Reading;
-use crate::statement::{Row, Rows, Spi, Statement, include_sql};
+use crate::statement::{Passing, Row, Spi, Statement, include_sql};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::history::Server;
 use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
 use mana_sync_cursor::snapshot::Snapshot;
 use mana_sync_cursor::walk::{Request, Start};
 use pgrx::pg_sys;
+
+/// How many columns say where a row is; those behind them are the row.
+const POSITION_COLUMNS: usize = 4;
 
 /// The parameters that `read/own.sql` and `read/spaces.sql` have in common: what the call asks for, and an
 /// array for each column of its [`Fetch`]es.
@@ -52,6 +55,8 @@ pub struct Log<'a> {
     exclude: Option<pg_sys::Datum>,
     exclude_echo: Option<pg_sys::Datum>,
     spaces: Vec<pg_sys::Datum>,
+    /// Description of a row.
+    columns: Option<pg_sys::TupleDesc>,
 }
 
 impl<'a> Log<'a> {
@@ -68,6 +73,7 @@ impl<'a> Log<'a> {
             exclude: exclude.map(text_datum),
             exclude_echo: exclude_echo.map(text_datum),
             spaces: request.spaces.iter().map(|id| text_datum(id)).collect(),
+            columns: None,
         }
     }
 
@@ -101,15 +107,14 @@ impl<'a> Log<'a> {
         reading.snapshot(own.unwrap_or(0))
     }
 
-    /// The rows of fetches from one kind of part; `more` are the parameters that only its statement has.
-    fn fetch(
+    /// The parameters of a statement that reads one kind of part; `more` are those that only it has.
+    fn parameters(
         &self,
-        statement: &Statement,
         fetches: &[&Fetch],
         filter: &Filter,
         exclude: Option<pg_sys::Datum>,
         more: impl IntoIterator<Item = Option<pg_sys::Datum>>,
-    ) -> Rows {
+    ) -> Vec<Option<pg_sys::Datum>> {
         let column = |of: &ElementType, value: &dyn Fn(&Fetch) -> pg_sys::Datum| {
             Some(array_datum(fetches.iter().map(|fetch| value(fetch)).collect(), of))
         };
@@ -127,28 +132,23 @@ impl<'a> Log<'a> {
             column(&BOOL, &|fetch| pg_sys::Datum::from(fetch.scout)),
         ];
         values.extend(more);
-        self.spi.read(statement, &values)
+        values
     }
 
-    fn fetch_own(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
+    fn own(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
         let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
         let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
-        self.fetch(&OWN, fetches, filter, exclude, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
+        self.parameters(fetches, filter, exclude, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
     }
 
-    fn fetch_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Rows {
+    fn of_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
         let spaces = fetches.iter().map(|fetch| match fetch.part {
             Part::Own => (self.user, true),
             Part::Space { index, with_own } => (self.spaces[index], with_own),
         });
         let (ids, with_own): (Vec<_>, Vec<_>) = spaces.map(|(id, own)| (id, pg_sys::Datum::from(own))).unzip();
-        self.fetch(
-            &SPACES,
-            fetches,
-            filter,
-            self.exclude,
-            [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))],
-        )
+        let more = [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))];
+        self.parameters(fetches, filter, self.exclude, more)
     }
 }
 
@@ -165,26 +165,26 @@ impl Source for Log<'_> {
     ) -> Result<(), Self::Error> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
             (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
-        for (places, read) in
-            [(own, Self::fetch_own as fn(&Self, &[&Fetch], &Filter) -> Rows), (spaces, Self::fetch_spaces)]
-        {
+        for (places, statement, is_own) in [(own, &OWN, true), (spaces, &SPACES, false)] {
             if places.is_empty() {
                 continue;
             }
             let chosen: Vec<&Fetch> = places.iter().map(|&place| &fetches[place]).collect();
-            for row in read(self, &chosen, filter).iter() {
-                let part = row.column(4).map_or(0, |place| place.value());
-                take(places[part - 1], position(&row), row);
-            }
+            let values = if is_own { self.own(&chosen, filter) } else { self.of_spaces(&chosen, filter) };
+            let columns = &mut self.columns;
+            self.spi.pass(statement, &values, &mut |row| {
+                let (position, part) = place(row);
+                take(places[part - 1], position, row.keep(POSITION_COLUMNS, columns));
+            });
         }
         Ok(())
     }
 }
 
-/// The position of a query's row. Its columns are NOT NULL.
-fn position(row: &Row) -> Position {
-    let part = |place| row.column(place).map_or(0, |datum| datum.value());
-    Position::new(part(1) as u32, part(2) as u64, part(3) as i64)
+/// The position of a query's row, and which fetch it is of, from 1. These columns are NOT NULL.
+fn place(row: &Passing<'_>) -> (Position, usize) {
+    let value = |column| row.column(column).map_or(0, |datum| datum.value());
+    (Position::new(value(1) as u32, value(2) as u64, value(3) as i64), value(4))
 }
 
 /// An epoch's number as an `int`.

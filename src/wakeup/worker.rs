@@ -56,7 +56,7 @@ pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
     let Some(database) = settings::wakeup_databases().into_iter().nth(place) else { return };
     BackgroundWorker::connect_worker_to_spi(Some(&database), None);
     // Nobody waits for a wake-up to be on disk.
-    crate::scope::set_for_session(c"synchronous_commit", b"off");
+    crate::settings::set_for_session(c"synchronous_commit", b"off");
     let reader = Reader::open(place);
     let (mut bytes, mut pending, mut last_sent) = (Vec::new(), Pending::default(), None::<Instant>);
     let mut idle = false;

@@ -177,6 +177,43 @@ SELECT seen();
 COMMIT;
 
 RESET ROLE;
+-- == While a call runs, whatever it runs reads its scope in the settings
+CREATE TABLE noted (n int GENERATED ALWAYS AS IDENTITY, place text, "user" text, spaces text);
+CREATE FUNCTION of_cyd() RETURNS text LANGUAGE sql SET app.current_user_id = 'cyd' AS $$ SELECT "user" FROM scope() $$;
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    undone text;
+BEGIN
+    INSERT INTO noted (place, "user", spaces) SELECT NEW.record_id, * FROM scope();
+    INSERT INTO noted (place, "user") VALUES ('a function with a SET', of_cyd());
+    BEGIN
+        PERFORM set_config('app.current_user_id', 'dan', true);
+        SELECT "user" INTO undone FROM scope();
+        RAISE 'undo it';
+    EXCEPTION WHEN raise_exception THEN
+        INSERT INTO noted (place, "user") VALUES ('set, and undone', undone);
+    END;
+    IF NEW.record_id = 'outer' THEN
+        PERFORM mana_sync.record_change('calls', 'items', 'inner', NULL, 'work', 'insert', 'phone', space_ids => '{work}');
+    ELSIF NEW.record_id = 'set' THEN
+        PERFORM set_config('app.current_user_space_ids', 'work', true);
+    END IF;
+    INSERT INTO noted (place, "user", spaces) SELECT NEW.record_id, * FROM scope();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER note BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION note();
+SET ROLE regress_app;
+SELECT count(mana_sync.record_change('calls', 'items', 'outer', 'ada', 'home', 'insert', 'phone', space_ids => '{home}'));
+-- A trigger may change it for the rest of the transaction; the row is judged by that.
+SELECT code FROM outcome($$ SELECT mana_sync.record_change('calls', 'items', 'set', 'ada', 'home', 'insert', 'phone',
+    space_ids => '{home}') $$);
+SELECT * FROM scope();
+RESET ROLE;
+SELECT place, "user", spaces FROM noted ORDER BY n;
+DROP TRIGGER note ON mana_sync.sync_changes;
+DROP FUNCTION note, of_cyd;
+DROP TABLE noted;
+
 DROP FUNCTION scope, seen;
 SELECT mana_sync.revoke_access('regress_app') \g /dev/null
 DROP EXTENSION mana_sync;
