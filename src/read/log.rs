@@ -10,6 +10,7 @@ use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
 use mana_sync_cursor::snapshot::Snapshot;
 use mana_sync_cursor::walk::{Request, Start};
 use pgrx::pg_sys;
+use std::cell::OnceCell;
 
 /// How many columns say where a row is; those behind them are the row.
 const POSITION_COLUMNS: usize = 4;
@@ -54,13 +55,15 @@ pub struct Log<'a> {
     table: Option<pg_sys::Datum>,
     exclude: Option<pg_sys::Datum>,
     exclude_echo: Option<pg_sys::Datum>,
-    spaces: Vec<pg_sys::Datum>,
+    ids: &'a [&'a [u8]],
+    /// The same as texts.
+    spaces: OnceCell<Vec<pg_sys::Datum>>,
     /// Description of a row.
     columns: Option<pg_sys::TupleDesc>,
 }
 
 impl<'a> Log<'a> {
-    pub fn new(spi: &'a Spi, request: &Request<'_>, exclude: Exclude<'_>) -> Log<'a> {
+    pub fn new(spi: &'a Spi, request: &Request<'a>, exclude: Exclude<'_>) -> Log<'a> {
         let (exclude, exclude_echo) = match exclude {
             Exclude::Client(client) => (client, None),
             Exclude::Echo(client) => (None, client),
@@ -72,9 +75,15 @@ impl<'a> Log<'a> {
             table: request.table.map(text_datum),
             exclude: exclude.map(text_datum),
             exclude_echo: exclude_echo.map(text_datum),
-            spaces: request.spaces.iter().map(|id| text_datum(id)).collect(),
+            ids: request.spaces,
+            spaces: OnceCell::new(),
             columns: None,
         }
+    }
+
+    /// The spaces, made when they are first needed: most pulls find no transaction that they would have to look for.
+    fn spaces(&self) -> &[pg_sys::Datum] {
+        self.spaces.get_or_init(|| self.ids.iter().map(|id| text_datum(id)).collect())
     }
 
     /// The call's snapshot, with what the reader's own transaction has written so far. Only what the
@@ -98,7 +107,7 @@ impl<'a> Log<'a> {
                     Some(self.app),
                     Some(int4(number)),
                     Some(pg_sys::Datum::from(own)),
-                    Some(array_datum(self.spaces.clone(), &TEXT)),
+                    Some(array_datum(self.spaces().to_vec(), &TEXT)),
                 ],
             );
             let seq = row.iter().next().and_then(|row| row.column(1)).map_or(0, |seq| seq.value() as i64);
@@ -136,7 +145,7 @@ impl<'a> Log<'a> {
     }
 
     fn own(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
-        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces[space]).collect();
+        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces()[space]).collect();
         let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
         self.parameters(fetches, filter, exclude, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
     }
@@ -144,7 +153,7 @@ impl<'a> Log<'a> {
     fn of_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
         let spaces = fetches.iter().map(|fetch| match fetch.part {
             Part::Own => (self.user, true),
-            Part::Space { index, with_own } => (self.spaces[index], with_own),
+            Part::Space { index, with_own } => (self.spaces()[index], with_own),
         });
         let (ids, with_own): (Vec<_>, Vec<_>) = spaces.map(|(id, own)| (id, pg_sys::Datum::from(own))).unzip();
         let more = [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))];

@@ -87,7 +87,7 @@ fn keyed(key: &[u8; SECRET_LENGTH], kind: u8, parts: &[&[u8]]) -> u64 {
     hasher.write_u8(kind);
     for part in parts {
         // The length first: ("ab", "c") is not ("a", "bc").
-        hasher.write(&(part.len() as u64).to_be_bytes());
+        hasher.write_u64((part.len() as u64).swap_bytes());
         hasher.write(part);
     }
     hasher.finish() & MAX

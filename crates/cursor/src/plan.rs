@@ -87,6 +87,11 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// Whether there is nothing to read.
+    pub fn is_empty(&self) -> bool {
+        self.finished.is_empty() && self.younger.is_empty()
+    }
+
     /// Whether a row belongs to the walk.
     pub fn wants(&self, position: Position) -> bool {
         self.target.sees(position) && !self.base.is_some_and(|base| base.sees(position))

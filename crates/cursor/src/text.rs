@@ -37,6 +37,16 @@ const PREFIX: &str = "ms1";
 /// What a cursor of any version begins with, before the version's digit.
 const FAMILY: &str = "ms";
 const DIGITS: &[u8; 64] = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
+/// The value of each digit.
+const VALUES: [u8; 256] = {
+    let (mut values, mut value) = ([NO_DIGIT; 256], 0);
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = u8::MAX;
 const END_OF_OPEN: u8 = b'~';
 const END: u8 = b'-';
 const MORE: u8 = b'.';
@@ -271,7 +281,8 @@ impl Reader<'_> {
     }
 
     fn digit(&mut self) -> Option<u64> {
-        DIGITS.binary_search(&self.byte()?).ok().map(|digit| digit as u64)
+        let value = VALUES[usize::from(self.byte()?)];
+        (value != NO_DIGIT).then_some(value.into())
     }
 
     fn digits(&mut self, count: usize) -> Option<u64> {

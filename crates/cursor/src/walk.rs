@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::purge::{Purges, knows_what_was_purged};
 use crate::snapshot::Snapshot;
 use crate::text;
+use std::borrow::Cow;
 
 /// Who pulls, and what.
 #[derive(Clone, Copy, Debug)]
@@ -175,6 +176,8 @@ struct State {
     seen: Option<View>,
     /// Hashes of the spaces that `seen` covers, where it came from a cursor.
     hashes: Vec<u64>,
+    /// Hashes of the spaces of the scope, with the key that they were made with: that of the cursor.
+    scope: Option<(Secret, Vec<u64>)>,
     /// For each space of the scope, whether `seen` covers it.
     covered: Vec<bool>,
     walking: Option<Walking>,
@@ -183,6 +186,11 @@ struct State {
     purges: u64,
     /// Whether the reader may hold what was deleted, and the delete purged, before it could see it.
     stale: bool,
+}
+
+/// A hash for each space of the scope.
+fn scope_hashes(secret: &Secret, request: &Request<'_>) -> Vec<u64> {
+    request.spaces.iter().map(|id| secret.space(id)).collect()
 }
 
 enum Resumed {
@@ -207,6 +215,7 @@ impl State {
         State {
             seen: None,
             hashes: Vec::new(),
+            scope: None,
             covered,
             walking: None,
             after: None,
@@ -248,10 +257,18 @@ impl State {
         if cursor.walk.as_ref().is_some_and(|walk| walk.table != secret.table(request.table)) {
             cursor.walk = None;
         }
-        let scope: Vec<u64> = request.spaces.iter().map(|id| secret.space(id)).collect();
+        let scope = scope_hashes(secret, request);
         let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
-        let mut state =
-            State { seen, hashes: cursor.spaces, covered, walking: None, after: None, purges: purges.mark(), stale };
+        let mut state = State {
+            seen,
+            hashes: cursor.spaces,
+            scope: None,
+            covered,
+            walking: None,
+            after: None,
+            purges: purges.mark(),
+            stale,
+        };
         if let (Some(walk), Some(target)) = (cursor.walk, target) {
             let mut present = scope.clone();
             present.sort_unstable();
@@ -274,6 +291,7 @@ impl State {
             state.walking = Some(Walking { target, last: walk.last, spaces: spaces.collect(), left });
             state.after = walk.after;
         }
+        state.scope = Some((*secret, scope));
         Resumed::At(Box::new(state))
     }
 
@@ -312,6 +330,7 @@ impl State {
         let mut filter = Filter { own_except: Vec::new(), after: self.after, from_beginning: self.seen.is_none() };
         for (index, membership) in walking.spaces.iter().enumerate() {
             match membership {
+                Membership::Kept if delta.is_empty() => {}
                 Membership::Kept => add(Part::Space { index, with_own: false }, &delta),
                 Membership::Joined => {
                     add(Part::Space { index, with_own: true }, &whole);
@@ -361,9 +380,13 @@ impl State {
         };
         // Every state named here came from `server` or is shared with it.
         let Some(secret) = cursor.key().and_then(|epoch| server.secret(epoch)) else { return Cursor::default() };
+        let scope = match &self.scope {
+            Some((key, hashes)) if key == secret => Cow::Borrowed(hashes),
+            _ => Cow::Owned(scope_hashes(secret, request)),
+        };
         let hashes = |chosen: &dyn Fn(usize) -> bool| {
-            let spaces = request.spaces.iter().enumerate().filter(|(i, _)| chosen(*i));
-            let mut hashes: Vec<u64> = spaces.map(|(_, id)| secret.space(id)).collect();
+            let spaces = scope.iter().enumerate().filter(|(i, _)| chosen(*i));
+            let mut hashes: Vec<u64> = spaces.map(|(_, &hash)| hash).collect();
             hashes.sort_unstable();
             hashes.dedup();
             hashes
