@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test test-clusters bench bench-pages setup build install fmt lint clean
+.PHONY: help demo psql test test-clusters bench bench-pages profile setup build install fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ bench: ## measure a release build beside the original and plain PostgreSQL
 
 bench-pages: ## the README's table and docs/benchmarks.md, from the results of the last make bench
 	@scripts/bench.sh pages
+
+profile: ## instructions of one call and where they go, by callgrind: CALL=record_change, ... (see scripts/profile.sh)
+	@scripts/profile.sh $(CALL)
 
 setup: ## packages, cargo-pgrx, the private copy of PostgreSQL (the other targets do this too)
 	@scripts/setup.sh

@@ -17,6 +17,7 @@ CREATE UNLOGGED TABLE bench.made (
 --           others are in a space and changed by anybody
 --   walks   in turns: a row of user own in one of the spaces many0 to many99, and a row of space one; the names end with
 --           `batch`
+--   large   private rows of user large, all of 20 kB
 CREATE PROCEDURE bench.fill(source text, first bigint, last bigint, batch bigint) LANGUAGE plpgsql AS $$
 DECLARE
     begins bigint := first;
@@ -27,19 +28,21 @@ BEGIN
            CASE
                WHEN source = 'others' THEN 'user' || floor(1000 * power(bench.chance(
                    CASE record.r % 2 WHEN 0 THEN record.r ELSE i END, 1), 3))
+               WHEN source = 'large' THEN 'large'
                WHEN i % 2 = 0 THEN 'own' || batch
                ELSE 'writer'
            END,
            CASE
                WHEN source = 'others' THEN CASE record.r % 2
                    WHEN 1 THEN 'space' || floor(1000 * power(bench.chance(record.r, 2), 3)) END
+               WHEN source = 'large' THEN NULL
                WHEN i % 2 = 0 THEN 'many' || record.r % 100 || '_' || batch
                ELSE 'one' || batch
            END,
            md5(record.r::text)::uuid::text,
            op.op,
            CASE
-               WHEN i % 500 = 499 THEN jsonb_build_object('text',
+               WHEN kind.is_large THEN jsonb_build_object('text',
                    (SELECT string_agg(md5(i || ' ' || k), '') FROM generate_series(1, 625) AS k))
                WHEN op.op = 'insert' THEN jsonb_build_object('title', 'Item ' || i, 'done', i % 2 = 0,
                    'rank', i % 100, 'text', md5(i::text) || md5((i + 1)::text) || md5((i + 2)::text))
@@ -49,10 +52,11 @@ BEGIN
            END,
            CASE
                WHEN op.op <> 'update' THEN '{}'::jsonb
-               WHEN i % 500 = 499 THEN jsonb_build_object('text', op.at)
+               WHEN kind.is_large THEN jsonb_build_object('text', op.at)
                ELSE jsonb_build_object('rank', op.at, 'updatedAt', op.at, 'text', op.at)
            END
     FROM generate_series(first, last) AS i
+    CROSS JOIN LATERAL (SELECT i % 500 = 499 OR source = 'large') AS kind (is_large)
     -- Any of the records so far, whose number grows with the log.
     CROSS JOIN LATERAL (SELECT floor(i / 7.4 * bench.chance(i, 3))::bigint) AS record (r)
     CROSS JOIN LATERAL (

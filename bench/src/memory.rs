@@ -88,6 +88,13 @@ pub fn memory() -> Result<Part> {
             work: &select("SELECT mana_sync.pull('big', 'app', page_size => 5000)::text"),
         },
         Measured { name: "push of 10 MB", work: &|client| push(client, &large) },
+        Measured {
+            name: "the same 10 MB as jsonb, without a push",
+            work: &|client| {
+                client.query_one("SELECT pg_column_size($1::text::jsonb)", &[&large])?;
+                Ok(())
+            },
+        },
     ];
     let about = format!("of a backend; {changes} changes of {RECORDS} records; shared_buffers 16MB");
     let mut part = Part::new("memory", about);

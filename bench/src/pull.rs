@@ -15,6 +15,8 @@ const ROWS: u64 = 200_000;
 const PAGE: i64 = 1000;
 /// Rows of others around them.
 const OTHERS: u64 = 400_000;
+/// Rows of a user whose changes are all of 20 kB, and rows of a page of them.
+const LARGE: (u64, i64) = (4000, 100);
 /// The first, and the last, pages that are compared: one alone is too short to tell.
 const ENDS: usize = 10;
 
@@ -27,25 +29,64 @@ pub fn pull(count: usize) -> Result<Vec<Part>> {
     for batch in [1, 1000] {
         fill(&mut owner, "walks", 0..2 * ROWS, batch)?;
     }
+    fill(&mut owner, "large", 0..LARGE.0, 100)?;
     for batch in [1, 1000] {
         parts.push(part(&cluster, batch, count)?);
     }
+    parts.push(large(&cluster, count)?);
     Ok(parts)
 }
 
-/// Which rows are read.
+/// Which rows are read, how many they are, and how many make a page.
 struct Source {
     user: String,
     spaces: Vec<String>,
+    rows: u64,
+    page: i64,
+}
+
+impl Source {
+    fn new(user: impl Into<String>, spaces: Vec<String>) -> Source {
+        Source { user: user.into(), spaces, rows: ROWS, page: PAGE }
+    }
+}
+
+/// Rows of 20 kB. (What is stored out of line is not fetched before it is sent.)
+fn large(cluster: &Cluster, count: usize) -> Result<Part> {
+    let (rows, page) = LARGE;
+    let source = Source { rows, page, ..Source::new("large", Vec::new()) };
+    let mut ours = Ours::new(cluster.app(DATABASE))?;
+    let mut bare = Bare::new(cluster.superuser(DATABASE), &source)?;
+    let mut times = [
+        Times::new("first sync by changes_since, rows of 20 kB"),
+        Times::new("the bare index scan, as the owner"),
+        Times::new("first sync by pull (JSON), rows of 20 kB"),
+        Times::new("the bare index scan with json functions, as the owner"),
+    ];
+    rounds(count, &mut times, |round, alternative, times| {
+        match alternative {
+            0 => drop(times.measure(|| ours.walk(&source))?),
+            1 => times.measure(|| bare.walk(false))?,
+            2 => times.measure(|| ours.walk_json(&source, round == 0))?,
+            _ => times.measure(|| bare.walk(true))?,
+        }
+        Ok(())
+    })?;
+    let mut part = Part::new("pull", format!("{rows} rows of 20 kB in pages of {page}, {count} rounds"));
+    let [walk, scan, json, json_scan] = &times;
+    part.compare(walk, scan, None);
+    part.compare(json, json_scan, None);
+    times.iter().for_each(|times| part.duration(times));
+    Ok(part)
 }
 
 fn part(cluster: &Cluster, batch: u64, count: usize) -> Result<Part> {
-    let own = Source { user: format!("own{batch}"), spaces: Vec::new() };
-    let one = Source { user: "reader".into(), spaces: vec![format!("one{batch}")] };
-    let many = Source { user: "reader".into(), spaces: (0..100).map(|i| format!("many{i}_{batch}")).collect() };
+    let own = Source::new(format!("own{batch}"), Vec::new());
+    let one = Source::new("reader", vec![format!("one{batch}")]);
+    let many = Source::new("reader", (0..100).map(|i| format!("many{i}_{batch}")).collect());
     let mut ours = Ours::new(cluster.app(DATABASE))?;
     let mut original = Original::new(cluster.app(DATABASE))?;
-    let mut bare = Bare::new(cluster.superuser(DATABASE), &own.user)?;
+    let mut bare = Bare::new(cluster.superuser(DATABASE), &own)?;
     let of = if batch == 1 { "rows of one-row transactions" } else { "rows of transactions of 1,000" };
     let mut times = [
         Times::new(format!("first sync by changes_since, {of}")),
@@ -124,7 +165,7 @@ impl Ours {
         loop {
             let page = pages.measure(|| {
                 let parameters: [&(dyn postgres::types::ToSql + Sync); 4] =
-                    [&source.user, &cursor, &(PAGE as i32), &source.spaces];
+                    [&source.user, &cursor, &(source.page as i32), &source.spaces];
                 Ok(self.client.query(&self.changes_since, &parameters)?)
             })?;
             rows += page.len() as u64;
@@ -133,7 +174,7 @@ impl Ours {
                 None => break,
             }
         }
-        assert_eq!(rows, ROWS);
+        assert_eq!(rows, source.rows);
         // The last one was empty.
         pages.seconds.pop();
         Ok(pages.seconds)
@@ -143,7 +184,7 @@ impl Ours {
         let (mut cursor, mut rows) = (None::<String>, 0);
         loop {
             let parameters: [&(dyn postgres::types::ToSql + Sync); 4] =
-                [&source.user, &cursor, &(PAGE as i32), &source.spaces];
+                [&source.user, &cursor, &(source.page as i32), &source.spaces];
             let row = self.client.query_one(&self.pull, &parameters)?;
             let page: &str = row.get(0);
             if count_them {
@@ -157,7 +198,7 @@ impl Ours {
                 break;
             }
         }
-        assert!(!count_them || rows == ROWS, "{rows} rows");
+        assert!(!count_them || rows == source.rows, "{rows} rows");
         Ok(())
     }
 }
@@ -166,6 +207,8 @@ impl Ours {
 struct Bare {
     client: Client,
     user: String,
+    /// How many rows there are, and in a page.
+    size: (u64, i64),
     rows: Statement,
     json: Statement,
     /// The row before each page.
@@ -173,26 +216,29 @@ struct Bare {
 }
 
 impl Bare {
-    fn new(mut client: Client, user: &str) -> Result<Bare> {
+    fn new(mut client: Client, source: &Source) -> Result<Bare> {
         // Left to itself the planner takes another index, and sorts.
         client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")?;
-        const FROM: &str = "FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app' AND epoch = 1
-            AND (xact, seq) > ($2::text::xid8, $3) ORDER BY xact, seq LIMIT 1000";
+        let from = format!(
+            "FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app' AND epoch = 1
+             AND (xact, seq) > ($2::text::xid8, $3) ORDER BY xact, seq LIMIT {}",
+            source.page
+        );
         let rows = client.prepare(&format!(
             "SELECT id, app_id, table_name, record_id, user_id, op, data, field_timestamps, client_id, created_at,
                     schema_version, space_id, actor
-             {FROM}"
+             {from}"
         ))?;
         let json = client.prepare(&format!(
             "SELECT json_agg(json_build_object('eventId', id, 'schemaVersion', schema_version, 'table', table_name,
                  'id', record_id, 'op', op, 'data', data, 'fieldTimestamps', field_timestamps, 'spaceId', space_id,
                  'actor', actor))::text
-             FROM (SELECT * {FROM}) AS page"
+             FROM (SELECT * {from}) AS page"
         ))?;
         let plan = client.query(
             &format!(
                 "EXPLAIN {}",
-                "SELECT * ".to_owned() + &FROM.replace("$1", "'own'").replace("$2", "'1'").replace("$3", "1")
+                "SELECT * ".to_owned() + &from.replace("$1", "'own'").replace("$2", "'1'").replace("$3", "1")
             ),
             &[],
         )?;
@@ -203,13 +249,13 @@ impl Bare {
             "SELECT xact::text, seq FROM (
                  SELECT xact, seq, row_number() OVER (ORDER BY xact, seq) AS n
                  FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app') AS numbered
-             WHERE n % 1000 = 0 ORDER BY n",
-            &[&user],
+             WHERE n % $2 = 0 ORDER BY n",
+            &[&source.user, &source.page],
         )?;
         positions.extend(ends.iter().map(|row| (row.get(0), row.get(1))));
         // Behind the last row.
         positions.pop();
-        Ok(Bare { client, user: user.into(), rows, json, positions })
+        Ok(Bare { client, user: source.user.clone(), size: (source.rows, source.page), rows, json, positions })
     }
 
     fn walk(&mut self, as_json: bool) -> Result<()> {
@@ -218,12 +264,12 @@ impl Bare {
             if as_json {
                 let row = self.client.query_one(&self.json, &[&self.user, xact, seq])?;
                 assert!(!row.get::<_, &str>(0).is_empty());
-                rows += PAGE as u64;
+                rows += self.size.1 as u64;
             } else {
                 rows += self.client.query(&self.rows, &[&self.user, xact, seq])?.len() as u64;
             }
         }
-        assert_eq!(rows, ROWS);
+        assert_eq!(rows, self.size.0);
         Ok(())
     }
 }
