@@ -3,7 +3,7 @@
 use super::Exclude;
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
 use crate::snapshot::Reading;
-use crate::statement::{Passing, Row, Spi, Statement, include_sql};
+use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::history::Server;
 use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
@@ -15,32 +15,58 @@ use std::cell::OnceCell;
 /// How many columns say where a row is; those behind them are the row.
 const POSITION_COLUMNS: usize = 4;
 
-/// The parameters that `read/own.sql` and `read/spaces.sql` have in common: what the call asks for, and an
-/// array for each column of its [`Fetch`]es.
-macro_rules! fetch_parameters {
-    ($($more:expr),*) => {
-        &[
-            pg_sys::TEXTOID,
-            pg_sys::TEXTOID,
-            pg_sys::TEXTOID,
-            pg_sys::TEXTOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::INT4ARRAYOID,
-            pg_sys::XID8ARRAYOID,
-            pg_sys::INT8ARRAYOID,
-            pg_sys::XID8ARRAYOID,
-            pg_sys::INT8ARRAYOID,
-            pg_sys::BOOLARRAYOID,
-            pg_sys::TEXTARRAYOID,
-            $($more),*
-        ]
+/// A statement that reads a range of each of some parts: where it has the parts from, which is made of the parameters from
+/// the sixth on, the file that says what it reads of each, and the types of those parameters.
+macro_rules! reading {
+    ($parts:literal, $file:literal, $($type:ident),*) => {
+        Statement::new(
+            const { sql!(include_str!("columns.sql"), $parts, "\n", include_str!($file)) },
+            &[
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::TEXTOID,
+                pg_sys::TIMESTAMPTZOID,
+                $(pg_sys::$type),*
+            ],
+        )
     };
 }
 
-static OWN: Statement = Statement::new(const { include_sql!("own.sql") }, fetch_parameters!());
+/// An array for each column of the [`Fetch`]es.
+#[rustfmt::skip]
+static OWN: Statement = reading!(
+    "ROWS FROM (pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
+         pg_catalog.unnest($10), pg_catalog.unnest($11)) WITH ORDINALITY",
+    "own.sql",
+    INT4ARRAYOID, XID8ARRAYOID, INT8ARRAYOID, XID8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TEXTARRAYOID
+);
 
-static SPACES: Statement =
-    Statement::new(const { include_sql!("spaces.sql") }, fetch_parameters!(pg_sys::BOOLARRAYOID));
+/// One range, as most pulls have it: to start the function scans takes longer than to read it.
+#[rustfmt::skip]
+static OWN_ONE: Statement = reading!(
+    "(SELECT $6, $7, $8, $9, $10, $11, 1::bigint)",
+    "own.sql",
+    INT4OID, XID8OID, INT8OID, XID8OID, INT8OID, BOOLOID, TEXTARRAYOID
+);
+
+/// An array for each column of the [`Fetch`]es.
+#[rustfmt::skip]
+static SPACES: Statement = reading!(
+    "ROWS FROM (pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
+         pg_catalog.unnest($10), pg_catalog.unnest($11), pg_catalog.unnest($12), pg_catalog.unnest($13)) WITH ORDINALITY",
+    "spaces.sql",
+    INT4ARRAYOID, XID8ARRAYOID, INT8ARRAYOID, XID8ARRAYOID, INT8ARRAYOID, BOOLARRAYOID, TEXTARRAYOID, BOOLARRAYOID
+);
+
+/// The same range of each space.
+#[rustfmt::skip]
+static SPACES_ALIKE: Statement = reading!(
+    "(SELECT $6, $7, $8, $9, $10, $11, space.id, $13, space.place
+          FROM pg_catalog.unnest($12) WITH ORDINALITY AS space (id, place))",
+    "spaces.sql",
+    INT4OID, XID8OID, INT8OID, XID8OID, INT8OID, BOOLOID, TEXTARRAYOID, BOOLOID
+);
 
 static OWN_TRANSACTION: Statement = Statement::new(
     const { include_sql!("own_transaction.sql") },
@@ -116,49 +142,69 @@ impl<'a> Log<'a> {
         reading.snapshot(own.unwrap_or(0))
     }
 
-    /// The parameters of a statement that reads one kind of part; `more` are those that only it has.
+    /// What reads these ranges of own rows.
+    fn own(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<pg_sys::Datum>>) {
+        let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
+        let is_one = fetches.len() == 1;
+        let mut values = self.parameters(fetches, is_one, filter, exclude);
+        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces()[space]).collect();
+        values.push((!except.is_empty()).then(|| array_datum(except, &TEXT)));
+        (if is_one { &OWN_ONE } else { &OWN }, values)
+    }
+
+    /// What reads these ranges of spaces.
+    fn of_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<pg_sys::Datum>>) {
+        let way = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.scout, self.space(fetch).1);
+        let are_alike = fetches.iter().all(|fetch| way(fetch) == way(fetches[0]));
+        let mut values = self.parameters(fetches, are_alike, filter, self.exclude);
+        values.push(Some(array_datum(fetches.iter().map(|fetch| self.space(fetch).0).collect(), &TEXT)));
+        values.push(column(fetches, are_alike, &BOOL, |fetch| pg_sys::Datum::from(self.space(fetch).1)));
+        (if are_alike { &SPACES_ALIKE } else { &SPACES }, values)
+    }
+
+    /// The space of a fetch, and whether own rows in it are wanted.
+    fn space(&self, fetch: &Fetch) -> (pg_sys::Datum, bool) {
+        match fetch.part {
+            Part::Own => (self.user, true),
+            Part::Space { index, with_own } => (self.spaces()[index], with_own),
+        }
+    }
+
+    /// The parameters that all statements have.
     fn parameters(
         &self,
         fetches: &[&Fetch],
+        are_alike: bool,
         filter: &Filter,
         exclude: Option<pg_sys::Datum>,
-        more: impl IntoIterator<Item = Option<pg_sys::Datum>>,
     ) -> Vec<Option<pg_sys::Datum>> {
-        let column = |of: &ElementType, value: &dyn Fn(&Fetch) -> pg_sys::Datum| {
-            Some(array_datum(fetches.iter().map(|fetch| value(fetch)).collect(), of))
-        };
-        let mut values = vec![
+        vec![
             Some(self.user),
             Some(self.app),
             self.table,
             exclude,
             filter.after.map(pg_sys::Datum::from),
-            column(&INT4, &|fetch| int4(fetch.range.from.epoch)),
-            column(&XID8, &|fetch| pg_sys::Datum::from(fetch.range.from.xact)),
-            column(&INT8, &|fetch| pg_sys::Datum::from(fetch.range.from.seq)),
-            column(&XID8, &|fetch| pg_sys::Datum::from(fetch.range.to)),
-            column(&INT8, &|fetch| pg_sys::Datum::from(fetch.limit as i64)),
-            column(&BOOL, &|fetch| pg_sys::Datum::from(fetch.scout)),
-        ];
-        values.extend(more);
-        values
+            column(fetches, are_alike, &INT4, |fetch| int4(fetch.range.from.epoch)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.from.xact)),
+            column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.range.from.seq)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.to)),
+            column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.limit as i64)),
+            column(fetches, are_alike, &BOOL, |fetch| pg_sys::Datum::from(fetch.scout)),
+        ]
     }
+}
 
-    fn own(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
-        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces()[space]).collect();
-        let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
-        self.parameters(fetches, filter, exclude, [(!except.is_empty()).then(|| array_datum(except, &TEXT))])
-    }
-
-    fn of_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> Vec<Option<pg_sys::Datum>> {
-        let spaces = fetches.iter().map(|fetch| match fetch.part {
-            Part::Own => (self.user, true),
-            Part::Space { index, with_own } => (self.spaces()[index], with_own),
-        });
-        let (ids, with_own): (Vec<_>, Vec<_>) = spaces.map(|(id, own)| (id, pg_sys::Datum::from(own))).unzip();
-        let more = [Some(array_datum(ids, &TEXT)), Some(array_datum(with_own, &BOOL))];
-        self.parameters(fetches, filter, self.exclude, more)
-    }
+/// A column of fetches as a parameter: an array, or the value of all of them.
+fn column(
+    fetches: &[&Fetch],
+    are_alike: bool,
+    of: &ElementType,
+    value: impl Fn(&Fetch) -> pg_sys::Datum,
+) -> Option<pg_sys::Datum> {
+    Some(match are_alike {
+        true => value(fetches[0]),
+        false => array_datum(fetches.iter().map(|fetch| value(fetch)).collect(), of),
+    })
 }
 
 impl Source for Log<'_> {
@@ -174,12 +220,12 @@ impl Source for Log<'_> {
     ) -> Result<(), Self::Error> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
             (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
-        for (places, statement, is_own) in [(own, &OWN, true), (spaces, &SPACES, false)] {
+        for (places, is_own) in [(own, true), (spaces, false)] {
             if places.is_empty() {
                 continue;
             }
             let chosen: Vec<&Fetch> = places.iter().map(|&place| &fetches[place]).collect();
-            let values = if is_own { self.own(&chosen, filter) } else { self.of_spaces(&chosen, filter) };
+            let (statement, values) = if is_own { self.own(&chosen, filter) } else { self.of_spaces(&chosen, filter) };
             let columns = &mut self.columns;
             self.spi.pass(statement, &values, &mut |row| {
                 let (position, part) = place(row);

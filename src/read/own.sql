@@ -1,13 +1,6 @@
+    AS part (epoch, from_xact, from_seq, to_xact, row_limit, scout, place)
 -- Ranges of the rows that user $1 wrote in app $2, each in the order of the log: an ordered scan of
--- sync_changes_own_idx for each. The first four columns are what the caller merges by.
-SELECT c.epoch, c.xact, c.seq, part.place,
-       c.id, c.app_id, c.table_name, c.record_id, c.user_id, c.op, c.data, c.field_timestamps, c.client_id,
-       c.created_at, c.schema_version, c.space_id, c.actor
-FROM ROWS FROM (
-         pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8), pg_catalog.unnest($9),
-         pg_catalog.unnest($10), pg_catalog.unnest($11)
-     ) WITH ORDINALITY
-     AS part (epoch, from_xact, from_seq, to_xact, row_limit, scout, place)
+-- sync_changes_own_idx for each.
 CROSS JOIN LATERAL (
     SELECT c.*
     FROM mana_sync.sync_changes AS c
