@@ -31,6 +31,8 @@
 
 use pgrx::prelude::*;
 
+#[cfg(feature = "pg_bench")]
+mod benches;
 mod epoch;
 mod error;
 mod export;

@@ -22,7 +22,7 @@ sql_function!(mana_sync_merge_deserialize, pg_finfo_mana_sync_merge_deserialize,
 sql_function!(mana_sync_merge_result, pg_finfo_mana_sync_merge_result, merge_result);
 
 /// The value of a field, and the spelling of its time, in one piece of memory.
-struct Kept {
+pub struct Kept {
     kind: pg_sys::jbvType::Type,
     /// The value, and behind it the spelling.
     bytes: allocator_api2::vec::Vec<u8, Context>,
@@ -30,7 +30,8 @@ struct Kept {
     at: usize,
 }
 
-type State = Record<Kept, Context>;
+/// What the aggregate keeps of a record.
+pub type State = Record<Kept, Context>;
 
 impl Kept {
     fn new(kind: pg_sys::jbvType::Type, value: &[u8], at: &[u8], memory: Context) -> Kept {
@@ -78,11 +79,16 @@ fn merge_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let space = args.text(8).filter(|space| !space.is_empty());
     let mut state = state.map_or_else(|| memory.keep(State::new(memory)), state_of);
     // SAFETY: the state is this aggregate's alone.
-    unsafe { state.as_mut() }.apply(&change, space, |write: &Write<'_, Raw<'_>>| {
+    apply(unsafe { state.as_mut() }, &change, space, memory);
+    Ok(Some(pg_sys::Datum::from(state.as_ptr())))
+}
+
+/// Merges a change into a state in `memory`.
+pub fn apply(state: &mut State, change: &Change<Object<'_>>, space: Option<&[u8]>, memory: Context) {
+    state.apply(change, space, |write: &Write<'_, Raw<'_>>| {
         let (kind, value) = write.value.bytes();
         Kept::new(kind, value, write.at.unwrap_or_default(), memory)
     });
-    Ok(Some(pg_sys::Datum::from(state.as_ptr())))
 }
 
 /// A change of parts; `created_at`, `epoch`, `xact` and `seq` are arguments from `place` on.

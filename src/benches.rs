@@ -1,0 +1,324 @@
+//! Benchmarks of hot Rust code, in a backend: what a call costs beside its queries.
+//!
+//! `make bench-in-process` runs them, and compares with the last run. Where PostgreSQL may run as the caller, who is not
+//! root, `cargo pgrx bench` does too. (Feature `pg_bench`: nothing of this is in a build without it.)
+
+#[pgrx::pg_schema]
+mod benches {
+    use crate::jsonb::{JsonText, root};
+    use crate::log::new_id;
+    use crate::memory::Context;
+    use crate::merge;
+    use crate::push;
+    use crate::read::{self, Exclude, Pull};
+    use crate::scope::Scope;
+    use crate::statement::Row;
+    use crate::wire::{Changeset, write_response};
+    use mana_sync_cursor::Position;
+    use mana_sync_cursor::cursor::Cursor;
+    use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
+    use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
+    use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
+    use mana_sync_cursor::purge::Purges;
+    use mana_sync_cursor::snapshot::Snapshot;
+    use mana_sync_cursor::walk::{Request, Start, read_page};
+    use mana_sync_merge::change::{Change, Op};
+    use mana_sync_merge::time::Time;
+    use pgrx::pg_sys;
+    use pgrx::prelude::*;
+    use pgrx_bench::{Bencher, black_box};
+    use std::convert::Infallible;
+
+    // ---- cursors ------------------------------------------------------------------------------------------
+
+    const EPOCH: Epoch = Epoch { number: 3, fingerprint: 77 };
+    const SECRET: Secret = Secret([7; SECRET_LENGTH]);
+    const HERE: Here = Here { system: 1, timeline: 1, history: 9 };
+    const XMAX: u64 = 5_000_000_000;
+    const LSN: u64 = 0x12_3456_7890;
+    const USER: &[u8] = b"0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11";
+    const MANY: usize = 1000;
+
+    /// Ids as long as UUIDs.
+    fn ids(count: usize) -> Vec<Vec<u8>> {
+        (0..count).map(|i| format!("0190b3f2-7c1e-7a55-9d0c-{i:012x}").into_bytes()).collect()
+    }
+
+    fn slices(ids: &[Vec<u8>]) -> Vec<&[u8]> {
+        ids.iter().map(Vec::as_slice).collect()
+    }
+
+    /// At rest, for these spaces, with a few transactions open.
+    fn cursor(spaces: &[Vec<u8>]) -> Cursor {
+        let open = vec![XMAX - 1000, XMAX - 900, XMAX - 20];
+        let mut spaces: Vec<u64> = spaces.iter().map(|id| SECRET.space(id)).collect();
+        spaces.sort_unstable();
+        Cursor {
+            reader: SECRET.reader(USER, b"app"),
+            seen: Some(Seen { epoch: EPOCH, unwritten: None, snapshot: Snapshot::new(XMAX, open, vec![]), lsn: LSN }),
+            spaces,
+            purges: 0,
+            walk: None,
+        }
+    }
+
+    fn encode(b: &mut Bencher<'_>, spaces: usize) {
+        let cursor = cursor(&ids(spaces));
+        b.iter(move || black_box(&cursor).to_text());
+    }
+
+    fn decode(b: &mut Bencher<'_>, spaces: usize) {
+        let text = cursor(&ids(spaces)).to_text();
+        b.iter(move || Cursor::from_text(black_box(text.as_bytes())).expect("it is a cursor"));
+    }
+
+    #[pg_bench]
+    fn cursor_to_text(b: &mut Bencher<'_>) {
+        encode(b, 3);
+    }
+
+    #[pg_bench]
+    fn cursor_to_text_1000_spaces(b: &mut Bencher<'_>) {
+        encode(b, MANY);
+    }
+
+    #[pg_bench]
+    fn cursor_from_text(b: &mut Bencher<'_>) {
+        decode(b, 3);
+    }
+
+    #[pg_bench]
+    fn cursor_from_text_1000_spaces(b: &mut Bencher<'_>) {
+        decode(b, MANY);
+    }
+
+    // ---- pages --------------------------------------------------------------------------------------------
+
+    fn server() -> Server {
+        let known =
+            KnownEpoch { epoch: EPOCH, secret: SECRET, system: HERE.system, history: HERE.history, next_xact: 3 };
+        Server::new(vec![known], HERE, false, XMAX + 100, 0)
+    }
+
+    struct NoPurges;
+
+    impl Purges for NoPurges {
+        fn mark(&mut self) -> u64 {
+            0
+        }
+
+        fn any_after(&mut self, _: u32) -> bool {
+            false
+        }
+
+        fn any_from(&mut self, _: u32, _: u64) -> bool {
+            false
+        }
+
+        fn contains(&mut self, _: u32, _: u64) -> bool {
+            false
+        }
+
+        fn until(&mut self) -> Option<i64> {
+            None
+        }
+    }
+
+    /// A log in which every part has a row in each of so many rounds, of a transaction of its own.
+    struct Rounds {
+        count: u64,
+        parts: u64,
+    }
+
+    /// The transaction of the first row.
+    const FIRST_XACT: u64 = 1000;
+
+    impl Source for Rounds {
+        type Row = u64;
+        type Error = Infallible;
+
+        fn fetch(
+            &mut self,
+            fetches: &[Fetch],
+            _: &Filter,
+            take: &mut dyn FnMut(usize, Position, u64),
+        ) -> Result<(), Infallible> {
+            for (place, fetch) in fetches.iter().enumerate() {
+                let part = match fetch.part {
+                    Part::Own => 0,
+                    Part::Space { index, .. } => 1 + index as u64,
+                };
+                let from = fetch.range.from.xact + u64::from(fetch.range.from.seq > 1);
+                let first = from.saturating_sub(FIRST_XACT + part).div_ceil(self.parts);
+                let xacts = (first..self.count).map(|round| FIRST_XACT + round * self.parts + part);
+                for xact in xacts.take_while(|&xact| xact < fetch.range.to).take(fetch.limit) {
+                    take(place, Position::new(EPOCH.number, xact, 1), xact);
+                }
+            }
+            Ok(())
+        }
+    }
+
+    /// As a scope is compared with a cursor.
+    #[pg_bench]
+    fn hashes_of_1000_spaces(b: &mut Bencher<'_>) {
+        let ids = ids(MANY);
+        b.iter(move || black_box(&ids).iter().map(|id| SECRET.space(id)).collect::<Vec<u64>>());
+    }
+
+    /// A pull that has nothing new: the spaces of the scope are looked for in the cursor, and hashed for the next one.
+    #[pg_bench]
+    fn empty_page_1000_spaces(b: &mut Bencher<'_>) {
+        let (ids, server) = (ids(MANY), server());
+        let start = Start::Cursor(Box::new(cursor(&ids)));
+        b.iter(move || {
+            let spaces = slices(&ids);
+            let request = Request { user: USER, app: b"app", spaces: &spaces, table: None, page_size: 500, room: None };
+            let now = Snapshot::new(XMAX + 50, vec![XMAX - 20], vec![]);
+            let mut log = Rounds { count: 0, parts: 1 };
+            read_page(&server, (now, LSN + 1), black_box(&request), start.clone(), &mut log, &mut NoPurges)
+                .expect("a page")
+        });
+    }
+
+    /// A page of 5,000 rows of a first sync, from 100 spaces and the reader's own.
+    #[pg_bench]
+    fn page_of_100_spaces(b: &mut Bencher<'_>) {
+        let (ids, server) = (ids(100), server());
+        b.iter(move || {
+            let spaces = slices(&ids);
+            let request =
+                Request { user: USER, app: b"app", spaces: &spaces, table: None, page_size: 5000, room: None };
+            let now = Snapshot::new(XMAX, vec![XMAX - 20], vec![]);
+            let mut log = Rounds { count: 1000, parts: 101 };
+            let start = Start::Beginning(None);
+            let page = read_page(&server, (now, LSN), black_box(&request), start, &mut log, &mut NoPurges);
+            let page = page.expect("a page");
+            assert_eq!(page.rows.len(), 5000);
+            page
+        });
+    }
+
+    // ---- the wire format ----------------------------------------------------------------------------------
+
+    /// Times what allocates in the server's memory, which is freed after each iteration.
+    fn iter_in_memory(b: &mut Bencher<'_>, mut work: impl FnMut(Context) + 'static) {
+        let memory = Context::current().child();
+        b.iter(move || {
+            memory.run(|| work(memory));
+            // SAFETY: the work returns nothing.
+            unsafe { memory.reset() };
+        });
+    }
+
+    /// A jsonb in the current memory context.
+    fn jsonb(text: String) -> pg_sys::Datum {
+        let text = std::ffi::CString::new(text).expect("no zero byte");
+        // SAFETY: jsonb_in takes a C string, which it does not keep.
+        let jsonb = unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())]) };
+        jsonb.expect("jsonb_in returns a value")
+    }
+
+    const DATA: &str = r#"{"title": "Milk", "done": false, "position": 17.5, "note": "from the \"Käserei\"",
+        "tags": ["home", "shop"], "listId": "0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11", "createdAt": "2026-01-01T12:34:56.789Z"}"#;
+
+    /// 100 changes in one space: of each four an insert, two updates and a delete.
+    fn changeset() -> pg_sys::Datum {
+        let change = |i: usize| {
+            let what = match i % 4 {
+                0 => format!(r#""op": "insert", "data": {DATA}"#),
+                3 => r#""op": "delete", "deletedAt": "2026-01-01T12:34:59.789Z""#.into(),
+                _ => r#""op": "update", "fields": {"done": {"value": true, "at": "2026-01-01T12:34:57.123Z"},
+                        "title": {"value": "Oat milk", "at": "2026-01-01T12:34:58.456Z"}}"#
+                    .into(),
+            };
+            format!(
+                r#"{{"eventId": "0190b3f2-7c1e-7a55-9d0c-{i:012x}", "table": "items", "id": "item {i}",
+                    "spaceId": "home", {what}}}"#
+            )
+        };
+        let changes: Vec<String> = (0..100).map(change).collect();
+        jsonb(format!(r#"{{"clientId": "phone", "changes": [{}]}}"#, changes.join(", ")))
+    }
+
+    /// As a push reads it.
+    #[pg_bench]
+    fn changeset_of_100_changes(b: &mut Bencher<'_>) {
+        let changeset = changeset();
+        iter_in_memory(b, move |_| {
+            // SAFETY: a jsonb in the memory of the call.
+            let changeset = Changeset::parse(unsafe { root(black_box(changeset)) });
+            assert_eq!(changeset.expect("a changeset").changes.len(), 100);
+        });
+    }
+
+    /// As a pull writes it. The rows are read from the log, so that they have the columns that they have there.
+    #[pg_bench]
+    fn response_of_100_changes(b: &mut Bencher<'_>) {
+        let scope = Scope::enter(Some(USER), Some(vec![Some(b"home")])).expect("a scope");
+        // SAFETY: a jsonb in the memory of the call.
+        let changeset = Changeset::parse(unsafe { root(changeset()) }).expect("a changeset");
+        push::record(&scope, b"app", None, &changeset.changes).expect("they can be recorded");
+        let pull = Pull {
+            app: b"app",
+            table: None,
+            exclude: Exclude::Echo(None),
+            page_size: 100,
+            start: Start::Beginning(None),
+        };
+        let (memory, mut columns) = (Context::current(), None);
+        let rows = read::page(&scope, pull, |page| {
+            let rows = page.expect("a page").rows;
+            Ok(rows.iter().map(|row| memory.run(|| row.copy(&mut columns))).collect::<Vec<Row>>())
+        });
+        let (rows, cursor) = (rows.expect("they can be read"), cursor(&ids(1)).to_text());
+        assert_eq!(rows.len(), 100);
+        iter_in_memory(b, move |_| {
+            let mut json = JsonText::new();
+            write_response(&mut json, black_box(&rows), &cursor, false, false);
+            black_box(json.datum());
+        });
+    }
+
+    // ---- records ------------------------------------------------------------------------------------------
+
+    /// An insert and 20 updates of two fields, merged.
+    #[pg_bench]
+    fn record_of_21_changes(b: &mut Bencher<'_>) {
+        let created_at = Time::parse(b"2026-01-01T12:35:00Z").expect("a time");
+        let change = |i: usize| {
+            let (op, data, times) = match i {
+                0 => (Op::Insert, DATA.into(), "{}".into()),
+                _ => {
+                    let at = format!("2026-01-01T12:34:58.{i:03}Z");
+                    let data = format!(r#"{{"title": "Milk {i}", "position": {i}}}"#);
+                    (Op::Update, data, format!(r#"{{"title": "{at}", "position": "{at}"}}"#))
+                }
+            };
+            let position = Position::new(1, 1000 + i as u64, i as i64);
+            // SAFETY: two jsonb in the memory of the call.
+            let [data, field_timestamps] = [data, times].map(|text| unsafe { merge::object(Some(jsonb(text))) });
+            Change { op, position, created_at, data, field_timestamps }
+        };
+        let changes: Vec<_> = (0..21).map(change).collect();
+        iter_in_memory(b, move |memory| {
+            let mut state = merge::State::new(memory);
+            for change in black_box(&changes) {
+                merge::apply(&mut state, change, Some(b"home"), memory);
+            }
+            assert_eq!(state.fields().len(), 7);
+        });
+    }
+
+    #[pg_bench]
+    fn time_of_rfc_3339(b: &mut Bencher<'_>) {
+        b.iter(|| Time::parse(black_box(b"2026-01-01T12:34:56.789Z")));
+    }
+
+    #[pg_bench]
+    fn new_uuidv7(b: &mut Bencher<'_>) {
+        iter_in_memory(b, |_| {
+            black_box(new_id());
+        });
+    }
+}
