@@ -3,10 +3,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test test-clusters bench bench-pages profile setup build install fmt lint clean
+.PHONY: help demo psql test test-clusters bench bench-in-process bench-pages profile setup build install fmt lint clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@echo '  PG=17                            another installed major version (make test PG=17)'
 	@echo '  PG_CONFIG=/path/pg_config        an installation of PostgreSQL anywhere'
@@ -27,6 +27,9 @@ test-clusters: ## the part of it that runs real clusters: crashes, failovers, re
 
 bench: ## measure a release build beside the original and plain PostgreSQL
 	@scripts/bench.sh
+
+bench-in-process: ## measure the hot Rust code in a backend, beside the last time
+	@scripts/bench.sh in-process
 
 bench-pages: ## the README's table and docs/benchmarks.md, from the results of the last make bench
 	@scripts/bench.sh pages

@@ -15,9 +15,12 @@
 //! | [`records`] | merged records, beside the same merge in SQL |
 //! | [`wakeups`] | what wake-ups cost writers |
 //! | [`memory`]  | what backends hold, and what stays |
+//!
+//! Beside these, [`in_process`] runs the benchmarks of the extension's Rust code.
 
 mod disk;
 mod growth;
+mod in_process;
 mod memory;
 mod page;
 mod plot;
@@ -42,6 +45,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "usage: mana_sync_bench [part…]
        mana_sync_bench pages: the README's table and docs/benchmarks.md from the last results
+       mana_sync_bench in-process [name…]: Rust code in a backend; all of it, or what has one of these in its name
 
 Parts: single push pull growth disk records wakeups memory; all of them, unless some are named. In the environment:
 ROUNDS=n is the number of rounds (default 7), ROWS=n the largest log of growth (default 1000000; 10000000 takes long).
@@ -56,6 +60,10 @@ fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
     if names == ["pages"] {
         return page::publish(format!("{DIRECTORY}/results.json").as_ref());
+    }
+    if let Some(("in-process", benches)) = names.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        fs::create_dir_all(DIRECTORY)?;
+        return in_process::run(benches, &format!("{DIRECTORY}/in-process.json"));
     }
     if names.iter().any(|name| !PARTS.contains(&name.as_str())) {
         println!("{USAGE}");

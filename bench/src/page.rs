@@ -43,7 +43,9 @@ fn page(report: &Report) -> Result<String> {
         "# Benchmarks\n\nWritten by `make bench-pages` from [results.json](benchmarks/results.json), which is what `make bench` measured. Ratios \
          first: both sides of each were measured in turns, in the same minutes. In brackets the least and the greatest of \
          the rounds. \"The original\" is the store that mana_sync replaces, with its own statements, round trips, indexes and \
-         row security; \"bare\" is plain PostgreSQL, as the owner, without row security.\n\n",
+         row security; \"bare\" is plain PostgreSQL, as the owner, without row security.\n\nWhat the Rust code costs without \
+         queries, `make bench-in-process` measures in a backend ([benches.rs](../src/benches.rs)); to compare a change with the \
+         code before it, and not for this page.\n\n",
     );
     page += &about(report);
     let plots: BTreeSet<&str> =
