@@ -124,6 +124,7 @@ impl Export {
         spi.finish();
         close_level(level);
         let user = scope.user.to_vec();
+        scope.leave();
         let portion = (ROWS_IN_MEMORY / apps.len().max(1)).max(16);
         let columns = memory.run(|| args.result_columns(COLUMNS))?;
         Ok(Export { user, apps, portion, columns })
@@ -147,7 +148,7 @@ impl Export {
 
     /// Reads the next portion of an app, whose rows have all been returned.
     fn fill(&mut self, app: usize) -> Result<(), Error> {
-        let _scope = Scope::enter(Some(&self.user), None)?;
+        let scope = Scope::enter(Some(&self.user), None)?;
         let level = plan_index_scans();
         let spi = Spi::connect();
         let app = &mut self.apps[app];
@@ -171,6 +172,7 @@ impl Export {
         app.more = app.rows.len() == self.portion;
         spi.finish();
         close_level(level);
+        scope.leave();
         Ok(())
     }
 }

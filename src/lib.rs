@@ -69,7 +69,6 @@ pub extern "C-unwind" fn _PG_init() {
         unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     }
     settings::register();
-    scope::register();
     epoch::register();
     wakeup::register();
 }

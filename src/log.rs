@@ -99,6 +99,7 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
             args.datum(10),
         ],
     );
+    scope.leave();
     Ok(Some(id))
 }
 

@@ -36,6 +36,7 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(6))?;
     let json = respond(&scope, pull, since, false, json)?;
+    scope.leave();
     Ok(Some(json.datum()))
 }
 
@@ -58,6 +59,7 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         push::record(&scope, app, client, &changeset.changes)?;
         json = respond(&scope, pull, changeset.since, !changeset.changes.is_empty(), json)?;
     }
+    scope.leave();
     Ok(Some(json.datum()))
 }
 

@@ -82,6 +82,7 @@ fn push(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     let inserted = record(&scope, app, client, &changeset.changes)?;
+    scope.leave();
     let duplicates = changeset.changes.len() - inserted;
     json.raw(&format!("{{\"inserted\": {inserted}, \"duplicates\": {duplicates}}}"));
     Ok(Some(json.datum()))

@@ -76,6 +76,7 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         }
         Ok(())
     })?;
+    scope.leave();
     Ok(None)
 }
 

@@ -66,6 +66,7 @@ fn records(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     pushed.pop();
     spi.finish();
     close_level(level);
+    scope.leave();
     Ok(None)
 }
 
@@ -138,6 +139,7 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     pushed.pop();
     spi.finish();
     close_level(level);
+    scope.leave();
     Ok(None)
 }
 

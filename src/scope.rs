@@ -1,107 +1,23 @@
 //! Who is asking, and for which spaces.
 //!
-//! The scope is two settings, which the policies read too (`sql/policies.sql`). A call that names a user runs in a scope
-//! of its own: until it ends, or an error ends it, the settings show that one. They are not set for it, which would take
-//! longer than to insert a row into an index.
+//! The scope is two settings, which the policies read too (`sql/policies.sql`). A call that names a
+//! user runs with the settings changed on a level of their own, which ends with the call, or with the
+//! transaction or subtransaction that an error ends.
 
 use crate::error::Error;
 use crate::function::{Args, sql_function};
 use crate::settings;
 use pgrx::pg_sys;
 use std::borrow::Cow;
-use std::ffi::{CStr, CString, c_char};
-use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering::Relaxed};
+use std::ffi::CStr;
+
+const USER: &CStr = c"app.current_user_id";
+const SPACES: &CStr = c"app.current_user_space_ids";
 
 sql_function!(mana_sync_with_scope, pg_finfo_mana_sync_with_scope, with_scope);
 sql_function!(mana_sync_may_write, pg_finfo_mana_sync_may_write, may_write);
 
-static USER: Setting = Setting::new(c"app.current_user_id");
-static SPACES: Setting = Setting::new(c"app.current_user_space_ids");
-
-/// A setting that shows the value that a call has for it. (A backend has one thread; the atomics are there for Rust.)
-struct Setting {
-    name: &'static CStr,
-    /// PostgreSQL's variable: NULL, or the value that was set.
-    variable: AtomicPtr<c_char>,
-    /// The value that the innermost call has for it, or NULL.
-    of_call: AtomicPtr<c_char>,
-    /// The variable when that call began. If it is another one now, it was set since, which counts more.
-    beneath: AtomicPtr<c_char>,
-}
-
-impl Setting {
-    const fn new(name: &'static CStr) -> Setting {
-        Setting {
-            name,
-            variable: AtomicPtr::new(ptr::null_mut()),
-            of_call: AtomicPtr::new(ptr::null_mut()),
-            beneath: AtomicPtr::new(ptr::null_mut()),
-        }
-    }
-
-    fn register(&'static self, description: &'static CStr, show: unsafe extern "C-unwind" fn() -> *const c_char) {
-        // SAFETY: called while the library is loaded. The strings and the variable are there for good.
-        unsafe {
-            pg_sys::DefineCustomStringVariable(
-                self.name.as_ptr(),
-                description.as_ptr(),
-                c"mana_sync.with_scope sets it for a transaction.".as_ptr(),
-                self.variable.as_ptr(),
-                ptr::null(),
-                pg_sys::GucContext::PGC_USERSET,
-                0,
-                None,
-                None,
-                Some(show),
-            );
-        }
-    }
-
-    fn pointer(&self) -> *const c_char {
-        let (variable, of_call) = (self.variable.load(Relaxed), self.of_call.load(Relaxed));
-        let shown = if of_call.is_null() || variable != self.beneath.load(Relaxed) { variable } else { of_call };
-        if shown.is_null() { c"".as_ptr() } else { shown }
-    }
-
-    /// What it shows, or '' where it was never set.
-    ///
-    /// # Safety
-    /// No scope is entered or left and nothing is set while the value is used.
-    unsafe fn value<'a>(&self) -> &'a [u8] {
-        // SAFETY: a string of PostgreSQL's, or of a call that has not ended.
-        unsafe { CStr::from_ptr(self.pointer()).to_bytes() }
-    }
-
-    /// Shows another value; returns what [`Setting::restore`] takes.
-    fn show(&self, value: &CStr) -> [*mut c_char; 2] {
-        let before = [self.of_call.load(Relaxed), self.beneath.load(Relaxed)];
-        self.restore([value.as_ptr().cast_mut(), self.variable.load(Relaxed)]);
-        before
-    }
-
-    fn restore(&self, [of_call, beneath]: [*mut c_char; 2]) {
-        self.of_call.store(of_call, Relaxed);
-        self.beneath.store(beneath, Relaxed);
-    }
-}
-
-unsafe extern "C-unwind" fn show_user() -> *const c_char {
-    USER.pointer()
-}
-
-unsafe extern "C-unwind" fn show_spaces() -> *const c_char {
-    SPACES.pointer()
-}
-
-/// Makes the settings known. Values that they have as placeholders stay.
-pub fn register() {
-    USER.register(c"The user whose changes row security shows.", show_user);
-    SPACES.register(c"The spaces, comma-separated, whose changes row security shows too.", show_spaces);
-}
-
-/// The scope that a call runs in. It ends when it is dropped, by an error too: those of PostgreSQL pass through Rust as
-/// panics.
+/// The scope that a call runs in.
 pub struct Scope<'a> {
     /// Never empty.
     pub user: Cow<'a, [u8]>,
@@ -109,50 +25,27 @@ pub struct Scope<'a> {
     pub spaces: Vec<Cow<'a, [u8]>>,
     /// Whether it is known which spaces the user is a member of.
     memberships_known: bool,
-    /// What the settings show, where it is not what they had shown before.
-    shown: Option<Shown>,
-}
-
-/// The settings of a call, and what they showed before.
-struct Shown {
-    user: [*mut c_char; 2],
-    spaces: [*mut c_char; 2],
-    _values: [CString; 2],
-}
-
-impl Shown {
-    fn new(user: &[u8], spaces: Vec<u8>) -> Shown {
-        let c_string = |value: Vec<u8>| CString::new(value).expect("a text of PostgreSQL has no zero byte");
-        let values = [c_string(user.to_vec()), c_string(spaces)];
-        Shown { user: USER.show(&values[0]), spaces: SPACES.show(&values[1]), _values: values }
-    }
-}
-
-impl Drop for Shown {
-    fn drop(&mut self) {
-        USER.restore(self.user);
-        SPACES.restore(self.spaces);
-    }
+    /// The level of settings to leave at the end.
+    level: Option<i32>,
 }
 
 /// `mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}')`
 ///
 /// `user_id` NULL is the user of the scope; `space_ids` NULL keeps the spaces of the same user's scope.
 fn with_scope(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    let scope = Scope::wanted(args.text(0), args.texts(1), false)?;
-    settings::set(USER.name, &scope.user, pg_sys::GucAction::GUC_ACTION_LOCAL);
-    settings::set(SPACES.name, &scope.spaces.join(&b','), pg_sys::GucAction::GUC_ACTION_LOCAL);
+    let scope = Scope::wanted(args.text(0), args.texts(1), false, &(setting(USER), setting(SPACES)))?;
+    settings::set(USER, &scope.user, pg_sys::GucAction::GUC_ACTION_LOCAL);
+    settings::set(SPACES, &scope.spaces.join(&b','), pg_sys::GucAction::GUC_ACTION_LOCAL);
     Ok(Some(pg_sys::Datum::from(0usize)))
 }
 
 /// `mana_sync.may_write(user_id text, space_id text)`, the WITH CHECK of the policy. In Rust, so that the
-/// library is loaded and `mana_sync.strict_spaces` is the server's, not a placeholder that anybody could set.
+/// library is loaded and the setting is the server's, not a placeholder that anybody could set.
 fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
-    // SAFETY: nothing is set here. (strict_spaces may read a catalog, behind the last use.)
-    let (current, spaces) = unsafe { (USER.value(), SPACES.value()) };
-    let may = current == user
+    let may = setting(USER) == user
         && args.text(1).is_none_or(|space| {
+            let spaces = setting(SPACES);
             let mut members = spaces.split(|&byte| byte == b',').filter(|id| !id.is_empty()).peekable();
             match members.peek() {
                 Some(_) => members.any(|id| id == space),
@@ -164,14 +57,29 @@ fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 
 impl<'a> Scope<'a> {
     /// Enters the scope of a call that names `user` and `spaces`, either of which may be NULL.
+    /// Leave it with [`Scope::leave`].
     pub fn enter(user: Option<&'a [u8]>, spaces: Option<Vec<Option<&'a [u8]>>>) -> Result<Scope<'a>, Error> {
-        let mut scope = Scope::wanted(user, spaces, true)?;
+        let current = (setting(USER), setting(SPACES));
+        let mut scope = Scope::wanted(user, spaces, true, &current)?;
         let joined = scope.spaces.join(&b',');
-        // SAFETY: compared at once.
-        if unsafe { USER.value() != &*scope.user || SPACES.value() != joined } {
-            scope.shown = Some(Shown::new(&scope.user, joined));
+        let (is_other_user, are_other_spaces) = (*current.0 != *scope.user, current.1 != joined);
+        if is_other_user || are_other_spaces {
+            scope.level = Some(settings::open_level());
+        }
+        if is_other_user {
+            settings::set_for_call(USER, &scope.user);
+        }
+        if are_other_spaces {
+            settings::set_for_call(SPACES, &joined);
         }
         Ok(scope)
+    }
+
+    /// Leaves the transaction's scope as the call found it.
+    pub fn leave(self) {
+        if let Some(level) = self.level {
+            settings::close_level(level);
+        }
     }
 
     /// The scope that the arguments ask for, in the scope of the two settings.
@@ -179,22 +87,20 @@ impl<'a> Scope<'a> {
         user: Option<&'a [u8]>,
         spaces: Option<Vec<Option<&'a [u8]>>>,
         same_user_only: bool,
+        (current, current_spaces): &(Vec<u8>, Vec<u8>),
     ) -> Result<Scope<'a>, Error> {
-        // SAFETY: copied before anything is entered or set.
-        let (current, current_spaces) = unsafe { (USER.value(), SPACES.value()) };
         let user = match user {
             Some([]) => return Err(Error::EmptyUser),
             Some(user) if same_user_only && !current.is_empty() && user != current => return Err(Error::OtherUser),
             Some(user) => Cow::Borrowed(user),
             None if current.is_empty() => return Err(Error::NoScope),
-            None => Cow::Owned(current.to_vec()),
+            None => Cow::Owned(current.clone()),
         };
-        let given = spaces.is_some();
-        let mut ids: Vec<&[u8]> = match spaces {
-            Some(ids) => ids.into_iter().flatten().collect(),
+        let (mut ids, given): (Vec<Cow<'a, [u8]>>, bool) = match spaces {
+            Some(ids) => (ids.into_iter().flatten().map(Cow::Borrowed).collect(), true),
             // Without a user there is no scope, and the spaces of another user are not this one's.
-            None if *user != *current => Vec::new(),
-            None => current_spaces.split(|&byte| byte == b',').collect(),
+            None if *user != **current => (Vec::new(), false),
+            None => (current_spaces.split(|&byte| byte == b',').map(|id| Cow::Owned(id.to_vec())).collect(), false),
         };
         ids.retain(|id| !id.is_empty());
         if ids.iter().any(|id| id.contains(&b',')) {
@@ -203,9 +109,7 @@ impl<'a> Scope<'a> {
         ids.sort_unstable();
         ids.dedup();
         let memberships_known = given || !ids.is_empty();
-        let spaces =
-            ids.into_iter().map(|id| if given { Cow::Borrowed(id) } else { Cow::Owned(id.to_vec()) }).collect();
-        Ok(Scope { user, spaces, memberships_known, shown: None })
+        Ok(Scope { user, spaces: ids, memberships_known, level: None })
     }
 
     /// Refuses a write into a space that the user is not a member of.
@@ -220,5 +124,14 @@ impl<'a> Scope<'a> {
         } else {
             Ok(())
         }
+    }
+}
+
+/// A setting, or '' where it was never set.
+fn setting(name: &CStr) -> Vec<u8> {
+    // SAFETY: `missing_ok`; the string is copied before anything can change it.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if value.is_null() { Vec::new() } else { CStr::from_ptr(value).to_bytes().to_vec() }
     }
 }

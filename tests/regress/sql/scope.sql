@@ -180,7 +180,7 @@ RESET ROLE;
 -- == While a call runs, whatever it runs reads its scope in the settings
 CREATE TABLE noted (n int GENERATED ALWAYS AS IDENTITY, place text, "user" text, spaces text);
 CREATE FUNCTION of_cyd() RETURNS text LANGUAGE sql SET app.current_user_id = 'cyd' AS $$ SELECT "user" FROM scope() $$;
-CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $body$
 DECLARE
     undone text;
 BEGIN
@@ -193,21 +193,34 @@ BEGIN
     EXCEPTION WHEN raise_exception THEN
         INSERT INTO noted (place, "user") VALUES ('set, and undone', undone);
     END;
+    -- By a worker, too.
+    EXECUTE $$ SELECT current_setting('app.current_user_id') || '/' || current_setting('app.current_user_space_ids')
+               FROM pg_class LIMIT 1 $$ INTO undone;
+    INSERT INTO noted (place, "user") VALUES ('in a parallel query', undone);
     IF NEW.record_id = 'outer' THEN
         PERFORM mana_sync.record_change('calls', 'items', 'inner', NULL, 'work', 'insert', 'phone', space_ids => '{work}');
     ELSIF NEW.record_id = 'set' THEN
-        PERFORM set_config('app.current_user_space_ids', 'work', true);
+        FOR i IN 1 .. 4 LOOP
+            PERFORM mana_sync.with_scope('ben', ARRAY['wor' || i]);
+            INSERT INTO noted (place, "user", spaces) SELECT 'set ' || i, * FROM scope();
+        END LOOP;
     END IF;
     INSERT INTO noted (place, "user", spaces) SELECT NEW.record_id, * FROM scope();
     RETURN NEW;
-END $$;
+END $body$;
 CREATE TRIGGER note BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION note();
 SET ROLE regress_app;
+-- It is called debug_parallel_query since PostgreSQL 16.
+SELECT set_config(name, 'on', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \g /dev/null
+BEGIN;
+SELECT mana_sync.with_scope('ada', '{garden}');
 SELECT count(mana_sync.record_change('calls', 'items', 'outer', 'ada', 'home', 'insert', 'phone', space_ids => '{home}'));
--- A trigger may change it for the rest of the transaction; the row is judged by that.
-SELECT code FROM outcome($$ SELECT mana_sync.record_change('calls', 'items', 'set', 'ada', 'home', 'insert', 'phone',
+-- What a trigger sets counts until the call ends: the row is judged by it.
+SELECT code FROM outcome($$ SELECT mana_sync.record_change('calls', 'items', 'set', 'ada', NULL, 'insert', 'phone',
     space_ids => '{home}') $$);
 SELECT * FROM scope();
+COMMIT;
+SELECT set_config(name, 'off', false) FROM pg_settings WHERE name IN ('force_parallel_mode', 'debug_parallel_query') \g /dev/null
 RESET ROLE;
 SELECT place, "user", spaces FROM noted ORDER BY n;
 DROP TRIGGER note ON mana_sync.sync_changes;
