@@ -29,5 +29,5 @@ if [ "${1:-}" = in-process ]; then
     exec cargo run -q --release -p mana_sync_bench -- "$@"
 fi
 PROFILE=release "$here/install.sh"
-say 'Measuring (a quarter of an hour with ROUNDS=3)'
+say 'Measuring (20 minutes with ROUNDS=5)'
 cargo run -q --release -p mana_sync_bench -- "$@"

@@ -1,4 +1,4 @@
-//! Every setting of the extension.
+//! Every setting of the extension, and how settings are changed, for a call or for longer.
 
 use crate::statement::{Spi, Statement};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};

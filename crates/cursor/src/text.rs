@@ -456,6 +456,36 @@ mod tests {
         }
     }
 
+    /// Devices hold cursors of earlier builds.
+    #[test]
+    fn the_text_stays_what_it_is() {
+        let seen = |number, xmax, partial| Seen {
+            epoch: Epoch { number, fingerprint: 0x1234_5678_9abc },
+            unwritten: Some(Unwritten { timeline: 4, history: 77 }),
+            snapshot: Snapshot::new(xmax, vec![xmax - 900, xmax - 3], partial),
+            lsn: 0x16_b374_d848,
+        };
+        let walk = Walk {
+            target: seen(3, 6000, vec![(5998, 12)]),
+            last: Position::new(2, 4711, 42),
+            joined: vec![5, keyed::MAX],
+            left: vec![7],
+            table: 99,
+            after: Some(-1_000_000),
+        };
+        let cursor = Cursor {
+            reader: 0xa9ef_1c2a_fd7f,
+            seen: Some(seen(2, 5000, vec![])),
+            spaces: vec![1, 0x4c8f_395a_b90f],
+            purges: 9,
+            walk: Some(walk),
+        };
+        assert_eq!(
+            cursor.to_text(),
+            "ms10420D720-31D0~-60PnSCW73YGLT8ew03------0CeTwR9jpz01-------0I7wtLfZE08.-0620Sk20Eg1D000~20Si0B-60PnSCW73YGLT8ew03------0C01208b0e01-------4zzzzzzzz00-------6------0Y.36cGzZa5WBi1t"
+        );
+    }
+
     /// Fewer open transactions at the same xmax is the later state; every subset of a few ids is compared.
     #[test]
     fn text_order_is_age_order_while_transactions_finish() {

@@ -184,6 +184,20 @@ ALTER ROLE regress_app NOLOGIN;
 -- None of the refused ones is there.
 SELECT count(*) FROM mana_sync.sync_changes WHERE record_id = 'r';
 
+-- == Joining after an epoch has begun
+-- Both spaces are read from the beginning of that epoch, beta with the reader's own rows and alpha without: those of alpha come
+-- as own ones.
+SET ROLE regress_app;
+SELECT write('lea', 'alpha', 'lea-alpha'), write('kim', NULL, 'kim-private');
+SELECT * FROM pull('kim', '{alpha}') \gset
+SELECT :'records' AS records;
+RESET ROLE;
+SELECT mana_sync.begin_epoch() > 1 AS later;
+SET ROLE regress_app;
+SELECT write('kim', 'alpha', 'kim-alpha'), write('kim', 'beta', 'kim-beta'), write('lea', 'alpha', 'lea-alpha-2'), write('lea', 'beta', 'lea-beta');
+SELECT records FROM pull('kim', '{alpha,beta}', :'next');
+RESET ROLE;
+
 DROP FUNCTION pull, write;
 SELECT mana_sync.revoke_access('regress_app') \g /dev/null
 DROP EXTENSION mana_sync;
