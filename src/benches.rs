@@ -173,7 +173,15 @@ mod benches {
         let start = Start::Cursor(Box::new(cursor(&ids)));
         b.iter(move || {
             let spaces = slices(&ids);
-            let request = Request { user: USER, app: b"app", spaces: &spaces, table: None, page_size: 500, room: None };
+            let request = Request {
+                user: USER,
+                app: b"app",
+                spaces: &spaces,
+                table: None,
+                page_size: 500,
+                cursor_without_rows: true,
+                room: None,
+            };
             let now = Snapshot::new(XMAX + 50, vec![XMAX - 20], vec![]);
             let mut log = Rounds { count: 0, parts: 1 };
             read_page(&server, (now, LSN + 1), black_box(&request), start.clone(), &mut log, &mut NoPurges)
@@ -187,8 +195,15 @@ mod benches {
         let (ids, server) = (ids(100), server());
         b.iter(move || {
             let spaces = slices(&ids);
-            let request =
-                Request { user: USER, app: b"app", spaces: &spaces, table: None, page_size: 5000, room: None };
+            let request = Request {
+                user: USER,
+                app: b"app",
+                spaces: &spaces,
+                table: None,
+                page_size: 5000,
+                cursor_without_rows: true,
+                room: None,
+            };
             let now = Snapshot::new(XMAX, vec![XMAX - 20], vec![]);
             let mut log = Rounds { count: 1000, parts: 101 };
             let start = Start::Beginning(None);
@@ -265,6 +280,7 @@ mod benches {
             exclude: Exclude::Echo(None),
             page_size: 100,
             start: Start::Beginning(None),
+            cursor_without_rows: true,
         };
         let (memory, mut columns) = (Context::current(), None);
         let rows = read::page(&scope, pull, |page| {

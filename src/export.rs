@@ -109,7 +109,7 @@ impl Export {
         let level = plan_index_scans();
         let spi = Spi::connect();
         let apps: Vec<App> = spi
-            .read(&APPS, &[Some(text_datum(&scope.user))])
+            .read(&APPS, &[Some(text_datum(scope.user))])
             .iter()
             .filter_map(|row| row.column(1))
             .map(|id| App {

@@ -75,7 +75,7 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     }
     let space = args.text(4).filter(|space| !space.is_empty());
     let scope = Scope::enter(args.text(3), args.texts(12))?;
-    key(Some(&scope.user), "user_id")?;
+    key(Some(scope.user), "user_id")?;
     if let Some(space) = space {
         key(Some(space), "space_id")?;
         scope.may_write(space)?;
@@ -87,7 +87,7 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
             args.datum(0),
             args.datum(1),
             args.datum(2),
-            Some(text_datum(&scope.user)),
+            Some(text_datum(scope.user)),
             args.datum(5),
             Some(args.datum(6).unwrap_or_else(|| text_datum(b""))),
             args.datum(7),

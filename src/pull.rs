@@ -31,6 +31,7 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         table: args.text(2).filter(|table| !table.is_empty()),
         exclude: Exclude::Echo(args.text(4).filter(|client| !client.is_empty())),
         page_size,
+        cursor_without_rows: true,
         start: read::parse_since(since)?,
     };
     let json = JsonText::new();
@@ -52,7 +53,14 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
     let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
-    let pull = Pull { app, table: None, exclude: Exclude::Echo(client), page_size: PAGE_SIZE, start };
+    let pull = Pull {
+        app,
+        table: None,
+        exclude: Exclude::Echo(client),
+        page_size: PAGE_SIZE,
+        start,
+        cursor_without_rows: true,
+    };
     if read::check(&scope, &pull)?.is_err() {
         write_resync(&mut json);
     } else {

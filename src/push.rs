@@ -97,7 +97,7 @@ pub fn changeset<'a>(args: &Args<'a>) -> Result<Changeset<'a>, Error> {
 
 /// Appends changes to the log under a scope that was entered; returns how many had not been there.
 pub fn record(scope: &Scope<'_>, app: &[u8], client: Option<&[u8]>, changes: &[Change<'_>]) -> Result<usize, Error> {
-    key(Some(&scope.user), "user_id")?;
+    key(Some(scope.user), "user_id")?;
     for (index, change) in changes.iter().enumerate() {
         let may = change.space.map_or(Ok(()), |space| scope.may_write(space));
         may.map_err(|error| Error::Change { index, error: Box::new(error) })?;
@@ -107,7 +107,7 @@ pub fn record(scope: &Scope<'_>, app: &[u8], client: Option<&[u8]>, changes: &[C
     }
     let spi = Spi::connect();
     let texts = |of: &dyn Fn(&Change<'_>) -> pg_sys::Datum| Some(array_datum(changes.iter().map(of).collect(), &TEXT));
-    let user = Some(text_datum(&scope.user));
+    let user = Some(text_datum(scope.user));
     let app = Some(text_datum(app));
     let ids = changes.iter().map(|change| change.id.map_or_else(new_id, |id| uuid_datum(&id)));
     let ids = Some(array_datum(ids.collect(), &UUID));

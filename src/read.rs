@@ -65,7 +65,9 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let scope = Scope::enter(args.text(0), args.texts(6))?;
     let table = args.text(2).filter(|table| !table.is_empty());
     let exclude = Exclude::Client(args.text(4).filter(|client| !client.is_empty()));
-    page(&scope, Pull { app, table, exclude, page_size, start }, |page| {
+    // The cursor is in the last row.
+    let pull = Pull { app, table, exclude, page_size, start, cursor_without_rows: false };
+    page(&scope, pull, |page| {
         let page = page?;
         if let Some((last, others)) = page.rows.split_last() {
             let cursor = hand_out(&page.cursor.ok_or(Error::Installation("a page without a cursor"))?);
@@ -92,6 +94,8 @@ pub struct Pull<'a> {
     pub page_size: usize,
     /// Where it begins.
     pub start: Start,
+    /// Whether a page without rows has a cursor too.
+    pub cursor_without_rows: bool,
 }
 
 /// Whose rows a page leaves out.
@@ -127,9 +131,7 @@ pub fn page<T>(
     take: impl FnOnce(Result<Page<Row>, Resync>) -> Result<T, Error>,
 ) -> Result<T, Error> {
     refuse_subscribers()?;
-    let level = plan_index_scans();
-    let spaces: Vec<&[u8]> = scope.spaces.iter().map(|id| &**id).collect();
-    let request = pull.request(scope, &spaces);
+    let request = pull.request(scope);
     let spi = Spi::connect();
     let (pushed, server, reading) = take_snapshot()?;
     let mut log = Log::new(&spi, &request, pull.exclude);
@@ -147,16 +149,14 @@ pub fn page<T>(
     }))?;
     pushed.pop();
     spi.finish();
-    settings::close_level(level);
     Ok(taken)
 }
 
 /// Whether a page can be read, under a scope that was entered.
 pub fn check(scope: &Scope<'_>, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
     refuse_subscribers()?;
-    let spaces: Vec<&[u8]> = scope.spaces.iter().map(|id| &**id).collect();
     let (pushed, server, _) = take_snapshot()?;
-    let checked = walk::check(&server, &pull.request(scope, &spaces), &pull.start, &mut Purged);
+    let checked = walk::check(&server, &pull.request(scope), &pull.start, &mut Purged);
     pushed.pop();
     Ok(checked)
 }
@@ -170,8 +170,16 @@ fn refuse_subscribers() -> Result<(), Error> {
 }
 
 impl<'a> Pull<'a> {
-    fn request(&self, scope: &'a Scope<'_>, spaces: &'a [&'a [u8]]) -> Request<'a> {
-        Request { user: &scope.user, app: self.app, spaces, table: self.table, page_size: self.page_size, room: None }
+    fn request(&self, scope: &'a Scope<'_>) -> Request<'a> {
+        Request {
+            user: scope.user,
+            app: self.app,
+            spaces: &scope.spaces,
+            table: self.table,
+            page_size: self.page_size,
+            cursor_without_rows: self.cursor_without_rows,
+            room: None,
+        }
     }
 }
 

@@ -52,7 +52,7 @@ fn records(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let spi = Spi::connect();
     let pushed = Pushed::transaction();
     let mut values = vec![
-        Some(text_datum(&scope.user)),
+        Some(text_datum(scope.user)),
         Some(text_datum(app)),
         table.map(text_datum),
         Some(spaces(&scope)),
@@ -108,7 +108,7 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let spi = Spi::connect();
     let pushed = Pushed::transaction();
     let values = [
-        Some(text_datum(&scope.user)),
+        Some(text_datum(scope.user)),
         Some(text_datum(app)),
         Some(text_datum(table)),
         Some(spaces(&scope)),

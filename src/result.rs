@@ -27,11 +27,16 @@ impl ResultSet {
                 return Err(Error::NoSet);
             }
             let random = modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
+            // What the query expects is what the function is declared with; to look that up once more would be
+            // a tenth of a pull that finds nothing.
+            let expected = (*info).expectedDesc;
+            if expected.is_null() || (*expected).natts as usize != column_count {
+                return Err(Error::Installation("a function is declared with another result"));
+            }
             let (columns, store) = Context::existing((*(*info).econtext).ecxt_per_query_memory).run(|| {
                 let store = pg_sys::tuplestore_begin_heap(random, false, pg_sys::work_mem);
-                (args.result_columns(column_count), store)
+                (pg_sys::CreateTupleDescCopy(expected), store)
             });
-            let columns = columns?;
             (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
             (*info).setResult = store;
             (*info).setDesc = columns;

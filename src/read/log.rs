@@ -1,7 +1,8 @@
 //! The log as the snapshot of a call sees it: the queries behind a page.
 
-use super::Exclude;
+use super::{Exclude, plan_index_scans};
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
+use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
 use mana_sync_cursor::Position;
@@ -126,6 +127,7 @@ impl<'a> Log<'a> {
                 Start::Cursor(cursor) => cursor.seen_of(number, own),
                 Start::Beginning(_) => 0,
             };
+            let level = plan_index_scans();
             let row = self.spi.read(
                 &OWN_TRANSACTION,
                 &[
@@ -136,6 +138,7 @@ impl<'a> Log<'a> {
                     Some(array_datum(self.spaces().to_vec(), &TEXT)),
                 ],
             );
+            close_level(level);
             let seq = row.iter().next().and_then(|row| row.column(1)).map_or(0, |seq| seq.value() as i64);
             Some(seq.max(named))
         });
@@ -220,6 +223,7 @@ impl Source for Log<'_> {
     ) -> Result<(), Self::Error> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
             (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
+        let level = plan_index_scans();
         for (places, is_own) in [(own, true), (spaces, false)] {
             if places.is_empty() {
                 continue;
@@ -232,6 +236,7 @@ impl Source for Log<'_> {
                 take(places[part - 1], position, row.keep(POSITION_COLUMNS, columns));
             });
         }
+        close_level(level);
         Ok(())
     }
 }

@@ -295,7 +295,16 @@ impl Reader<'_> {
     }
 
     fn hash(&mut self) -> Option<u64> {
-        self.digits(HASH_DIGITS)
+        let (digits, rest) = self.0.split_first_chunk::<HASH_DIGITS>()?;
+        self.0 = rest;
+        // Looks only once whether all are digits: a cursor has a hash for each space.
+        let (mut value, mut seen) = (0, 0);
+        for &digit in digits {
+            let digit = VALUES[usize::from(digit)];
+            value = value << DIGIT_BITS | u64::from(digit);
+            seen |= digit;
+        }
+        (seen != NO_DIGIT).then_some(value)
     }
 
     fn hashes(&mut self) -> Option<Vec<u64>> {

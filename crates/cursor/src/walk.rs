@@ -40,6 +40,8 @@ pub struct Request<'a> {
     pub table: Option<&'a [u8]>,
     /// At most so many rows; at least 1.
     pub page_size: usize,
+    /// Whether a page without rows has a cursor too. To make one takes time for each space.
+    pub cursor_without_rows: bool,
     /// How many bytes the cursor has for the open transactions that it names; for tests. `None` is
     /// [`text::room_for_open`].
     pub room: Option<usize>,
@@ -59,7 +61,8 @@ pub enum Start {
 pub struct Page<R> {
     /// The rows, in the order of the log.
     pub rows: Vec<R>,
-    /// Where to go on; `None` means where the page began: this server cannot tell more for now.
+    /// Where to go on; `None` means where the page began: this server cannot tell more for now, or there is no row and no
+    /// cursor was wanted then.
     pub cursor: Option<Cursor>,
     /// Whether the page was filled, so that there may be more now.
     pub more: bool,
@@ -134,7 +137,8 @@ pub fn read_page<S: Source>(
             return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: true });
         }
         if state.finish(&now) {
-            return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: false });
+            let wanted = request.cursor_without_rows || !rows.is_empty();
+            return Ok(Page { rows, cursor: wanted.then(|| state.cursor(server, request)), more: false });
         }
     }
 }

@@ -48,6 +48,18 @@ SELECT * FROM scope();
 SELECT seen();
 COMMIT;
 
+-- Spaces are in the setting once each, in bytewise order, of whatever length: these are alike in many bytes, and some begin
+-- another.
+CREATE TEMP TABLE ids AS
+    SELECT DISTINCT repeat(c, n) || behind AS id
+    FROM unnest(ARRAY['a', 'h', U&'\00e9', '/']) AS c, generate_series(1, 10) AS n, unnest(ARRAY['', 'a', 'b', U&'\00e9', E'\x01']) AS behind;
+BEGIN;
+SELECT mana_sync.with_scope('ada', (SELECT array_agg(id ORDER BY md5(id || i)) FROM ids, generate_series(1, 2) AS i));
+SELECT spaces = (SELECT string_agg(id, ',' ORDER BY id COLLATE "C") FROM ids) AS each_once_in_order, count(*) AS ids
+FROM scope(), ids GROUP BY spaces;
+COMMIT;
+DROP TABLE ids;
+
 -- A savepoint that is rolled back takes its scope with it; one that is released leaves it.
 BEGIN;
 SELECT mana_sync.with_scope('ada', '{home}');

@@ -53,8 +53,15 @@ impl Device {
         let names: Vec<String> = spaces.iter().map(|space| format!("space {space}")).collect();
         let ids: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let user = format!("user {}", self.user);
-        let request =
-            Request { user: user.as_bytes(), app: APP, spaces: &ids, table: None, page_size, room: self.room };
+        let request = Request {
+            user: user.as_bytes(),
+            app: APP,
+            spaces: &ids,
+            table: None,
+            page_size,
+            cursor_without_rows: true,
+            room: self.room,
+        };
         let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
         let page = match read_page(&state.server, (snapshot, length as u64), &request, start, &mut table, &mut &state) {
             Ok(page) => page,
