@@ -34,7 +34,9 @@ CREATE SEQUENCE mana_sync.sync_changes_seq AS bigint CACHE 1;
 
 COMMENT ON SEQUENCE mana_sync.sync_changes_seq IS 'Order of the rows of one transaction in mana_sync.sync_changes.';
 
--- Columns of fixed width come first, which saves padding. seq stays the last column: its default is
+-- COLLATE: text has the order of its bytes, whatever the locale of the database. An order that an upgrade of the operating
+-- system (or of ICU) changes makes indexes hide rows, which would be lost for readers; and comparisons of bytes are the
+-- fastest. Columns of fixed width come first, which saves padding. seq stays the last column: its default is
 -- then the last expression evaluated for a row, so that no expression of the same INSERT can read
 -- the log between the number being drawn and the row being there.
 CREATE TABLE mana_sync.sync_changes (
@@ -43,13 +45,13 @@ CREATE TABLE mana_sync.sync_changes (
     xact             xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     epoch            int         NOT NULL DEFAULT mana_sync.current_epoch(),
     schema_version   int         NOT NULL DEFAULT 1,
-    user_id          text        NOT NULL,
-    app_id           text        NOT NULL,
-    table_name       text        NOT NULL,
-    record_id        text        NOT NULL,
-    op               text        NOT NULL,
-    client_id        text        NOT NULL,
-    space_id         text,
+    user_id          text COLLATE pg_catalog."C" NOT NULL,
+    app_id           text COLLATE pg_catalog."C" NOT NULL,
+    table_name       text COLLATE pg_catalog."C" NOT NULL,
+    record_id        text COLLATE pg_catalog."C" NOT NULL,
+    op               text COLLATE pg_catalog."C" NOT NULL,
+    client_id        text COLLATE pg_catalog."C" NOT NULL,
+    space_id         text COLLATE pg_catalog."C",
     data             jsonb,
     field_timestamps jsonb       DEFAULT '{}',
     actor            jsonb,
@@ -97,11 +99,12 @@ COMMENT ON INDEX mana_sync.sync_changes_space_idx IS 'For changes_since: the row
 -- Behind the record's id the space, with which a member finds the shared rows of an id that many others use privately; then
 -- the user. For compact, which reads the log in this order: the changes that the same readers see of a record lie together.
 -- CASE: an empty space is none, and a row comparison stops at NULL. (Not COALESCE, which the planner does not take for
--- leakproof: it would evaluate it after row security, without the index.) COLLATE: a condition on the user that is written so
--- cannot be meant for sync_changes_own_idx, which the planner would take for one of the average user.
+-- leakproof: it would evaluate it after row security, without the index.) COLLATE: POSIX is another name of the order C; a
+-- condition on the user that is written so cannot be meant for sync_changes_own_idx, which the planner would take for one of
+-- the average user.
 CREATE INDEX sync_changes_record_idx
     ON mana_sync.sync_changes (app_id, record_id, (CASE WHEN space_id IS NULL THEN '' ELSE space_id END),
-        user_id COLLATE pg_catalog."C", table_name);
+        user_id COLLATE pg_catalog."POSIX", table_name);
 COMMENT ON INDEX mana_sync.sync_changes_record_idx IS 'For records, record_history and compact: the rows of a record, by space and user.';
 
 -- Not marked for pg_dump: the log that a dump is restored into has names of its own.

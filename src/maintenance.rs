@@ -215,7 +215,7 @@ static GROUP: Statement = Statement::new(
         "WHERE c.app_id OPERATOR(pg_catalog.=) $1
            AND c.record_id OPERATOR(pg_catalog.=) $2
            AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) $3
-           AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $4
+           AND c.user_id COLLATE pg_catalog.\"POSIX\" OPERATOR(pg_catalog.=) $4
            AND c.table_name OPERATOR(pg_catalog.=) $5"
     ),
     &[pg_sys::TEXTOID; 5],

@@ -22,10 +22,10 @@ macro_rules! scan {
     ($($filter:literal),*) => {
         Statement::new(
             select_changes!(
-                "WHERE ROW(c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"C\", c.table_name)
+                "WHERE ROW(c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"POSIX\", c.table_name)
                        OPERATOR(pg_catalog.>) ROW($1, $2, $3, $4, $5) ",
                 $($filter,)*
-                "ORDER BY c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"C\", c.table_name"
+                "ORDER BY c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog.\"POSIX\", c.table_name"
             ),
             &[pg_sys::TEXTOID; 7],
         )
@@ -34,9 +34,9 @@ macro_rules! scan {
 
 static SCAN: Statement = scan!();
 static SCAN_TABLE: Statement = scan!("AND c.table_name OPERATOR(pg_catalog.=) $6 ");
-static SCAN_USER: Statement = scan!("AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $7 ");
+static SCAN_USER: Statement = scan!("AND c.user_id COLLATE pg_catalog.\"POSIX\" OPERATOR(pg_catalog.=) $7 ");
 static SCAN_TABLE_AND_USER: Statement = scan!(
-    "AND c.table_name OPERATOR(pg_catalog.=) $6 AND c.user_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $7 "
+    "AND c.table_name OPERATOR(pg_catalog.=) $6 AND c.user_id COLLATE pg_catalog.\"POSIX\" OPERATOR(pg_catalog.=) $7 "
 );
 
 static RUN: Statement = Statement::new(

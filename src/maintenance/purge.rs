@@ -37,7 +37,7 @@ static RECORD: Statement = Statement::new(
         "WHERE c.app_id OPERATOR(pg_catalog.=) $1
            AND c.record_id OPERATOR(pg_catalog.=) $2
            AND c.table_name OPERATOR(pg_catalog.=) $3
-         ORDER BY CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END DESC, c.user_id COLLATE pg_catalog.\"C\" DESC"
+         ORDER BY CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END DESC, c.user_id COLLATE pg_catalog.\"POSIX\" DESC"
     ),
     &[pg_sys::TEXTOID; 3],
 );

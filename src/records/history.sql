@@ -5,7 +5,7 @@ FROM mana_sync.sync_changes AS c
 WHERE c.app_id OPERATOR(pg_catalog.=) $2
   AND c.record_id OPERATOR(pg_catalog.=) $5
   AND c.table_name OPERATOR(pg_catalog.=) $3
-  AND c.user_id COLLATE pg_catalog."C" OPERATOR(pg_catalog.=) $1
+  AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.=) $1
 UNION ALL
 SELECT c.op, c.data, c.field_timestamps, c.created_at, c.epoch, c.xact, c.seq,
        c.user_id, c.client_id, c.actor, c.space_id, c.id
@@ -17,6 +17,6 @@ CROSS JOIN LATERAL (
       AND c.record_id OPERATOR(pg_catalog.=) $5
       AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) part.space_id
       AND c.table_name OPERATOR(pg_catalog.=) $3
-      AND c.user_id COLLATE pg_catalog."C" OPERATOR(pg_catalog.<>) $1
+      AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.<>) $1
     OFFSET 0 -- a scan of the index for each space, not a join with all
 ) AS c

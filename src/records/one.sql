@@ -12,7 +12,7 @@ FROM (
         WHERE c.app_id OPERATOR(pg_catalog.=) $2
           AND c.record_id OPERATOR(pg_catalog.=) $6
           AND ($3 IS NULL OR c.table_name OPERATOR(pg_catalog.=) $3)
-          AND c.user_id COLLATE pg_catalog."C" OPERATOR(pg_catalog.=) $1
+          AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.=) $1
         UNION ALL
         SELECT c.*
         FROM pg_catalog.unnest($4) AS part (space_id)
@@ -23,7 +23,7 @@ FROM (
               AND c.record_id OPERATOR(pg_catalog.=) $6
               AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) part.space_id
               AND ($3 IS NULL OR c.table_name OPERATOR(pg_catalog.=) $3)
-              AND c.user_id COLLATE pg_catalog."C" OPERATOR(pg_catalog.<>) $1
+              AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.<>) $1
             OFFSET 0 -- a scan of the index for each space, not a join with all
         ) AS c
     ) AS c

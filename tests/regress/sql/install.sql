@@ -255,6 +255,12 @@ SELECT relname, relrowsecurity AS enabled, relforcerowsecurity AS forced
 SELECT policyname, permissive, roles, cmd, qual IS NOT NULL AS "using", with_check IS NOT NULL AS "with check"
     FROM pg_policies WHERE schemaname = 'mana_sync' ORDER BY policyname COLLATE "C";
 
+-- == An order of text that an operating system may change is nowhere: no index has one.
+SELECT i.indexrelid::regclass AS index, c.collname AS collation
+    FROM pg_index AS i, unnest(i.indcollation) AS of_column (oid) JOIN pg_collation AS c ON c.oid = of_column.oid
+    WHERE i.indexrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'mana_sync'::regnamespace)
+      AND c.collname NOT IN ('C', 'POSIX');
+
 -- == What pg_dump takes: the tables that are the log's, and the sequence, whole.
 SELECT c.oid::regclass AS dumped, x.condition = '' AS whole
     FROM pg_extension AS e, unnest(e.extconfig, e.extcondition) AS x (relation, condition)

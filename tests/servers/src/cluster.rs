@@ -166,6 +166,17 @@ impl Cluster {
         self.start();
     }
 
+    /// From its next start on, the server's C library knows the locale `name`, with the rules of `source` of those that come
+    /// with localedef.
+    pub fn define_locale(&self, name: &str, source: &str) -> Result<(), String> {
+        let directory = self.locales().join(name);
+        let _ = fs::create_dir(self.locales());
+        let _ = fs::remove_dir_all(&directory);
+        let mut localedef = Command::new("localedef");
+        localedef.args(["--no-archive", "-i", source, "-f", "UTF-8"]).arg(&directory);
+        run(&mut localedef)
+    }
+
     /// A copy of the data directory as it is now, for [`Cluster::put_back`].
     pub fn copy_data(&self) -> PathBuf {
         let copy = self.dir.path().join("copy");
@@ -305,7 +316,15 @@ impl Cluster {
     pub(crate) fn pg_ctl(&self, action: &str) -> Command {
         let mut command = self.command("pg_ctl");
         command.args([action, "-s", "-w", "-D"]).arg(self.data());
+        if self.locales().exists() {
+            command.env("LOCPATH", self.locales());
+        }
         command
+    }
+
+    /// Directory of the locales that were defined.
+    fn locales(&self) -> PathBuf {
+        self.dir.path().join("locales")
     }
 
     pub(crate) fn rename(&mut self, name: &str) {

@@ -1,0 +1,147 @@
+//! An upgrade of the operating system can bring rules of another order for text: an index in the old order then hides rows.
+//! (glibc 2.28 was such an upgrade, and a standby on another release has the same trouble.) The log's order is that of bytes.
+
+use mana_sync_servers::oracle::Difference;
+use mana_sync_servers::random::{rng, seed};
+use mana_sync_servers::{Cluster, Device, Options};
+use postgres::Client;
+use rand::seq::IndexedRandom;
+use rand::{Rng, rngs::StdRng};
+
+/// Database of the locale that changes.
+const DATABASE: &str = "moved";
+const LOCALE: &str = "aa_ZZ.utf8";
+const USERS: usize = 400;
+const SPACES: usize = 60;
+/// More than fit into one leaf of an index, so that there is an order to be lost in.
+const ROWS: usize = 10;
+
+#[test]
+fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
+    let mut rng = rng(seed("locales", 3), 0);
+    let cluster = Cluster::new(Options::default());
+    if let Err(error) = cluster.define_locale(LOCALE, "en_US") {
+        println!("skipped: localedef, or the sources of the locales (Debian's package locales): {error}");
+        return;
+    }
+    cluster.restart();
+    cluster
+        .superuser("postgres")
+        .batch_execute(&format!(
+            "CREATE DATABASE {DATABASE} TEMPLATE template0 LC_COLLATE '{LOCALE}' LC_CTYPE '{LOCALE}'"
+        ))
+        .expect("a database is created");
+    cluster.create_log_in(DATABASE);
+    assert!(sorts_before(&cluster, "a", "B"), "the locale has the order of people");
+
+    let spaces = names(SPACES, &mut rng);
+    let mut devices: Vec<Device> = names(USERS, &mut rng)
+        .iter()
+        .map(|user| {
+            let spaces: Vec<&str> = spaces.choose_multiple(&mut rng, 3).map(String::as_str).collect();
+            Device::new(user, "app", &spaces)
+        })
+        .collect();
+    write(&cluster, &devices, "before", &mut rng);
+    pull(&cluster, &mut devices);
+    compare(&cluster, &devices).assert_exact("before the upgrade");
+
+    cluster.define_locale(LOCALE, "C").expect("the same tool was there before");
+    cluster.restart();
+    assert!(!sorts_before(&cluster, "a", "B"), "the order has changed");
+    write(&cluster, &devices, "after", &mut rng);
+    pull(&cluster, &mut devices);
+    compare(&cluster, &devices).assert_exact("after the upgrade");
+    let mut fresh: Vec<Device> = devices.iter().map(|device| Device { cursor: None, ..device.clone() }).collect();
+    fresh.iter_mut().for_each(|device| device.delivered = Default::default());
+    pull(&cluster, &mut fresh);
+    compare(&cluster, &fresh).assert_exact("a first sync after the upgrade");
+
+    // Each record was written before and after: by the index of records they are one.
+    let mut client = cluster.app(DATABASE);
+    for device in &devices {
+        for row in 0..ROWS {
+            let changes: i64 = client
+                .query_one(
+                    "SELECT count(*) FROM mana_sync.record_history('app', 'notes', $2, $1, $3)",
+                    &[&device.user, &record(&device.user, row), &device.spaces],
+                )
+                .expect("a history is read")
+                .get(0);
+            assert_eq!(changes, 2, "changes of record {row} of {}", device.user);
+        }
+    }
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute("CALL mana_sync.compact(older_than => '0')").expect("the log is compacted");
+    let left: i64 = by_heap(&mut superuser, "SELECT count(*) FROM mana_sync.sync_changes");
+    assert_eq!(left as usize, USERS * ROWS, "of two changes of all fields the later is left");
+}
+
+/// Ids as people and programs choose them, which locales sort in their own ways.
+fn names(count: usize, rng: &mut StdRng) -> Vec<String> {
+    const PARTS: [&str; 24] = [
+        "a", "A", "b", "B", "ch", "h", "i", "z", "Z", "y", "ä", "é", "ss", "ß", "0", "10", "9", "-", "_", ".", " ",
+        "+", "@", "'",
+    ];
+    let mut names = std::collections::BTreeSet::new();
+    while names.len() < count {
+        names.insert((0..rng.random_range(2..9)).map(|_| *PARTS.choose(rng).expect("some")).collect::<String>());
+    }
+    names.into_iter().collect()
+}
+
+fn record(user: &str, row: usize) -> String {
+    format!("{user}/{row}")
+}
+
+/// A change of each record of each user, some in a space.
+fn write(cluster: &Cluster, devices: &[Device], value: &str, rng: &mut StdRng) {
+    let mut client = cluster.app(DATABASE);
+    let statement = client
+        .prepare(
+            "SELECT mana_sync.record_change('app', 'notes', $1, $2, $3, 'update', 'phone',
+                data => jsonb_build_object('value', $4::text), space_ids => $5)",
+        )
+        .expect("a statement is prepared");
+    let mut places: Vec<(usize, usize)> = (0..devices.len()).flat_map(|i| (0..ROWS).map(move |row| (i, row))).collect();
+    rand::seq::SliceRandom::shuffle(&mut places[..], rng);
+    let mut transaction = client.transaction().expect("a transaction begins");
+    for (i, row) in places {
+        let Device { user, spaces, .. } = &devices[i];
+        // The same record in the same space, each time.
+        let space = (row % 3 == 0).then(|| &spaces[0]);
+        transaction
+            .execute(&statement, &[&record(user, row), user, &space, &value, spaces])
+            .expect("a change is recorded");
+    }
+    transaction.commit().expect("a transaction commits");
+}
+
+fn pull(cluster: &Cluster, devices: &mut [Device]) {
+    let mut client = cluster.app(DATABASE);
+    for device in devices {
+        device.pull(&mut client, 100).expect("pages are read");
+    }
+}
+
+fn compare(cluster: &Cluster, devices: &[Device]) -> Difference {
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute(WITHOUT_INDEXES).expect("settings are set");
+    let mut total = Difference::default();
+    devices.iter().for_each(|device| total.add(device.compare(&mut superuser)));
+    println!("{total}");
+    total
+}
+
+/// What is there is in the table, whatever its indexes say.
+const WITHOUT_INDEXES: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
+
+fn by_heap(superuser: &mut Client, query: &str) -> i64 {
+    superuser.batch_execute(WITHOUT_INDEXES).expect("settings are set");
+    superuser.query_one(query, &[]).expect("a query is answered").get(0)
+}
+
+fn sorts_before(cluster: &Cluster, one: &str, other: &str) -> bool {
+    let query = "SELECT $1::text < $2::text";
+    cluster.superuser(DATABASE).query_one(query, &[&one, &other]).expect("a query is answered").get(0)
+}
