@@ -9,7 +9,7 @@ use mana_sync_servers::{Cluster, Options};
 use postgres::Client;
 
 use crate::Result;
-use crate::report::{Contract, Part};
+use crate::report::{Contract, Figure, Part};
 use crate::server::{Script, fill, pgbench, server};
 use crate::single::{ORIGINAL, RECORD_CHANGE};
 use crate::times::{Times, in_turns};
@@ -21,6 +21,13 @@ const IDLE: usize = 100;
 const USER: &str = "user5";
 /// Spaces of very different sizes.
 const SPACES: [&str; 3] = ["space1", "space10", "space100"];
+
+/// Changes of records whose place in the indexes is in memory, and in the write-ahead log as a whole page already.
+const RECORD_CHANGE_OF_FEW: Script = Script {
+    sql: "\\set id random(1, 1000)
+SELECT mana_sync.record_change('app', 'notes', :id::text, 'ann', NULL, 'update', 'phone', :data)",
+    ..RECORD_CHANGE
+};
 
 const PULL: &str =
     "SELECT * FROM mana_sync.changes_since(:user, 'app', since => :cursor, page_size => 1000, space_ids => :spaces)";
@@ -71,19 +78,62 @@ fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64),
     let mut times = clusters.map(|(_, rows)| Times::new(format!("empty pull of 3 spaces, {rows} rows of others")));
     in_turns(count, &mut times, |i| readers[i].pull(clusters[i].0))?;
     part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
-    let mut times = clusters.map(|(_, rows)| Times::new(format!("record_change, {rows} rows of others")));
-    in_turns(count, &mut times, |i| pgbench(clusters[i].0, &RECORD_CHANGE, 1, SECONDS, "-c synchronous_commit=off"))?;
-    part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
-    let mut times = clusters.map(|(_, rows)| Times::new(format!("the original's transaction, {rows} rows of others")));
-    in_turns(count, &mut times, |i| pgbench(clusters[i].0, &ORIGINAL, 1, SECONDS, "-c synchronous_commit=off"))?;
-    part.compare(&times[0], &times[1], None);
+    let scripts = [
+        ("record_change", RECORD_CHANGE, Some(Contract::AtMost(1.2))),
+        ("record_change of one of 1,000 records", RECORD_CHANGE_OF_FEW, None),
+        ("the original's transaction", ORIGINAL, None),
+    ];
+    for (name, script, contract) in scripts {
+        let of = |rows: u64| format!("{name}, {rows} rows of others");
+        let mut times = clusters.map(|(_, rows)| Times::new(of(rows)));
+        let before = [Effort::of(large.0)?, Effort::of(small.0)?];
+        in_turns(count, &mut times, |i| pgbench(clusters[i].0, &script, 1, SECONDS, "-c synchronous_commit=off"))?;
+        part.compare(&times[0], &times[1], contract);
+        for ((cluster, rows), before) in clusters.into_iter().zip(before) {
+            let [wal, read] = Effort::of(cluster)?.a_transaction_since(before);
+            part.figures.push(Figure::once(format!("WAL of {}", of(rows)), wal, "bytes"));
+            part.figures.push(Figure::once(format!("pages read by {}", of(rows)), read, ""));
+        }
+    }
     Ok(())
+}
+
+/// What a server has done that does not depend on the machine.
+struct Effort {
+    transactions: f64,
+    wal_bytes: f64,
+    pages_read: f64,
+}
+
+impl Effort {
+    fn of(cluster: &Cluster) -> Result<Effort> {
+        let row = cluster.superuser(DATABASE).query_one(
+            "SELECT xact_commit::float8, (pg_current_wal_insert_lsn() - '0/0')::float8, blks_read::float8
+             FROM pg_stat_database WHERE datname = current_database()",
+            &[],
+        )?;
+        Ok(Effort { transactions: row.get(0), wal_bytes: row.get(1), pages_read: row.get(2) })
+    }
+
+    /// Bytes of WAL and pages read, of each transaction.
+    fn a_transaction_since(self, before: Effort) -> [f64; 2] {
+        let transactions = self.transactions - before.transactions;
+        [self.wal_bytes - before.wal_bytes, self.pages_read - before.pages_read].map(|all| all / transactions)
+    }
 }
 
 /// A user in 1, 10, 100 and 1,000 spaces: while nobody writes, and after a transaction of somebody else's, for which each
 /// space has to be looked at.
 fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let numbers = [1, 10, 100, 1000];
+    // It writes as well: its ANALYZE takes a transaction id.
+    cluster.configure(&[("autovacuum", "off")]);
+    cluster.reload();
+    let mut superuser = cluster.superuser(DATABASE);
+    wait_until("autovacuum is at rest", || {
+        let query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'";
+        superuser.query_one(query, &[]).expect("a view is readable").get::<_, i64>(0) == 0
+    });
     let mut readers = Vec::new();
     for number in numbers {
         let spaces: Vec<String> = (0..number).map(|i| format!("space{i}")).collect();
@@ -97,8 +147,10 @@ fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
             part.duration(times);
             part.point("empty pull against spaces", series, f64::from(number), times.spread().median * 1000.0);
         }
-        cluster.superuser(DATABASE).batch_execute("SELECT pg_current_xact_id()")?;
+        superuser.batch_execute("SELECT pg_current_xact_id()")?;
     }
+    cluster.configure(&[("autovacuum", "on")]);
+    cluster.reload();
     Ok(())
 }
 
