@@ -15,19 +15,16 @@ use crate::single::{ORIGINAL, RECORD_CHANGE};
 use crate::times::{Times, in_turns};
 
 const SECONDS: u32 = 1;
+/// What uses up the room in old pages of 10 M rows.
+const CLIENTS: usize = 4;
+const USE_UP_SECONDS: u32 = 30;
+const OFF: &str = "-c synchronous_commit=off";
 /// Transactions that have an id and stay open.
 const IDLE: usize = 100;
 /// A user with a few rows.
 const USER: &str = "user5";
 /// Spaces of very different sizes.
 const SPACES: [&str; 3] = ["space1", "space10", "space100"];
-
-/// Changes of records whose place in the indexes is in memory, and in the write-ahead log as a whole page already.
-const RECORD_CHANGE_OF_FEW: Script = Script {
-    sql: "\\set id random(1, 1000)
-SELECT mana_sync.record_change('app', 'notes', :id::text, 'ann', NULL, 'update', 'phone', :data)",
-    ..RECORD_CHANGE
-};
 
 const PULL: &str =
     "SELECT * FROM mana_sync.changes_since(:user, 'app', since => :cursor, page_size => 1000, space_ids => :spaces)";
@@ -78,26 +75,41 @@ fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64),
     let mut times = clusters.map(|(_, rows)| Times::new(format!("empty pull of 3 spaces, {rows} rows of others")));
     in_turns(count, &mut times, |i| readers[i].pull(clusters[i].0))?;
     part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
-    let scripts = [
-        ("record_change", RECORD_CHANGE, Some(Contract::AtMost(1.2))),
-        ("record_change of one of 1,000 records", RECORD_CHANGE_OF_FEW, None),
-        ("the original's transaction", ORIGINAL, None),
-    ];
-    for (name, script, contract) in scripts {
-        let of = |rows: u64| format!("{name}, {rows} rows of others");
-        let mut times = clusters.map(|(_, rows)| Times::new(of(rows)));
-        // Not counted: who comes first reads what the others find in memory.
-        for (cluster, _) in clusters {
-            pgbench(cluster, &script, 1, SECONDS, "-c synchronous_commit=off")?;
-        }
-        let before = [Effort::of(large.0)?, Effort::of(small.0)?];
-        in_turns(count, &mut times, |i| pgbench(clusters[i].0, &script, 1, SECONDS, "-c synchronous_commit=off"))?;
-        part.compare(&times[0], &times[1], contract);
-        for ((cluster, rows), before) in clusters.into_iter().zip(before) {
-            let [wal, read] = Effort::of(cluster)?.a_transaction_since(before);
-            part.figures.push(Figure::once(format!("WAL of {}", of(rows)), wal, "bytes"));
-            part.figures.push(Figure::once(format!("pages read by {}", of(rows)), read, ""));
-        }
+    // VACUUM has noted what is left of old pages, and the next rows that fit go there: each time a page to read, and to
+    // write to the WAL as a whole.
+    let contract = Some(Contract::AtMost(1.2));
+    changes_against_size(part, clusters, ("record_change just after VACUUM", &RECORD_CHANGE), contract, count)?;
+    // A small log has used that up by now.
+    pgbench(large.0, &RECORD_CHANGE, CLIENTS, USE_UP_SECONDS, OFF)?;
+    for (cluster, _) in clusters {
+        cluster.superuser(DATABASE).batch_execute("CHECKPOINT")?;
+    }
+    changes_against_size(part, clusters, ("record_change", &RECORD_CHANGE), contract, count)?;
+    changes_against_size(part, clusters, ("the original's transaction", &ORIGINAL), None, count)
+}
+
+/// Changes one by one in two logs, and what the servers did for them.
+fn changes_against_size(
+    part: &mut Part,
+    clusters: [(&Cluster, u64); 2],
+    (name, script): (&str, &Script),
+    contract: Option<Contract>,
+    count: usize,
+) -> Result<()> {
+    let of = |rows: u64| format!("{name}, {rows} rows of others");
+    let mut times = clusters.map(|(_, rows)| Times::new(of(rows)));
+    // Not counted: who comes first reads what the others find in memory.
+    for (cluster, _) in clusters {
+        pgbench(cluster, script, 1, SECONDS, OFF)?;
+    }
+    let before = [Effort::of(clusters[0].0)?, Effort::of(clusters[1].0)?];
+    in_turns(count, &mut times, |i| pgbench(clusters[i].0, script, 1, SECONDS, OFF))?;
+    part.compare(&times[0], &times[1], contract);
+    times.iter().for_each(|times| part.duration(times));
+    for ((cluster, rows), before) in clusters.into_iter().zip(before) {
+        let [wal, read] = Effort::of(cluster)?.a_transaction_since(before);
+        part.figures.push(Figure::once(format!("WAL of {}", of(rows)), wal, "bytes"));
+        part.figures.push(Figure::once(format!("pages read by {}", of(rows)), read, ""));
     }
     Ok(())
 }
@@ -203,9 +215,8 @@ fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
         });
         let reader = Reader::new(cluster, USER, &SPACES)?;
         Ok(thread::scope(|scope| {
-            let writers = scope.spawn(|| {
-                pgbench(cluster, &RECORD_CHANGE, 4, SECONDS + 1, "-c synchronous_commit=off").map_err(|e| e.to_string())
-            });
+            let writers =
+                scope.spawn(|| pgbench(cluster, &RECORD_CHANGE, 4, SECONDS + 1, OFF).map_err(|e| e.to_string()));
             let pull = reader.pull(cluster).map_err(|error| error.to_string());
             writers.join().expect("no panic").and(pull)
         })?)
