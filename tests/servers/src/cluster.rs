@@ -166,15 +166,15 @@ impl Cluster {
         self.start();
     }
 
-    /// From its next start on, the server's C library knows the locale `name`, with the rules of `source` of those that come
-    /// with localedef.
-    pub fn define_locale(&self, name: &str, source: &str) -> Result<(), String> {
+    /// Makes the server's C library know the locale `name`, with the rules of `source` of those that come with localedef: the
+    /// first time from the next start on, then for new connections.
+    pub fn define_locale(&self, name: &str, source: &str) {
         let directory = self.locales().join(name);
         let _ = fs::create_dir(self.locales());
         let _ = fs::remove_dir_all(&directory);
         let mut localedef = Command::new("localedef");
         localedef.args(["--no-archive", "-i", source, "-f", "UTF-8"]).arg(&directory);
-        run(&mut localedef)
+        run(&mut localedef).unwrap_or_else(|error| panic!("{error}"));
     }
 
     /// A copy of the data directory as it is now, for [`Cluster::put_back`].

@@ -425,3 +425,49 @@ fn a_pull_reads_what_it_returns_and_little_more() {
     }
     assert_ordered(&Explained::new(&cluster).pull("reader", 3, Some(&cursor), 1000), "with both again");
 }
+
+#[test]
+fn maintenance_reads_the_log_in_the_order_of_its_index() {
+    let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
+    let mut superuser = cluster.superuser(DATABASE);
+    add_rows(&mut superuser, 0, 20_000);
+    superuser
+        .batch_execute(
+            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id)
+             SELECT 'app', 'notes', 'r' || i, 'u' || i, 'delete', 'c', CASE WHEN i % 2 = 0 THEN 's' || i END
+             FROM generate_series(1, 20) AS i",
+        )
+        .unwrap();
+    analyze(&mut superuser);
+    let mut explained = Explained::new(&cluster);
+    explained.client.batch_execute("RESET ROLE").unwrap();
+    for (call, statement, least) in [
+        // Batches go on behind the one before.
+        (
+            "CALL mana_sync.compact(older_than => '0', batch_size => 1000, dry_run => true)",
+            "> ROW($1, $2, $3, $4, $5)",
+            10,
+        ),
+        ("CALL mana_sync.compact(user_id => 'u7', older_than => '0', dry_run => true)", "> ROW($1, $2, $3, $4, $5)", 1),
+        // A record with a delete is read whole.
+        ("SELECT mana_sync.purge_deleted('0')", "ELSE c.space_id END DESC", 20),
+    ] {
+        let spaces = |text: &str| text.replace("OPERATOR(pg_catalog.>)", ">");
+        let plans: Vec<Value> = explained
+            .run(call)
+            .into_iter()
+            .filter(|plan| spaces(plan["Query Text"].as_str().unwrap()).contains(statement))
+            .collect();
+        println!("{call}: {} plans", plans.len());
+        assert!(plans.len() >= least, "{call}: {} plans", plans.len());
+        for plan in &plans {
+            let nodes = nodes(&plan["Plan"]);
+            let is_sorted = nodes.iter().any(|node| node["Node Type"].as_str().unwrap().contains("Sort"));
+            let mut scans = nodes.iter().filter(|node| node["Relation Name"] == "sync_changes");
+            assert!(
+                !is_sorted && scans.all(|scan| scan["Index Name"] == "sync_changes_record_idx"),
+                "{call}: {plan:#}"
+            );
+        }
+    }
+}
