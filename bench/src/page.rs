@@ -41,7 +41,8 @@ fn with_table(readme: &str, report: &Report) -> Result<String> {
 fn page(report: &Report) -> Result<String> {
     let mut page = String::from(
         "# Benchmarks\n\nWritten by `make bench-pages` from [results.json](benchmarks/results.json), which is what `make bench` measured. Ratios \
-         first: both sides of each were measured in turns, in the same minutes. In brackets the least and the greatest of \
+         first: both sides of each were measured in turns, in the same minutes; the first is so many times as fast as the \
+         second, or takes so many times as much (time or room). In brackets the least and the greatest of \
          the rounds. \"The original\" is the store that mana_sync replaces, with its own statements, round trips, indexes and \
          row security; \"bare\" is plain PostgreSQL, as the owner, without row security.\n\nWhat the Rust code costs without \
          queries, `make bench-in-process` measures in a backend ([benches.rs](../src/benches.rs)); to compare a change with the \
@@ -88,10 +89,11 @@ fn table(lines: &[&Comparison]) -> Result<String> {
         };
         writeln!(
             table,
-            "| {} | {} | {} | {} to {} | {contract} |",
+            "| {} | {} | {} × {} | {} to {} | {contract} |",
             line.what,
             line.against,
             digits(line.ratio),
+            line.sense(),
             digits(line.of_rounds.least),
             digits(line.of_rounds.greatest),
         )?;

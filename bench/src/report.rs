@@ -84,6 +84,14 @@ impl Comparison {
         }
     }
 
+    /// What the ratio is of.
+    pub fn sense(&self) -> &'static str {
+        match self.contract {
+            Some(Contract::AtMost(_)) => "as much",
+            _ => "as fast",
+        }
+    }
+
     /// The contract in words.
     pub fn limit(&self) -> String {
         match self.contract {
@@ -169,8 +177,9 @@ impl Part {
         for comparison in &self.comparisons {
             let Spread { least, greatest, .. } = comparison.of_rounds;
             println!(
-                "  {:>8} x  ({} to {}) {:14} {}",
+                "  {:>8} x {}  ({} to {}) {:14} {}",
                 digits(comparison.ratio),
+                comparison.sense(),
                 digits(least),
                 digits(greatest),
                 match (comparison.contract, comparison.is_met()) {
