@@ -15,10 +15,9 @@ use crate::single::{ORIGINAL, RECORD_CHANGE};
 use crate::times::{Times, in_turns};
 
 const SECONDS: u32 = 1;
-/// What uses up the room in old pages of 10 M rows.
-const CLIENTS: usize = 4;
-const USE_UP_SECONDS: u32 = 30;
-const OFF: &str = "-c synchronous_commit=off";
+/// Clients and seconds of changes that use up the room in old pages of 10 M rows.
+const USE_UP: (usize, u32) = (4, 30);
+const SYNCHRONOUS_COMMIT_OFF: &str = "-c synchronous_commit=off";
 /// Transactions that have an id and stay open.
 const IDLE: usize = 100;
 /// A user with a few rows.
@@ -80,7 +79,8 @@ fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64),
     let contract = Some(Contract::AtMost(1.2));
     changes_against_size(part, clusters, ("record_change just after VACUUM", &RECORD_CHANGE), contract, count)?;
     // A small log has used that up by now.
-    pgbench(large.0, &RECORD_CHANGE, CLIENTS, USE_UP_SECONDS, OFF)?;
+    let (clients, seconds) = USE_UP;
+    pgbench(large.0, &RECORD_CHANGE, clients, seconds, SYNCHRONOUS_COMMIT_OFF)?;
     for (cluster, _) in clusters {
         cluster.superuser(DATABASE).batch_execute("CHECKPOINT")?;
     }
@@ -100,10 +100,10 @@ fn changes_against_size(
     let mut times = clusters.map(|(_, rows)| Times::new(of(rows)));
     // Not counted: who comes first reads what the others find in memory.
     for (cluster, _) in clusters {
-        pgbench(cluster, script, 1, SECONDS, OFF)?;
+        pgbench(cluster, script, 1, SECONDS, SYNCHRONOUS_COMMIT_OFF)?;
     }
     let before = [Effort::of(clusters[0].0)?, Effort::of(clusters[1].0)?];
-    in_turns(count, &mut times, |i| pgbench(clusters[i].0, script, 1, SECONDS, OFF))?;
+    in_turns(count, &mut times, |i| pgbench(clusters[i].0, script, 1, SECONDS, SYNCHRONOUS_COMMIT_OFF))?;
     part.compare(&times[0], &times[1], contract);
     times.iter().for_each(|times| part.duration(times));
     for ((cluster, rows), before) in clusters.into_iter().zip(before) {
@@ -215,8 +215,9 @@ fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
         });
         let reader = Reader::new(cluster, USER, &SPACES)?;
         Ok(thread::scope(|scope| {
-            let writers =
-                scope.spawn(|| pgbench(cluster, &RECORD_CHANGE, 4, SECONDS + 1, OFF).map_err(|e| e.to_string()));
+            let writers = scope.spawn(|| {
+                pgbench(cluster, &RECORD_CHANGE, 4, SECONDS + 1, SYNCHRONOUS_COMMIT_OFF).map_err(|e| e.to_string())
+            });
             let pull = reader.pull(cluster).map_err(|error| error.to_string());
             writers.join().expect("no panic").and(pull)
         })?)

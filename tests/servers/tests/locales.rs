@@ -1,6 +1,7 @@
 //! An upgrade of the operating system can bring rules of another order for text: an index in the old order then hides rows.
 //! (glibc 2.28 was such an upgrade, and a standby on another release has the same trouble.) The log's order is that of bytes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use mana_sync_servers::oracle::{Delivered, Difference};
@@ -49,6 +50,13 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
         })
         .collect();
     let apps = names(APPS, &mut rng);
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute(include_str!("../../../examples/http/schema.sql")).expect("the example has its table");
+    for Device { user, spaces, .. } in &devices {
+        let join = "INSERT INTO public.memberships SELECT $1, space FROM unnest($2::text[]) AS of (space)";
+        superuser.execute(join, &[user, spaces]).expect("a user joins spaces");
+    }
+    drop(superuser);
     write(&cluster, &devices, "before", &mut rng);
     write_in(&cluster, &apps);
     pull(&cluster, &mut devices);
@@ -80,6 +88,15 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
             assert_eq!(changes, 2, "changes of record {row} of {user}");
         }
     }
+    // The front end of the examples finds every space of its users, by the index.
+    let mut front_end = cluster.app(DATABASE);
+    front_end.batch_execute("SET enable_seqscan = off").expect("a setting is set");
+    for Device { user, spaces, .. } in &devices {
+        let look_up = "SELECT space_id FROM public.memberships WHERE user_id = $1";
+        let rows = front_end.query(look_up, &[user]).expect("memberships are read");
+        let found: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(found, spaces.iter().cloned().collect(), "spaces of {user}");
+    }
     // Wherever one batch ends the next one goes on.
     let mut superuser = cluster.superuser(DATABASE);
     superuser
@@ -108,7 +125,7 @@ fn names(count: usize, rng: &mut StdRng) -> Vec<String> {
         "a", "A", "b", "B", "ch", "h", "i", "z", "Z", "y", "ä", "é", "ss", "ß", "0", "10", "9", "-", "_", ".", " ",
         "+", "@", "'",
     ];
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     while names.len() < count {
         names.insert((0..rng.random_range(2..9)).map(|_| *PARTS.choose(rng).expect("some")).collect::<String>());
     }
