@@ -32,6 +32,15 @@ CREATE FUNCTION mana_sync.may_write(user_id text, space_id text) RETURNS boolean
 COMMENT ON FUNCTION mana_sync.may_write(text, text) IS
     'Whether the scope may write as a user, its own, and into a space: a member may; with no memberships in the scope anybody may, unless mana_sync.strict_spaces is on.';
 
+-- An error and not false: the error of a policy does not say what is wrong. PARALLEL RESTRICTED as may_write is.
+CREATE FUNCTION mana_sync.within_bounds(
+    app_id text, table_name text, record_id text, space_id text, client_id text, data jsonb, field_timestamps jsonb,
+    actor jsonb
+) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_within_bounds';
+COMMENT ON FUNCTION mana_sync.within_bounds(text, text, text, text, text, jsonb, jsonb, jsonb) IS
+    'True for a change that can be given to every reader; an error (22023) for one with an id of more than 512 bytes, a comma in its space, a number of more than 1,000 characters, values nested more than 1,000 deep, or more JSON text than mana_sync.max_change_size.';
+
 CREATE FUNCTION mana_sync.note_change() RETURNS trigger
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_note_change';
 COMMENT ON FUNCTION mana_sync.note_change() IS

@@ -64,6 +64,7 @@ CREATE TABLE mana_sync.purges (
     number       bigint      NOT NULL CONSTRAINT purges_pkey PRIMARY KEY,
     mark         bigint      NOT NULL,
     purged_until timestamptz NOT NULL,
+    purged_from  timestamptz NOT NULL,
     older_than   interval    NOT NULL,
     purged_at    timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     snapshot     pg_snapshot NOT NULL DEFAULT pg_catalog.pg_current_snapshot(),
@@ -74,6 +75,7 @@ COMMENT ON TABLE mana_sync.purges IS 'Purges of deletes. Cursors carry the mark 
 COMMENT ON COLUMN mana_sync.purges.number IS 'From 1, in the order of the purges.';
 COMMENT ON COLUMN mana_sync.purges.mark IS 'Random; tells this purge from every other, on servers that went on separately too.';
 COMMENT ON COLUMN mana_sync.purges.purged_until IS 'Latest created_at of a delete that this or an earlier purge removed.';
+COMMENT ON COLUMN mana_sync.purges.purged_from IS 'Earliest created_at of a change that this or an earlier purge removed.';
 COMMENT ON COLUMN mana_sync.purges.older_than IS 'What was asked for.';
 COMMENT ON COLUMN mana_sync.purges.purged_at IS 'When.';
 COMMENT ON COLUMN mana_sync.purges.snapshot IS 'What was visible to it; for people.';

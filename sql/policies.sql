@@ -15,10 +15,13 @@ CREATE POLICY sync_changes_user_isolation ON mana_sync.sync_changes
         user_id OPERATOR(pg_catalog.=) (
             SELECT NULLIF(pg_catalog.current_setting('app.current_user_id', true), ''))
     )
-    WITH CHECK (mana_sync.may_write(user_id, space_id));
+    WITH CHECK (
+        mana_sync.may_write(user_id, space_id)
+        AND mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor)
+    );
 
 COMMENT ON POLICY sync_changes_user_isolation ON mana_sync.sync_changes IS
-    'Own rows: read and write. Writing into a space takes membership where memberships are known, or mana_sync.strict_spaces.';
+    'Own rows: read and write, and no row that its readers could not be given. Writing into a space takes membership where memberships are known, or mana_sync.strict_spaces.';
 
 -- SELECT only: members read, the author writes.
 CREATE POLICY sync_changes_space_member_read ON mana_sync.sync_changes

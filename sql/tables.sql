@@ -13,7 +13,7 @@ CREATE TABLE mana_sync.epochs (
     timeline          int         NOT NULL,
     switched_at       pg_lsn      NOT NULL,
     next_xact         xid8        NOT NULL,
-    opened_at         timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    opened_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 
 COMMENT ON TABLE mana_sync.epochs IS
@@ -26,7 +26,7 @@ COMMENT ON COLUMN mana_sync.epochs.database IS 'OID of the database.';
 COMMENT ON COLUMN mana_sync.epochs.timeline IS 'Timeline of the write-ahead log.';
 COMMENT ON COLUMN mana_sync.epochs.switched_at IS 'Where that timeline left its parent; 0/0 for timeline 1.';
 COMMENT ON COLUMN mana_sync.epochs.next_xact IS 'A transaction id that had not been given out yet: the rows of earlier epochs of the system have smaller ones.';
-COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When a first writer opened the epoch.';
+COMMENT ON COLUMN mana_sync.epochs.opened_at IS 'When the transaction of a first writer began. No row that the log''s own functions wrote in the epoch has an earlier created_at.';
 COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS 'Numbers begin at 1; cursors use 0 for the beginning of the log.';
 
 -- CACHE 1 is relied upon: within a transaction a later row must have a greater seq.
@@ -36,12 +36,13 @@ COMMENT ON SEQUENCE mana_sync.sync_changes_seq IS 'Order of the rows of one tran
 
 -- COLLATE: text has the order of its bytes, whatever the locale of the database. An order that an upgrade of the operating
 -- system (or of ICU) changes makes indexes hide rows, which would be lost for readers; and comparisons of bytes are the
--- fastest. Columns of fixed width come first, which saves padding. seq stays the last column: its default is
+-- fastest. created_at is the clock and not now(): a merge compares devices' times with it, and the start of a transaction that is
+-- open for long would make an honest time look like one from the future. Columns of fixed width come first, which saves padding. seq stays the last column: its default is
 -- then the last expression evaluated for a row, so that no expression of the same INSERT can read
 -- the log between the number being drawn and the row being there.
 CREATE TABLE mana_sync.sync_changes (
     id               uuid        NOT NULL DEFAULT mana_sync.uuidv7(),
-    created_at       timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    created_at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     xact             xid8        NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
     epoch            int         NOT NULL DEFAULT mana_sync.current_epoch(),
     schema_version   int         NOT NULL DEFAULT 1,
@@ -65,7 +66,7 @@ ALTER SEQUENCE mana_sync.sync_changes_seq OWNED BY mana_sync.sync_changes.seq;
 COMMENT ON TABLE mana_sync.sync_changes IS
     'The change log: append-only, one row a change. Its order, the position of a row, is (epoch, xact, seq).';
 COMMENT ON COLUMN mana_sync.sync_changes.id IS 'Id of the change; time-ordered (UUIDv7) unless the writer chose it.';
-COMMENT ON COLUMN mana_sync.sync_changes.created_at IS 'Start of the transaction that wrote the row. No cursor depends on it.';
+COMMENT ON COLUMN mana_sync.sync_changes.created_at IS 'When the row was written, by the server''s clock. No cursor depends on it.';
 COMMENT ON COLUMN mana_sync.sync_changes.xact IS 'Transaction that wrote the row (its 64-bit id); second part of the position.';
 COMMENT ON COLUMN mana_sync.sync_changes.epoch IS 'Number in mana_sync.epochs of the history that xact belongs to; first part of the position.';
 COMMENT ON COLUMN mana_sync.sync_changes.schema_version IS 'Version of the client''s schema that the change was written under.';

@@ -5,15 +5,14 @@
 
 #[pgrx::pg_schema]
 mod benches {
-    use crate::jsonb::{JsonText, root};
+    use crate::jsonb::root;
     use crate::log::new_id;
     use crate::memory::Context;
     use crate::merge;
     use crate::push;
-    use crate::read::{self, Exclude, Pull};
+    use crate::read::{self, Exclude, Found, Pull, TakeFound};
     use crate::scope::Scope;
-    use crate::statement::Row;
-    use crate::wire::{Changeset, write_response};
+    use crate::wire::{Changeset, Response};
     use mana_sync_cursor::Position;
     use mana_sync_cursor::cursor::Cursor;
     use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
@@ -21,7 +20,7 @@ mod benches {
     use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
     use mana_sync_cursor::purge::Purges;
     use mana_sync_cursor::snapshot::Snapshot;
-    use mana_sync_cursor::walk::{Request, Start, read_page};
+    use mana_sync_cursor::walk::{Request, Rows, Start, read_page};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::pg_sys;
@@ -95,8 +94,14 @@ mod benches {
     // ---- pages --------------------------------------------------------------------------------------------
 
     fn server() -> Server {
-        let known =
-            KnownEpoch { epoch: EPOCH, secret: SECRET, system: HERE.system, history: HERE.history, next_xact: 3 };
+        let known = KnownEpoch {
+            epoch: EPOCH,
+            secret: SECRET,
+            system: HERE.system,
+            history: HERE.history,
+            next_xact: 3,
+            began: 0,
+        };
         Server::new(vec![known], HERE, false, XMAX + 100, 0)
     }
 
@@ -120,6 +125,10 @@ mod benches {
         }
 
         fn until(&mut self) -> Option<i64> {
+            None
+        }
+
+        fn from(&mut self) -> Option<i64> {
             None
         }
     }
@@ -184,8 +193,8 @@ mod benches {
             };
             let now = Snapshot::new(XMAX + 50, vec![XMAX - 20], vec![]);
             let mut log = Rounds { count: 0, parts: 1 };
-            read_page(&server, (now, LSN + 1), black_box(&request), start.clone(), &mut log, &mut NoPurges)
-                .expect("a page")
+            let (request, start, mut rows) = (black_box(&request), start.clone(), Vec::new());
+            read_page(&server, (now, LSN + 1), request, start, &mut log, &mut NoPurges, &mut rows).expect("a page")
         });
     }
 
@@ -206,11 +215,10 @@ mod benches {
             };
             let now = Snapshot::new(XMAX, vec![XMAX - 20], vec![]);
             let mut log = Rounds { count: 1000, parts: 101 };
-            let start = Start::Beginning(None);
-            let page = read_page(&server, (now, LSN), black_box(&request), start, &mut log, &mut NoPurges);
-            let page = page.expect("a page");
-            assert_eq!(page.rows.len(), 5000);
-            page
+            let (request, start, mut rows) = (black_box(&request), Start::Beginning(None), Vec::new());
+            let page = read_page(&server, (now, LSN), request, start, &mut log, &mut NoPurges, &mut rows);
+            assert_eq!(rows.len(), 5000);
+            page.expect("a page")
         });
     }
 
@@ -267,6 +275,10 @@ mod benches {
         });
     }
 
+    impl TakeFound for Vec<Found> {
+        const MEASURED: bool = false;
+    }
+
     /// As a pull writes it. The rows are read from the log, so that they have the columns that they have there.
     #[pg_bench]
     fn response_of_100_changes(b: &mut Bencher<'_>) {
@@ -283,16 +295,18 @@ mod benches {
             cursor_without_rows: true,
         };
         let (memory, mut columns) = (Context::current(), None);
-        let rows = read::page(&scope, pull, |page| {
-            let rows = page.expect("a page").rows;
-            Ok(rows.iter().map(|row| memory.run(|| row.copy(&mut columns))).collect::<Vec<Row>>())
+        let mut rows: Vec<Found> = Vec::new();
+        let page = read::page(&scope, pull, &mut rows, |rows, _| {
+            rows.iter_mut().for_each(|found| found.row = memory.run(|| found.row.copy(&mut columns)));
+            Ok(())
         });
-        let (rows, cursor) = (rows.expect("they can be read"), cursor(&ids(1)).to_text());
+        page.expect("they can be read").expect("a page");
+        let cursor = cursor(&ids(1)).to_text();
         assert_eq!(rows.len(), 100);
         iter_in_memory(b, move |_| {
-            let mut json = JsonText::new();
-            write_response(&mut json, black_box(&rows), &cursor, false, false);
-            black_box(json.datum());
+            let mut response = Response::new();
+            black_box(&rows).iter().for_each(|found| assert!(response.take(*found)));
+            black_box(response.end(&cursor, false, false));
         });
     }
 

@@ -197,6 +197,7 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
             system,
             history: keyed::history(system, database, timeline, switched_at),
             next_xact: row.column(8)?.value() as u64,
+            began: row.column(9)?.value() as i64,
         });
         own.push(row.is_own());
         Ok(())

@@ -42,6 +42,14 @@ pub enum Error {
     /// A text that is a key of an index is too long for it.
     #[error("{0} must have at most {MOST_KEY_BYTES} bytes")]
     TooLong(&'static str),
+    /// A change that could not be given to every reader.
+    #[error("{what} {fault}")]
+    OutOfBounds {
+        /// Which argument or column: `data`.
+        what: &'static str,
+        /// What is wrong with it: `has a number of …`.
+        fault: String,
+    },
     /// Something in a changeset.
     #[error("{path} {fault}")]
     Changeset {
@@ -61,6 +69,9 @@ pub enum Error {
     /// An `eventId` that another change has.
     #[error("changes[{0}].eventId is the id of another change")]
     Taken(usize),
+    /// An `eventId` under which the change was recorded before, with other content.
+    #[error("changes[{0}].eventId was recorded with other content")]
+    Changed(usize),
     /// A page or a batch without rows.
     #[error("{0} must be at least 1")]
     Size(&'static str),
@@ -130,6 +141,11 @@ impl From<Error> for ErrorReport {
             | Error::TooLong(argument)
             | Error::Negative(argument)
             | Error::Size(argument) => (ERRCODE_INVALID_PARAMETER_VALUE, format!("Argument: {argument}."), None),
+            Error::OutOfBounds { what, .. } => (
+                ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("Argument: {what}. Whatever is recorded must fit into the answers to all its readers."),
+                None,
+            ),
             Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
             Error::Changeset { path, .. } => (
@@ -147,6 +163,11 @@ impl From<Error> for ErrorReport {
                 "Argument: changeset. A change that is sent again has the same app, table, id and op, and the same user. Nothing of it was recorded."
                     .into(),
                 Some("Give each change an eventId of its own (a UUID of version 4 or 7)."),
+            ),
+            Error::Changed(_) => (
+                ERRCODE_UNIQUE_VIOLATION,
+                "Argument: changeset. What an eventId was recorded with stays. Nothing of the changeset was recorded.".into(),
+                Some("Give a change that was edited after it had been sent a new eventId."),
             ),
             Error::Comma => (
                 ERRCODE_INVALID_PARAMETER_VALUE,

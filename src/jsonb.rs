@@ -1,6 +1,7 @@
-//! Glue: jsonb as PostgreSQL's own functions read, build and print it. Nothing is converted on the way:
+//! Glue: jsonb as PostgreSQL's own functions read and build it. Nothing is converted on the way:
 //! a number is the numeric that it is stored as.
 
+use crate::number::Number;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 use std::ptr;
@@ -11,7 +12,7 @@ pub enum Value<'a> {
     /// `null`
     Null,
     /// `true` or `false`
-    Bool,
+    Bool(bool),
     /// A string, in the database's encoding.
     String(&'a [u8]),
     /// A number.
@@ -46,7 +47,7 @@ impl<'a> Raw<'a> {
         unsafe {
             match self.value.type_ {
                 kind::jbvNull => Value::Null,
-                kind::jbvBool => Value::Bool,
+                kind::jbvBool => Value::Bool(self.value.val.boolean),
                 kind::jbvNumeric => Value::Number(self),
                 kind::jbvString => {
                     let string = self.value.val.string;
@@ -61,25 +62,46 @@ impl<'a> Raw<'a> {
         }
     }
 
+    /// `null`
+    pub fn null() -> Raw<'a> {
+        // All zeroes is one.
+        Raw { value: empty(), of: PhantomData }
+    }
+
+    /// The text of a string, in the database's encoding; `None` where it is none.
+    pub fn text(self) -> Option<&'a [u8]> {
+        match self.get() {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// A jsonb of its own, in the current memory context.
     pub fn datum(mut self) -> pg_sys::Datum {
         // SAFETY: copies the value.
         unsafe { pg_sys::Datum::from(pg_sys::JsonbValueToJsonb(&mut self.value)) }
     }
 
-    /// The text of a number, as it is stored.
-    pub fn number(self) -> Option<String> {
-        if self.value.type_ != pg_sys::jbvType::jbvNumeric {
-            return None;
+    /// A number as it is stored; `None` where it is none.
+    pub fn digits(self) -> Option<Number<'a>> {
+        match self.bytes() {
+            (pg_sys::jbvType::jbvNumeric, bytes) => Number::read(bytes.get(pg_sys::VARHDRSZ..)?),
+            _ => None,
         }
-        // SAFETY: it is a numeric, of which numeric_out makes a C string.
-        unsafe {
-            let text = pgrx::direct_function_call_as_datum(
-                pg_sys::numeric_out,
-                &[Some(pg_sys::Datum::from(self.value.val.numeric))],
-            )?;
-            Some(std::ffi::CStr::from_ptr(text.cast_mut_ptr()).to_string_lossy().into_owned())
+    }
+
+    /// The entries of an array or object: an object's keys, and the values, as many as there are keys.
+    pub fn keys_and_values(self) -> (Option<Entries<'a>>, Entries<'a>) {
+        let keys = self.entries();
+        // SAFETY: only called for arrays and objects, whose container begins with its header.
+        if unsafe { (*self.container()).header } & pg_sys::JB_FOBJECT == 0 {
+            return (None, keys);
         }
+        let mut values = keys.clone();
+        for _ in 0..keys.left / 2 {
+            values.step();
+        }
+        (Some(keys), values)
     }
 
     /// What kind of value it is, and its bytes, for [`Raw::from_bytes`].
@@ -152,7 +174,7 @@ impl<'a> Raw<'a> {
 /// against its errors: that takes longer than the reading, of which there is much. (The format is that of the tables on
 /// disk, and the same in all versions: jsonb.h.)
 #[derive(Clone)]
-struct Entries<'a> {
+pub struct Entries<'a> {
     entry: *const pg_sys::JEntry,
     left: usize,
     /// Of what the entries tell the place of.
@@ -287,17 +309,9 @@ impl<'a> Object<'a> {
 
     /// Its pairs, in the order of jsonb.
     pub fn pairs(self) -> impl Iterator<Item = (Raw<'a>, Raw<'a>)> {
-        let keys = self.0.entries();
-        let (mut values, count) = (keys.clone(), keys.left / 2);
-        for _ in 0..count {
-            values.step();
-        }
-        keys.take(count).zip(values)
-    }
-
-    /// Whether it has no pair.
-    pub fn is_empty(&self) -> bool {
-        self.pairs().next().is_none()
+        let (keys, values) = self.0.keys_and_values();
+        // The values end first: behind the keys there are the values.
+        values.zip(keys.into_iter().flatten()).map(|(value, key)| (key, value))
     }
 
     /// The value that it is.
@@ -330,11 +344,6 @@ impl Builder {
         self.push(pg_sys::JsonbIteratorToken::WJB_VALUE, Some(value));
     }
 
-    /// Adds a pair.
-    pub fn add_named(&mut self, key: &'static str, value: Raw<'_>) {
-        self.add(string(key.as_bytes()), value);
-    }
-
     /// The object.
     pub fn datum(mut self) -> pg_sys::Datum {
         let object = self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
@@ -361,76 +370,4 @@ pub fn string(bytes: &[u8]) -> Raw<'_> {
     value.val.string.val = bytes.as_ptr().cast_mut().cast();
     value.val.string.len = bytes.len() as i32;
     Raw { value, of: PhantomData }
-}
-
-/// JSON text that grows, in PostgreSQL's memory.
-pub struct JsonText(pg_sys::StringInfo);
-
-impl JsonText {
-    /// No text yet.
-    pub fn new() -> JsonText {
-        // SAFETY: allocates in the current memory context.
-        let text = JsonText(unsafe { pg_sys::makeStringInfo() });
-        // Room for the length word of the datum.
-        text.bytes(&[0; pg_sys::VARHDRSZ]);
-        text
-    }
-
-    /// Adds what is JSON already.
-    pub fn raw(&mut self, json: &str) {
-        self.bytes(json.as_bytes());
-    }
-
-    /// Adds a string.
-    pub fn string(&mut self, bytes: &[u8]) {
-        let mut json = Vec::with_capacity(bytes.len() + 2);
-        escape(bytes, &mut json);
-        self.bytes(&json);
-    }
-
-    /// Adds a value.
-    pub fn value(&mut self, value: Raw<'_>) {
-        match value.get() {
-            Value::Null => self.raw("null"),
-            // SAFETY: the member that is set.
-            Value::Bool => self.raw(if unsafe { value.value.val.boolean } { "true" } else { "false" }),
-            Value::String(bytes) => self.string(bytes),
-            Value::Number(number) => self.raw(&number.number().unwrap_or_default()),
-            Value::Array(Array(raw)) | Value::Object(Object(raw)) => {
-                // SAFETY: a container of this length inside a jsonb.
-                unsafe { pg_sys::JsonbToCString(self.0, raw.container(), raw.value.val.binary.len) };
-            }
-        }
-    }
-
-    fn bytes(&self, bytes: &[u8]) {
-        // SAFETY: copies the bytes; PostgreSQL refuses a string that would be too long.
-        unsafe { pg_sys::appendBinaryStringInfo(self.0, bytes.as_ptr().cast(), bytes.len() as i32) };
-    }
-
-    /// The text as a `json` datum, which has the form of a `text`.
-    pub fn datum(self) -> pg_sys::Datum {
-        // SAFETY: the buffer has `len` bytes, of which the first are the length word.
-        unsafe {
-            pgrx::set_varsize_4b((*self.0).data.cast(), (*self.0).len);
-            pg_sys::Datum::from((*self.0).data)
-        }
-    }
-}
-
-/// Adds a string to a JSON text: quoted, with the characters escaped that have to be.
-pub fn escape(bytes: &[u8], json: &mut Vec<u8>) {
-    json.push(b'"');
-    for &byte in bytes {
-        match byte {
-            b'"' => json.extend_from_slice(b"\\\""),
-            b'\\' => json.extend_from_slice(b"\\\\"),
-            b'\n' => json.extend_from_slice(b"\\n"),
-            b'\r' => json.extend_from_slice(b"\\r"),
-            b'\t' => json.extend_from_slice(b"\\t"),
-            0..=0x1f => json.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            _ => json.push(byte),
-        }
-    }
-    json.push(b'"');
 }

@@ -11,6 +11,7 @@
 //! | [`push`]      | writing a changeset: `push` |
 //! | [`pull`]      | reading in the wire format: `pull`, `sync` |
 //! | [`wire`]      | the wire format |
+//! | [`bounds`]    | what a change may be, so that whatever gets in comes out |
 //! | [`merge`]     | the record that changes make: the aggregate `merge_changes` |
 //! | [`records`]   | merged records: `records`, `record_history` |
 //! | [`export`]    | everything that a user wrote: `export_changes` |
@@ -23,6 +24,8 @@
 //! | [`function`]  | glue: SQL functions in Rust, their arguments |
 //! | [`statement`] | glue: prepared statements |
 //! | [`jsonb`]     | glue: jsonb |
+//! | [`json_text`] | JSON text, and how long a value is as text |
+//! | [`number`]    | numbers as they are stored, and their text |
 //! | [`table`]     | glue: tables without privileges |
 //! | [`result`]    | glue: functions that return all their rows at once |
 //! | [`memory`]    | glue: memory contexts |
@@ -33,15 +36,18 @@ use pgrx::prelude::*;
 
 #[cfg(feature = "pg_bench")]
 mod benches;
+mod bounds;
 mod epoch;
 mod error;
 mod export;
 mod function;
+mod json_text;
 mod jsonb;
 mod log;
 mod maintenance;
 mod memory;
 mod merge;
+mod number;
 mod pull;
 mod push;
 mod read;

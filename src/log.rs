@@ -1,5 +1,6 @@
 //! Writing to the log.
 
+use crate::bounds;
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::function::{Args, sql_function, text_datum};
 use crate::scope::Scope;
@@ -64,7 +65,7 @@ fn insert(values: [Option<pg_sys::Datum>; COLUMNS.len()], optional: [Option<pg_s
 ///
 /// Appends one change under the scope of `user_id` and returns its id. `data`, `field_timestamps` and
 /// `actor` are stored as they come. Errors: 22023 for an empty app, table, record or user id or an
-/// unknown op; 42501 for another user than the scope's, and for a space that the user is not a member
+/// unknown op, and for what no reader could be given (see `bounds`); 42501 for another user than the scope's, and for a space that the user is not a member
 /// of; 23505 for an id that is taken.
 fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     key(args.text(0), "app_id")?;
@@ -77,9 +78,11 @@ fn record_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let scope = Scope::enter(args.text(3), args.texts(12))?;
     key(Some(scope.user), "user_id")?;
     if let Some(space) = space {
-        key(Some(space), "space_id")?;
+        bounds::check_space(Some(space))?;
         scope.may_write(space)?;
     }
+    bounds::check_client(args.text(6))?;
+    bounds::check_values([("data", args.datum(7)), ("field_timestamps", args.datum(8)), ("actor", args.datum(10))])?;
     let id = args.datum(11).unwrap_or_else(new_id);
     insert(
         [

@@ -2,12 +2,11 @@
 
 use crate::error::Error;
 use crate::function::{Args, sql_function};
-use crate::jsonb::JsonText;
 use crate::log::key;
 use crate::push;
 use crate::read::{self, Exclude, Pull};
 use crate::scope::Scope;
-use crate::wire;
+use crate::wire::Response;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::walk::Start;
 use pgrx::pg_sys;
@@ -34,11 +33,11 @@ fn pull(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         cursor_without_rows: true,
         start: read::parse_since(since)?,
     };
-    let json = JsonText::new();
+    let response = Response::new();
     let scope = Scope::enter(args.text(0), args.texts(6))?;
-    let json = respond(&scope, pull, since, false, json)?;
+    let json = respond(&scope, pull, since, false, response)?;
     scope.leave();
-    Ok(Some(json.datum()))
+    Ok(Some(json))
 }
 
 /// `mana_sync.sync(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
@@ -50,60 +49,57 @@ fn sync(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = push::changeset(args)?;
     let start = read::parse_since(changeset.since)?;
-    let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
-    let mut json = JsonText::new();
+    let client = push::client(args.text(3), &changeset)?;
+    let response = Response::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     let pull = Pull {
         app,
         table: None,
         exclude: Exclude::Echo(client),
-        page_size: PAGE_SIZE,
+        page_size: changeset.limit.unwrap_or(PAGE_SIZE),
         start,
         cursor_without_rows: true,
     };
-    if read::check(&scope, &pull)?.is_err() {
-        write_resync(&mut json);
+    let json = if read::check(&scope, &pull)?.is_err() {
+        resync(response)
     } else {
         push::record(&scope, app, client, &changeset.changes)?;
-        json = respond(&scope, pull, changeset.since, !changeset.changes.is_empty(), json)?;
-    }
+        respond(&scope, pull, changeset.since, !changeset.changes.is_empty(), response)?
+    };
     scope.leave();
-    Ok(Some(json.datum()))
+    Ok(Some(json))
 }
 
-/// Reads a page and writes it into `json`, which was made in the caller's memory. `recorded` is whether the call has recorded
+/// Reads a page into a response that was begun in the caller's memory. `recorded` is whether the call has recorded
 /// anything, which goes with no resync.
 fn respond(
     scope: &Scope<'_>,
     pull: Pull<'_>,
     since: Option<&[u8]>,
     recorded: bool,
-    mut json: JsonText,
-) -> Result<JsonText, Error> {
+    mut response: Response,
+) -> Result<pg_sys::Datum, Error> {
     // Where this server cannot tell more for now, the cursor stays what it was. Text that is none is the beginning.
     let unchanged = match &pull.start {
         Start::Beginning(None) => None,
         Start::Cursor(_) | Start::Beginning(Some(_)) => since.and_then(|since| std::str::from_utf8(since).ok()),
     };
-    read::page(scope, pull, |page| {
-        match page {
-            // A purge has committed since the call looked.
-            Err(_) if recorded => return Err(Error::PurgedMeanwhile),
-            Err(_) => write_resync(&mut json),
-            Ok(page) => {
-                let cursor = match (&page.cursor, unchanged) {
-                    (Some(cursor), _) => read::hand_out(cursor),
-                    (None, Some(unchanged)) => unchanged.to_string(),
-                    (None, None) => Cursor::default().to_text(),
-                };
-                wire::write_response(&mut json, &page.rows, &cursor, page.more, false);
-            }
+    match read::page(scope, pull, &mut response, |_, _| Ok(()))? {
+        // A purge has committed since the call looked.
+        Err(_) if recorded => Err(Error::PurgedMeanwhile),
+        Err(_) => Ok(resync(response)),
+        Ok(page) => {
+            let cursor = match (&page.cursor, unchanged) {
+                (Some(cursor), _) => read::hand_out(cursor),
+                (None, Some(unchanged)) => unchanged.to_string(),
+                (None, None) => Cursor::default().to_text(),
+            };
+            Ok(response.end(&cursor, page.more, false))
         }
-        Ok(json)
-    })
+    }
 }
 
 /// The client goes on from the beginning.
-fn write_resync(json: &mut JsonText) {
-    wire::write_response(json, &[], &Cursor::default().to_text(), false, true);
+fn resync(response: Response) -> pg_sys::Datum {
+    response.end(&Cursor::default().to_text(), false, true)
 }

@@ -1,31 +1,26 @@
 //! Writing a changeset: `push`, one statement for the batch.
 
+use crate::bounds;
 use crate::error::Error;
-use crate::function::{Args, INT4, JSONB, TEXT, UUID, array_datum, nullable_array_datum, sql_function, text_datum};
-use crate::jsonb::{JsonText, root};
+use crate::function::{
+    Args, INT4, JSONB, TEXT, UUID, array_datum, nullable_array_datum, sql_function, text_datum, text_of,
+};
+use crate::json_text::JsonText;
+use crate::jsonb::root;
 use crate::log::{empty_object, key, new_id, uuid_datum};
 use crate::read::plan_index_scans;
 use crate::scope::Scope;
 use crate::settings::close_level;
-use crate::statement::{Spi, Statement};
-use crate::wire::{Change, Changeset};
+use crate::statement::{Spi, Statement, include_sql};
+use crate::wire::{self, Change, Changeset, RecordKey};
+use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
+use std::collections::HashMap;
 
 sql_function!(mana_sync_push, pg_finfo_mana_sync_push, push);
 
-/// In the order of the changes: a function scan returns its rows in order, and the defaults (`seq`) are
-/// drawn as they come.
 static INSERT: Statement = Statement::new(
-    c"INSERT INTO mana_sync.sync_changes (id, app_id, table_name, record_id, user_id, space_id, op, client_id,
-                                          data, field_timestamps, schema_version, actor)
-      SELECT c.id, $1, c.table_name, c.record_id, $2, c.space_id, c.op, $3, c.data, c.field_timestamps,
-             c.schema_version, c.actor
-      FROM ROWS FROM (
-               pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7),
-               pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11),
-               pg_catalog.unnest($12)
-           ) AS c (id, table_name, record_id, space_id, op, data, field_timestamps, schema_version, actor)
-      ON CONFLICT (id) DO NOTHING",
+    const { include_sql!("push/insert.sql") },
     &[
         pg_sys::TEXTOID,
         pg_sys::TEXTOID,
@@ -42,24 +37,8 @@ static INSERT: Statement = Statement::new(
     ],
 );
 
-/// The first change whose id is not that of the caller's own row for the same record and op.
 static TAKEN: Statement = Statement::new(
-    c"SELECT c.place
-      FROM ROWS FROM (
-               pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6)
-           ) WITH ORDINALITY AS c (id, table_name, record_id, op, place)
-      LEFT JOIN LATERAL (
-          SELECT stored.user_id, stored.app_id, stored.table_name, stored.record_id, stored.op
-          FROM mana_sync.sync_changes AS stored
-          WHERE stored.id OPERATOR(pg_catalog.=) c.id
-          LIMIT 1
-      ) AS s ON true
-      WHERE (s.user_id OPERATOR(pg_catalog.=) $1 AND s.app_id OPERATOR(pg_catalog.=) $2
-             AND s.table_name OPERATOR(pg_catalog.=) c.table_name
-             AND s.record_id OPERATOR(pg_catalog.=) c.record_id
-             AND s.op OPERATOR(pg_catalog.=) c.op) IS NOT TRUE
-      ORDER BY c.place
-      LIMIT 1",
+    const { include_sql!("push/taken.sql") },
     &[
         pg_sys::TEXTOID,
         pg_sys::TEXTOID,
@@ -67,24 +46,32 @@ static TAKEN: Statement = Statement::new(
         pg_sys::TEXTARRAYOID,
         pg_sys::TEXTARRAYOID,
         pg_sys::TEXTARRAYOID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::JSONBARRAYOID,
+        pg_sys::JSONBARRAYOID,
     ],
+);
+
+static SPACE_OF: Statement = Statement::new(
+    const { include_sql!("push/space_of.sql") },
+    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 /// `mana_sync.push(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
 /// Records all changes of a changeset, or none, and returns `{"inserted": …, "duplicates": …}`. Errors: 22023
 /// for an empty user or app and for whatever is wrong with the changeset, with the change's place and key;
-/// 42501 as for `record_change`; 23505 for an `eventId` that is the id of another change.
+/// 42501 as for `record_change`; 23505 for an `eventId` that is the id of another change, or of the same with other content.
 fn push(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let app = key(args.text(1), "app_id")?;
     let changeset = changeset(args)?;
-    let client = args.text(3).filter(|client| !client.is_empty()).or(changeset.client);
+    let client = client(args.text(3), &changeset)?;
     let mut json = JsonText::new();
     let scope = Scope::enter(args.text(0), args.texts(4))?;
     let inserted = record(&scope, app, client, &changeset.changes)?;
     scope.leave();
     let duplicates = changeset.changes.len() - inserted;
-    json.raw(&format!("{{\"inserted\": {inserted}, \"duplicates\": {duplicates}}}"));
+    json.raw(&format!("{{\"inserted\":{inserted},\"duplicates\":{duplicates}}}"));
     Ok(Some(json.datum()))
 }
 
@@ -95,27 +82,42 @@ pub fn changeset<'a>(args: &Args<'a>) -> Result<Changeset<'a>, Error> {
     Changeset::parse(unsafe { root(changeset) })
 }
 
+/// Which device sends a changeset: as the call says, or else the changeset.
+pub fn client<'a>(argument: Option<&'a [u8]>, changeset: &Changeset<'a>) -> Result<Option<&'a [u8]>, Error> {
+    bounds::check_client(argument)?;
+    Ok(argument.filter(|client| !client.is_empty()).or(changeset.client))
+}
+
 /// Appends changes to the log under a scope that was entered; returns how many had not been there.
 pub fn record(scope: &Scope<'_>, app: &[u8], client: Option<&[u8]>, changes: &[Change<'_>]) -> Result<usize, Error> {
     key(Some(scope.user), "user_id")?;
     for (index, change) in changes.iter().enumerate() {
-        let may = change.space.map_or(Ok(()), |space| scope.may_write(space));
+        let may = change.space.filter(|space| !space.is_empty()).map_or(Ok(()), |space| scope.may_write(space));
         may.map_err(|error| Error::Change { index, error: Box::new(error) })?;
     }
     if changes.is_empty() {
         return Ok(0);
     }
+    let stored = wire::stored(changes, now());
+    let data = |index: usize| stored[index].data.or(changes[index].data);
+    let field_timestamps = |index: usize| stored[index].field_timestamps.or(changes[index].field_timestamps);
+    for (index, change) in changes.iter().enumerate() {
+        if let Some(fault) = bounds::fault_of_values([data(index), field_timestamps(index), change.actor]) {
+            return Err(Error::Changeset { path: format!("changes[{index}]"), fault });
+        }
+    }
     let spi = Spi::connect();
-    let texts = |of: &dyn Fn(&Change<'_>) -> pg_sys::Datum| Some(array_datum(changes.iter().map(of).collect(), &TEXT));
     let user = Some(text_datum(scope.user));
     let app = Some(text_datum(app));
+    let spaces = spaces(&spi, scope, (user, app), changes);
+    let texts = |of: &dyn Fn(&Change<'_>) -> pg_sys::Datum| Some(array_datum(changes.iter().map(of).collect(), &TEXT));
     let ids = changes.iter().map(|change| change.id.map_or_else(new_id, |id| uuid_datum(&id)));
     let ids = Some(array_datum(ids.collect(), &UUID));
     let tables = texts(&|change| text_datum(change.table));
     let records = texts(&|change| text_datum(change.record));
     let ops = texts(&|change| text_datum(change.op));
-    let nullable = |of: &dyn Fn(&Change<'_>) -> Option<pg_sys::Datum>, element| {
-        Some(nullable_array_datum(changes.iter().map(of).collect(), element))
+    let nullable = |values: &mut dyn Iterator<Item = Option<pg_sys::Datum>>, element| {
+        Some(nullable_array_datum(values.collect(), element))
     };
     let nothing = empty_object();
     let inserted = spi.insert(
@@ -127,22 +129,85 @@ pub fn record(scope: &Scope<'_>, app: &[u8], client: Option<&[u8]>, changes: &[C
             ids,
             tables,
             records,
-            nullable(&|change| change.space.map(text_datum), &TEXT),
+            nullable(&mut spaces.iter().map(|space| space.map(text_datum)), &TEXT),
             ops,
-            nullable(&|change| change.data, &JSONB),
-            Some(array_datum(changes.iter().map(|c| c.field_timestamps.unwrap_or(nothing)).collect(), &JSONB)),
+            nullable(&mut (0..changes.len()).map(data), &JSONB),
+            Some(array_datum((0..changes.len()).map(|i| field_timestamps(i).unwrap_or(nothing)).collect(), &JSONB)),
             Some(array_datum(changes.iter().map(|c| pg_sys::Datum::from(c.schema_version)).collect(), &INT4)),
-            nullable(&|change| change.actor, &JSONB),
+            nullable(&mut changes.iter().map(|change| change.actor), &JSONB),
         ],
     );
     if inserted < changes.len() {
+        // What was said, and not what was made of it: the rest of a push may be another one the next time.
+        let said = nullable(&mut changes.iter().map(|change| change.space.map(text_datum)), &TEXT);
+        let said_data = nullable(&mut changes.iter().map(|change| change.data), &JSONB);
+        let said_times = nullable(&mut changes.iter().map(|change| change.field_timestamps), &JSONB);
         let level = plan_index_scans();
-        let taken = spi.select(&TAKEN, &[user, app, ids, tables, records, ops]).iter().next();
+        let values = [user, app, ids, tables, records, ops, said, said_data, said_times];
+        let taken = spi.select(&TAKEN, &values).iter().next();
         close_level(level);
-        if let Some(place) = taken.and_then(|row| row.column(1)) {
-            return Err(Error::Taken(place.value() - 1));
+        if let Some(row) = taken {
+            let place = row.column(1).map_or(0, |place| place.value()) - 1;
+            let is_same_change = row.column(2).is_some_and(|same| same.value() != 0);
+            return Err(if is_same_change { Error::Changed(place) } else { Error::Taken(place) });
         }
     }
     spi.finish();
     Ok(inserted)
+}
+
+/// The space that each change is recorded in: what it says, or else where the user's changes have the record; the changes before it in
+/// the push too. Without this a device that does not name the space of each edit would make records private that others share.
+///
+/// A space that the user has left is not theirs to write into any more: the change is private then, as one without a space.
+fn spaces<'a>(
+    spi: &Spi,
+    scope: &Scope<'_>,
+    (user, app): (Option<pg_sys::Datum>, Option<pg_sys::Datum>),
+    changes: &[Change<'a>],
+) -> Vec<Option<&'a [u8]>> {
+    let is_said = |change: &Change<'_>| change.space.is_some();
+    if changes.iter().all(is_said) || scope.may_write_nowhere() {
+        return changes.iter().map(|change| change.space.filter(|space| !space.is_empty())).collect();
+    }
+    // Of each record that the push does not begin with a space of.
+    let mut known: HashMap<RecordKey<'_>, Option<&[u8]>> = HashMap::new();
+    let mut asked: Vec<RecordKey<'_>> = Vec::new();
+    for change in changes {
+        known.entry(change.key()).or_insert_with(|| {
+            if !is_said(change) {
+                asked.push(change.key());
+            }
+            None
+        });
+    }
+    let texts = |texts: &mut dyn Iterator<Item = &[u8]>| Some(array_datum(texts.map(text_datum).collect(), &TEXT));
+    let tables = texts(&mut asked.iter().map(|record| record.0));
+    let records = texts(&mut asked.iter().map(|record| record.1));
+    let level = plan_index_scans();
+    let rows = spi.select(&SPACE_OF, &[user, app, tables, records]);
+    close_level(level);
+    for row in rows.iter() {
+        // SAFETY: the column is a text, which lives as long as the connection; the caller ends that last.
+        let space = row.column(2).map(|space| unsafe { text_of(space) });
+        let record = row.column(1).and_then(|place| asked.get(place.value() - 1));
+        if let (Some(record), Some(space)) = (record, space.filter(|space| scope.may_write(space).is_ok())) {
+            known.insert(*record, Some(space));
+        }
+    }
+    let space_of = |change: &Change<'a>| match change.space {
+        Some(said) => {
+            let space = Some(said).filter(|space| !space.is_empty());
+            known.insert(change.key(), space);
+            space
+        }
+        None => known.get(&change.key()).copied().flatten(),
+    };
+    changes.iter().map(space_of).collect()
+}
+
+/// The server's clock.
+fn now() -> Time {
+    // SAFETY: a plain call of the server.
+    Time::from_micros(unsafe { pg_sys::GetCurrentTimestamp() })
 }

@@ -18,10 +18,11 @@ use crate::snapshot::{self, Pushed, Reading};
 use crate::statement::{Row, Spi};
 use crate::table;
 use log::Log;
+pub use log::{Found, column};
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::history::{Here, Server};
 use mana_sync_cursor::text::looks_like_cursor;
-use mana_sync_cursor::walk::{self, Page, Request, Resync, Start, read_page};
+use mana_sync_cursor::walk::{self, Page, Request, Resync, Rows, Start, read_page};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
 use purges::Purged;
@@ -67,19 +68,76 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let exclude = Exclude::Client(args.text(4).filter(|client| !client.is_empty()));
     // The cursor is in the last row.
     let pull = Pull { app, table, exclude, page_size, start, cursor_without_rows: false };
-    page(&scope, pull, |page| {
-        let page = page?;
-        if let Some((last, others)) = page.rows.split_last() {
-            let cursor = hand_out(&page.cursor.ok_or(Error::Installation("a page without a cursor"))?);
-            for row in others {
-                result.add(row);
-            }
-            result.add_with(last, &[Some(text_datum(cursor.as_bytes()))]);
+    let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
+    page(&scope, pull, &mut rows, |rows, page| {
+        if let Some(last) = rows.last.take() {
+            let cursor = page.cursor.as_ref().ok_or(Error::Installation("a page without a cursor"))?;
+            result.add_values(&[last.columns(), vec![Some(text_datum(hand_out(cursor).as_bytes()))]].concat());
         }
         Ok(())
-    })?;
+    })??;
     scope.leave();
     Ok(None)
+}
+
+/// The rows of a page on their way into the result, of which the last one waits for the cursor.
+struct ResultRows<'a> {
+    result: &'a ResultSet,
+    /// How many bytes of text a page may have.
+    most: usize,
+    /// How many it has.
+    bytes: usize,
+    last: Option<ResultRow>,
+}
+
+enum ResultRow {
+    /// As it was read.
+    Plain(Row),
+    /// With what was stored out of line or compressed.
+    Fetched(Vec<Option<pg_sys::Datum>>),
+}
+
+impl ResultRow {
+    fn columns(&self) -> Vec<Option<pg_sys::Datum>> {
+        match self {
+            ResultRow::Plain(row) => (1..=RESULT_COLUMNS as i32 - 1).map(|place| row.column(place)).collect(),
+            ResultRow::Fetched(columns) => columns.clone(),
+        }
+    }
+}
+
+/// What takes the rows of a page.
+pub trait TakeFound: Rows<Found> {
+    /// Whether it is told how much text each has; it finds out by itself otherwise.
+    const MEASURED: bool;
+}
+
+impl TakeFound for ResultRows<'_> {
+    const MEASURED: bool = true;
+}
+
+impl Rows<Found> for ResultRows<'_> {
+    fn take(&mut self, found: Found) -> bool {
+        let (row, bytes) = match found.is_toasted {
+            false => (ResultRow::Plain(found.row), found.text),
+            true => {
+                let (columns, text) = found.fetch();
+                (ResultRow::Fetched(columns), text)
+            }
+        };
+        if self.last.is_some() && self.bytes.saturating_add(bytes) > self.most {
+            return false;
+        }
+        self.bytes += bytes;
+        match self.last.replace(row) {
+            None => {}
+            Some(ResultRow::Plain(row)) => self.result.add(&row),
+            Some(ResultRow::Fetched(columns)) => {
+                self.result.add_values(&[columns.as_slice(), &[None]].concat());
+            }
+        }
+        true
+    }
 }
 
 /// A page to read.
@@ -123,33 +181,37 @@ pub fn hand_out(cursor: &Cursor) -> String {
     cursor.to_text()
 }
 
-/// Reads a page under a scope that was entered, and hands it to `take` while its rows are there; or why the reader has to
+/// Reads a page under a scope that was entered into `rows`, and calls `end` while they are there; or tells why the reader has to
 /// begin again. The page's cursor goes to the client by [`hand_out`].
-pub fn page<T>(
+pub fn page<R: TakeFound>(
     scope: &Scope<'_>,
     pull: Pull<'_>,
-    take: impl FnOnce(Result<Page<Row>, Resync>) -> Result<T, Error>,
-) -> Result<T, Error> {
+    rows: &mut R,
+    end: impl FnOnce(&mut R, &Page) -> Result<(), Error>,
+) -> Result<Result<Page, Resync>, Error> {
     refuse_subscribers()?;
     let request = pull.request(scope);
     let spi = Spi::connect();
     let (pushed, server, reading) = take_snapshot()?;
-    let mut log = Log::new(&spi, &request, pull.exclude);
+    let mut log = Log::new(&spi, &request, pull.exclude, R::MEASURED);
     let page = match label_is_certain(&server, &reading)? {
         true => {
             let now = log.now(&server, &reading, &pull.start);
-            read_page(&server, (now, reading.lsn), &request, pull.start, &mut log, &mut Purged)
+            read_page(&server, (now, reading.lsn), &request, pull.start, &mut log, &mut Purged, rows)
         }
         // Nothing that this transaction can tell would be sure; the next one knows.
-        false => Ok(Page { rows: Vec::new(), cursor: None, more: false }),
+        false => Ok(Page { cursor: None, more: false }),
     };
-    let taken = take(page.map_err(|error| match error {
+    let page = page.map_err(|error| match error {
         walk::Error::Resync(why) => why,
         walk::Error::Source(never) => match never {},
-    }))?;
+    });
+    if let Ok(page) = &page {
+        end(rows, page)?;
+    }
     pushed.pop();
     spi.finish();
-    Ok(taken)
+    Ok(page)
 }
 
 /// Whether a page can be read, under a scope that was entered.

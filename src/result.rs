@@ -55,14 +55,6 @@ impl ResultSet {
         }
     }
 
-    /// Copies a row and the columns behind it.
-    pub fn add_with(&self, row: &Row, more: &[Option<pg_sys::Datum>]) {
-        // SAFETY: a row has its description.
-        let count = unsafe { (*row.columns).natts };
-        let columns: Vec<_> = (1..=count).map(|place| row.column(place)).chain(more.iter().copied()).collect();
-        self.add_values(&columns);
-    }
-
     /// Adds a row.
     pub fn add_values(&self, columns: &[Option<pg_sys::Datum>]) {
         let mut values: Vec<_> = columns.iter().map(|value| value.unwrap_or(pg_sys::Datum::from(0usize))).collect();

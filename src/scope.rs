@@ -108,6 +108,14 @@ impl<'a> Scope<'a> {
         Ok(Scope { user, spaces, memberships_known, level: None })
     }
 
+    /// Whether no space may be written into: the user is known to be a member of none.
+    pub fn may_write_nowhere(&self) -> bool {
+        match self.memberships_known {
+            true => self.spaces.is_empty(),
+            false => settings::strict_spaces(),
+        }
+    }
+
     /// Refuses a write into a space that the user is not a member of.
     pub fn may_write(&self, space: &[u8]) -> Result<(), Error> {
         if self.memberships_known {

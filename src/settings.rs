@@ -58,6 +58,22 @@ pub fn max_schema_version() -> i32 {
     MAX_SCHEMA_VERSION.get()
 }
 
+/// `mana_sync.max_change_size`: bytes of JSON text. Only a superuser may set it: it protects the readers from the writers.
+static MAX_CHANGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 << 20);
+
+/// How many bytes of JSON text a change may have.
+pub fn max_change_size() -> usize {
+    MAX_CHANGE_SIZE.get().max(0) as usize
+}
+
+/// `mana_sync.max_page_bytes`: bytes of text. It protects the reader from itself, who may set it.
+static MAX_PAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
+
+/// After how many bytes of text a page ends.
+pub fn max_page_bytes() -> usize {
+    MAX_PAGE_BYTES.get().max(0) as usize
+}
+
 /// `mana_sync.wakeup_databases`: only where the library is preloaded.
 static WAKEUP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
@@ -98,6 +114,26 @@ pub fn register() {
         i32::MAX,
         GucContext::Userset,
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"mana_sync.max_change_size",
+        c"Most bytes of JSON text that a change may have.",
+        c"A larger one is refused where it is written. Rows that are there already can be read, whatever their size.",
+        &MAX_CHANGE_SIZE,
+        1024,
+        128 << 20,
+        GucContext::Suset,
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"mana_sync.max_page_bytes",
+        c"Bytes of text after which a page ends.",
+        c"A page has at least one change, whatever its size, and at most as many as its page_size.",
+        &MAX_PAGE_BYTES,
+        1,
+        256 << 20,
+        GucContext::Userset,
+        GucFlags::UNIT_BYTE,
     );
     GucRegistry::define_int_guc(
         c"mana_sync.wakeup_interval",

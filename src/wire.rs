@@ -1,22 +1,29 @@
 //! The wire format: what devices send and get, as JSON.
 //!
 //! ```text
-//! changeset: {"clientId", "since", "schemaVersion"?, "changes": [change…]}
+//! changeset: {"clientId", "since", "schemaVersion"?, "limit"?, "changes": [change…]}
 //! change:    {"eventId"?, "schemaVersion"?, "table", "id", "op", "fields"?: {name: {"value", "at"}},
-//!             "data"?, "deletedAt"?, "spaceId"?, "actor"?}
+//!             "data"?, "at"?, "deletedAt"?, "spaceId"?, "actor"?}
 //! response:  {"serverChanges": [change…], "conflicts": [], "syncedUntil": cursor, "hasMore": bool,
 //!             "resyncRequired"?: true}
 //! ```
 //!
-//! An insert has `data`, an update `fields`, a delete may have `deletedAt`. What the format does not know
-//! is ignored; what it would have to drop is refused. `null` and a missing key are the same, but for a field's
-//! `value`.
+//! An insert has `data` and may have `at`, an update has `fields`, a delete may have `deletedAt`. Whatever else there is, the
+//! format does not know or the op does not use, and it is ignored. `null` and a missing key are the same, for a field's `value`
+//! too: devices whose language has no JSON for *undefined* clear a field so.
 
+use crate::bounds;
 use crate::error::{Error, MOST_KEY_BYTES};
-use crate::jsonb::{Builder, JsonText, Object, Raw, Value};
+use crate::json_text::JsonText;
+use crate::jsonb::{self, Builder, Object, Raw, Value};
+use crate::read::{Found, TakeFound, column};
 use crate::settings;
 use crate::statement::Row;
+use mana_sync_cursor::walk::Rows;
+use mana_sync_merge::change::{Op, WHOLE_CHANGE, inserted_at};
+use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
+use std::collections::HashMap;
 
 /// What a device pushes.
 pub struct Changeset<'a> {
@@ -24,9 +31,17 @@ pub struct Changeset<'a> {
     pub client: Option<&'a [u8]>,
     /// Where its next pull begins.
     pub since: Option<&'a [u8]>,
+    /// At most so many changes in the answer.
+    pub limit: Option<usize>,
     /// In the order in which they are recorded.
     pub changes: Vec<Change<'a>>,
 }
+
+/// Table and id of a record.
+pub type RecordKey<'a> = (&'a [u8], &'a [u8]);
+
+/// A time, and how the device spells it.
+type Said<'a> = (Time, &'a [u8]);
 
 /// A change, with its JSON as the log stores it.
 pub struct Change<'a> {
@@ -38,16 +53,40 @@ pub struct Change<'a> {
     pub record: &'a [u8],
     /// `insert`, `update` or `delete`.
     pub op: &'a [u8],
-    /// Space of the record, never empty.
+    /// Space of the record, as the change says: none if it is empty, and `None` if it says nothing.
     pub space: Option<&'a [u8]>,
     /// The record; the values of an update's fields; when it was deleted.
     pub data: Option<pg_sys::Datum>,
-    /// When each of an update's fields was written.
+    /// When each of an update's fields was written, or the whole insert.
     pub field_timestamps: Option<pg_sys::Datum>,
     /// At least 1.
     pub schema_version: i32,
     /// Who acted for the user.
     pub actor: Option<pg_sys::Datum>,
+    /// The earliest time that it says something of, and its spelling.
+    earliest: Option<Said<'a>>,
+    /// What it says no time of.
+    untimed: Untimed<'a>,
+}
+
+/// Writes of a change that it says no time of.
+#[derive(Clone, Copy)]
+enum Untimed<'a> {
+    /// There are none.
+    Nothing,
+    /// Its only one, of an insert or a delete.
+    Whole,
+    /// Some of these fields of an update.
+    Fields(Object<'a>),
+}
+
+/// What is stored of a change, where that is more than it says.
+#[derive(Clone, Copy, Default)]
+pub struct Stored {
+    /// Takes the place of [`Change::data`].
+    pub data: Option<pg_sys::Datum>,
+    /// Takes the place of [`Change::field_timestamps`].
+    pub field_timestamps: Option<pg_sys::Datum>,
 }
 
 /// A place in a changeset, for errors.
@@ -128,27 +167,41 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Refuses a value that would have to be dropped. An empty object has nothing to drop.
-    fn must_lack(&self, key: &str, why: &str) -> Result<(), Error> {
-        match self.get(key).map(Raw::get) {
-            None => Ok(()),
-            Some(Value::Object(object)) if object.is_empty() => Ok(()),
-            Some(_) => Err(self.at.fault(key, why)),
+    /// A time, as it is spelled.
+    fn time(&self, key: &str) -> Result<Option<Said<'a>>, Error> {
+        let Some(text) = self.string(key)? else { return Ok(None) };
+        match Time::parse(text) {
+            Some(time) => Ok(Some((time, text))),
+            None => Err(self.at.fault(key, "must be a timestamp of RFC 3339")),
+        }
+    }
+
+    /// A number without a fraction, however it is spelled (`1`, `1.0`, `1e0`); one that is out of range is the nearest in it.
+    fn integer(&self, key: &str) -> Result<Option<i32>, Error> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let fault = || self.at.fault(key, "must be an integer");
+        match value.digits().ok_or_else(fault)?.integer() {
+            Some(integer) => Ok(Some(integer.clamp(i32::MIN.into(), i32::MAX.into()) as i32)),
+            None => Err(fault()),
         }
     }
 
     fn schema_version(&self, default: i32) -> Result<i32, Error> {
         let key = "schemaVersion";
-        let Some(value) = self.get(key) else { return Ok(default) };
-        let digits = value.number().ok_or_else(|| self.at.fault(key, "must be an integer"))?;
-        if !digits.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(self.at.fault(key, "must be an integer"));
-        }
         let greatest = settings::max_schema_version();
-        match digits.parse::<i32>() {
-            Ok(version) if version <= greatest => Ok(version.max(1)),
-            Err(_) if digits.starts_with('-') => Ok(1),
-            _ => Err(self.at.fault(key, format!("is newer than this log supports: at most {greatest}"))),
+        match self.integer(key)? {
+            None => Ok(default),
+            Some(version) if version <= greatest => Ok(version.max(1)),
+            Some(_) => Err(self.at.fault(key, format!("is newer than this log supports: at most {greatest}"))),
+        }
+    }
+
+    /// A space that a change says. `None` is a value that says none.
+    fn space(&self, value: Option<Raw<'a>>) -> Result<Option<&'a [u8]>, Error> {
+        let Some(Value::String(space)) = value.map(Raw::get) else { return Ok(None) };
+        match bounds::fault_of_space(space) {
+            None => Ok(Some(space)),
+            Some(fault) => Err(self.at.fault("spaceId", fault)),
         }
     }
 }
@@ -167,15 +220,24 @@ impl<'a> Changeset<'a> {
             .elements()
             .enumerate()
             .map(|(index, change)| Change::parse(Part::new(change, At::Change(index))?, index, version));
-        Ok(Changeset {
-            client: set.string("clientId")?.filter(|client| !client.is_empty()),
-            since: set.string("since")?,
-            changes: changes.collect::<Result<_, _>>()?,
-        })
+        let client = set.string("clientId")?.filter(|client| !client.is_empty());
+        if client.is_some_and(|client| client.len() > MOST_KEY_BYTES) {
+            return Err(set.at.fault("clientId", bounds::too_long()));
+        }
+        let limit = match set.integer("limit")? {
+            Some(limit @ ..1) => return Err(set.at.fault("limit", format!("must be at least 1, and is {limit}"))),
+            limit => limit.map(|limit| limit as usize),
+        };
+        Ok(Changeset { client, since: set.string("since")?, limit, changes: changes.collect::<Result<_, _>>()? })
     }
 }
 
 impl<'a> Change<'a> {
+    /// Which record it is of.
+    pub fn key(&self) -> RecordKey<'a> {
+        (self.table, self.record)
+    }
+
     fn parse(change: Part<'a>, index: usize, version: i32) -> Result<Change<'a>, Error> {
         let at = change.at;
         let id = match change.string("eventId")? {
@@ -183,35 +245,38 @@ impl<'a> Change<'a> {
             Some(text) => Some(uuid::Uuid::try_parse_ascii(text).map_err(|_| at.fault("eventId", "must be a UUID"))?),
         };
         let (table, record) = (change.key("table")?, change.key("id")?);
-        let op = change.string("op")?.ok_or_else(|| at.fault("op", "is missing"))?;
-        let (mut data, mut field_timestamps, mut inner_space) = (None, None, None);
-        if op != b"update" {
-            change.must_lack("fields", "is for an update")?;
-        }
-        if op != b"insert" {
-            change.must_lack("data", "is for an insert")?;
-        }
-        let deleted_at = change.string("deletedAt")?;
+        let name = change.string("op")?.ok_or_else(|| at.fault("op", "is missing"))?;
+        let op = Op::parse(name).ok_or_else(|| at.fault("op", "must be insert, update or delete"))?;
+        let (mut data, mut field_timestamps, mut inner_space, mut earliest) = (None, None, None, None);
+        let mut untimed = Untimed::Nothing;
         match op {
-            b"insert" => {
+            Op::Insert => {
                 let object = change.object("data")?.ok_or_else(|| at.fault("data", "is missing"))?;
                 data = Some(object.raw().datum());
                 inner_space = object.get(b"spaceId");
+                earliest = change.time("at")?;
+                if let Some((_, time)) = earliest {
+                    field_timestamps = Some(object_of(WHOLE_CHANGE, time));
+                }
+                earliest = earliest.or_else(|| inserted_at(object));
+                if earliest.is_none() {
+                    untimed = Untimed::Whole;
+                }
             }
-            b"update" => {
+            Op::Update => {
                 let object = change.object("fields")?.ok_or_else(|| at.fault("fields", "is missing"))?;
                 let (mut values, mut times) = (Builder::new(), Builder::new());
                 for (key, field) in object.pairs() {
                     let Value::String(name) = key.get() else { continue };
                     let field = Part::new(field, At::Field(index, name))?;
-                    let value = field.object.get(b"value").ok_or_else(|| field.at.fault("value", "is missing"))?;
+                    let value = field.object.get(b"value").unwrap_or_else(Raw::null);
                     values.add(key, value);
-                    // Older clients write updatedAt.
-                    for time in ["at", "updatedAt"] {
-                        if field.string(time)?.is_some() {
-                            field.get(time).into_iter().for_each(|time| times.add(key, time));
-                            break;
+                    match field_time(&field)? {
+                        Some(time) => {
+                            times.add(key, jsonb::string(time.1));
+                            earliest = Some(earliest.map_or(time, |earliest| time.min(earliest)));
                         }
+                        None => untimed = Untimed::Fields(object),
                     }
                     if name == b"spaceId" {
                         inner_space = Some(value);
@@ -219,116 +284,195 @@ impl<'a> Change<'a> {
                 }
                 (data, field_timestamps) = (Some(values.datum()), Some(times.datum()));
             }
-            b"delete" => {
-                if let Some(time) = change.get("deletedAt") {
-                    let mut object = Builder::new();
-                    object.add_named("deletedAt", time);
-                    data = Some(object.datum());
+            Op::Delete => match change.time("deletedAt")? {
+                Some(time) => {
+                    data = Some(object_of("deletedAt", time.1));
+                    earliest = Some(time);
                 }
-            }
-            _ => return Err(at.fault("op", "must be insert, update or delete")),
+                None => untimed = Untimed::Whole,
+            },
         }
-        if op != b"delete" && deleted_at.is_some() {
-            return Err(at.fault("deletedAt", "is for a delete"));
-        }
-        let inner_space = inner_space.and_then(|value| match value.get() {
-            Value::String(space) => Some(space),
-            _ => None,
-        });
-        let space = change.string("spaceId")?.filter(|space| !space.is_empty()).or(inner_space);
-        if space.is_some_and(|space| space.len() > MOST_KEY_BYTES) {
-            return Err(at.fault("spaceId", format!("must have at most {MOST_KEY_BYTES} bytes")));
-        }
+        // Only strings count; an application may have other data under this name.
+        let space = match change.string("spaceId")? {
+            Some(_) => change.space(change.get("spaceId"))?,
+            None => change.space(inner_space)?,
+        };
         Ok(Change {
             id,
             table,
             record,
-            op,
-            space: space.filter(|space| !space.is_empty()),
+            op: name,
+            space,
             data,
             field_timestamps,
             schema_version: change.schema_version(version)?,
             actor: change.get("actor").map(Raw::datum),
+            earliest,
+            untimed,
         })
     }
 }
 
-/// Places of a row's columns behind its position in the reading statements (`read/*.sql`).
-mod column {
-    pub const ID: i32 = 1;
-    pub const TABLE: i32 = 3;
-    pub const RECORD: i32 = 4;
-    pub const OP: i32 = 6;
-    pub const DATA: i32 = 7;
-    pub const FIELD_TIMESTAMPS: i32 = 8;
-    pub const SCHEMA_VERSION: i32 = 11;
-    pub const SPACE: i32 = 12;
-    pub const ACTOR: i32 = 13;
+/// When a field of an update was written. Older clients write `updatedAt`.
+fn field_time<'a>(field: &Part<'a>) -> Result<Option<Said<'a>>, Error> {
+    match field.time("at")? {
+        None => field.time("updatedAt"),
+        time => Ok(time),
+    }
 }
 
-/// Writes a response.
-pub fn write_response(json: &mut JsonText, rows: &[Row], synced_until: &str, more: bool, resync_required: bool) {
-    json.raw("{\"serverChanges\": [");
-    for (place, row) in rows.iter().enumerate() {
-        if place > 0 {
-            json.raw(", ");
-        }
-        write_change(json, row);
+/// `{name: text}`
+fn object_of(name: &str, text: &[u8]) -> pg_sys::Datum {
+    let mut object = Builder::new();
+    object.add(jsonb::string(name.as_bytes()), jsonb::string(text));
+    object.datum()
+}
+
+/// What is stored of changes that are recorded at `now`, for each of them.
+///
+/// A write without a time would count as made now. It was made before whatever follows it in the same push: a later change of the
+/// record, made offline, must not lose to it. So it gets the earliest of the times that the record's later changes say,
+/// where that is in the past. (Equal times are in the order of the log.)
+pub fn stored(changes: &[Change<'_>], now: Time) -> Vec<Stored> {
+    let mut stored = vec![Stored::default(); changes.len()];
+    if changes.len() < 2 || changes.iter().all(|change| matches!(change.untimed, Untimed::Nothing)) {
+        return stored;
     }
-    json.raw("], \"conflicts\": [], \"syncedUntil\": ");
-    json.string(synced_until.as_bytes());
-    json.raw(if more { ", \"hasMore\": true" } else { ", \"hasMore\": false" });
-    json.raw(if resync_required { ", \"resyncRequired\": true}" } else { "}" });
+    let mut later: HashMap<RecordKey<'_>, Said<'_>> = HashMap::new();
+    for (change, stored) in changes.iter().zip(&mut stored).rev() {
+        let bound = later.get(&change.key()).copied();
+        if let Some((_, time)) = bound.filter(|(time, _)| *time < now) {
+            match change.untimed {
+                Untimed::Nothing => {}
+                Untimed::Whole if change.op == b"delete" => stored.data = Some(object_of("deletedAt", time)),
+                Untimed::Whole => stored.field_timestamps = Some(object_of(WHOLE_CHANGE, time)),
+                Untimed::Fields(fields) => {
+                    let mut times = Builder::new();
+                    for (key, field) in fields.pairs() {
+                        let own = ["at", "updatedAt"].iter().find_map(|name| match field.get() {
+                            Value::Object(field) => field.get(name.as_bytes()).and_then(Raw::text),
+                            _ => None,
+                        });
+                        times.add(key, jsonb::string(own.unwrap_or(time)));
+                    }
+                    stored.field_timestamps = Some(times.datum());
+                }
+            }
+        }
+        if let Some(earliest) = change.earliest.into_iter().chain(bound).min() {
+            later.insert(change.key(), earliest);
+        }
+    }
+    stored
+}
+
+/// A response that is being written, as large as a page may be.
+pub struct Response {
+    json: JsonText,
+    most: usize,
+    changes: usize,
+}
+
+/// A change whose values are longer as text goes out without them: no server of PostgreSQL could send all of it.
+const MOST_CHANGE_TEXT: usize = 256 << 20;
+
+impl Response {
+    /// A response without changes. Its text is in the current memory context.
+    pub fn new() -> Response {
+        let mut json = JsonText::new();
+        json.raw("{\"serverChanges\":[");
+        Response { json, most: settings::max_page_bytes(), changes: 0 }
+    }
+
+    /// The response, for a reader that goes on from a cursor.
+    pub fn end(mut self, synced_until: &str, more: bool, resync_required: bool) -> pg_sys::Datum {
+        self.json.raw("],\"conflicts\":[],\"syncedUntil\":");
+        self.json.string(synced_until.as_bytes());
+        self.json.raw(if more { ",\"hasMore\":true" } else { ",\"hasMore\":false" });
+        self.json.raw(if resync_required { ",\"resyncRequired\":true}" } else { "}" });
+        self.json.datum()
+    }
+}
+
+impl TakeFound for Response {
+    const MEASURED: bool = false;
+}
+
+impl Rows<Found> for Response {
+    fn take(&mut self, found: Found) -> bool {
+        let before = self.json.length();
+        if self.changes > 0 {
+            self.json.raw(",");
+        }
+        write_change(&mut self.json, &found.row);
+        let fits = self.changes == 0 || self.json.length() <= self.most;
+        if fits {
+            self.changes += 1;
+        } else {
+            self.json.truncate(before);
+        }
+        fits
+    }
 }
 
 fn write_change(json: &mut JsonText, row: &Row) {
     // SAFETY: the columns have these types, and the row's memory lives as long as the statement's rows.
     let text = |column| row.column(column).map(|datum| unsafe { crate::function::text_of(datum) });
     // SAFETY: likewise.
-    let value = |column| row.column(column).map(|datum| unsafe { crate::jsonb::root(datum) });
+    let value = |column| row.column(column).map(|datum| unsafe { jsonb::root(datum) });
     if let Some(id) = row.column(column::ID) {
         // SAFETY: a `uuid` is 16 bytes.
         let id = uuid::Uuid::from_bytes(unsafe { *id.cast_mut_ptr::<[u8; 16]>() });
-        json.raw(&format!("{{\"eventId\": \"{id}\", \"schemaVersion\": "));
+        json.raw("{\"eventId\":\"");
+        json.raw(id.hyphenated().encode_lower(&mut [0; 36]));
+        json.raw("\",\"schemaVersion\":");
     }
     json.raw(&row.column(column::SCHEMA_VERSION).map_or(1, |version| version.value() as i32).to_string());
     let op = text(column::OP).unwrap_or_default();
     for (key, bytes) in
-        [(", \"table\": ", text(column::TABLE)), (", \"id\": ", text(column::RECORD)), (", \"op\": ", Some(op))]
+        [(",\"table\":", text(column::TABLE)), (",\"id\":", text(column::RECORD)), (",\"op\":", Some(op))]
     {
         json.raw(key);
         json.string(bytes.unwrap_or_default());
     }
-    let data = value(column::DATA);
+    let (mut data, mut times, mut actor) = (value(column::DATA), value(column::FIELD_TIMESTAMPS), value(column::ACTOR));
+    if bounds::is_longer([data, times, actor], MOST_CHANGE_TEXT) {
+        (data, times, actor) = (None, None, None);
+        json.raw(",\"valuesOmitted\":true");
+    }
+    let times = match times.map(Raw::get) {
+        Some(Value::Object(times)) => Some(times),
+        _ => None,
+    };
     match (op, data.map(Raw::get)) {
         (b"update", Some(Value::Object(object))) => {
-            let times = match value(column::FIELD_TIMESTAMPS).map(Raw::get) {
-                Some(Value::Object(times)) => Some(times),
-                _ => None,
-            };
-            json.raw(", \"fields\": ");
+            json.raw(",\"fields\":");
             write_fields(json, object, times);
         }
         (b"delete", Some(Value::Object(object))) => {
             if let Some(time) = object.get(b"deletedAt") {
-                json.raw(", \"deletedAt\": ");
+                json.raw(",\"deletedAt\":");
                 json.value(time);
             }
         }
         // Recorded without a changeset.
-        (b"update", None) => json.raw(", \"fields\": {}"),
+        (b"update", None) => json.raw(",\"fields\":{}"),
         (_, Some(_)) => {
-            json.raw(", \"data\": ");
+            json.raw(",\"data\":");
             data.into_iter().for_each(|data| json.value(data));
         }
         (_, None) => {}
     }
+    if let (b"insert", Some(time)) = (op, times.and_then(|times| times.get(WHOLE_CHANGE.as_bytes()))) {
+        json.raw(",\"at\":");
+        json.value(time);
+    }
     if let Some(space) = text(column::SPACE) {
-        json.raw(", \"spaceId\": ");
+        json.raw(",\"spaceId\":");
         json.string(space);
     }
-    if let Some(actor) = value(column::ACTOR) {
-        json.raw(", \"actor\": ");
+    if let Some(actor) = actor {
+        json.raw(",\"actor\":");
         json.value(actor);
     }
     json.raw("}");
@@ -339,12 +483,12 @@ fn write_fields(json: &mut JsonText, values: Object<'_>, times: Option<Object<'_
     for (key, value) in values.pairs() {
         let Value::String(name) = key.get() else { continue };
         json.raw(separator);
-        separator = ", ";
+        separator = ",";
         json.string(name);
-        json.raw(": {\"value\": ");
+        json.raw(":{\"value\":");
         json.value(value);
         if let Some(time) = times.and_then(|times| times.get(name)) {
-            json.raw(", \"at\": ");
+            json.raw(",\"at\":");
             json.value(time);
         }
         json.raw("}");

@@ -4,6 +4,7 @@
 //! the latest write of each field, and, where anything was overwritten, once more to see which changes have lost.
 
 use super::{Edits, GROUP, GroupKey, column, select_changes};
+use crate::bounds::is_too_deep;
 use crate::error::Error;
 use crate::function::{Args, sql_function};
 use crate::merge::change_of;
@@ -196,6 +197,8 @@ impl Batch<'_> {
         let id = row.column(column::ID).ok_or(Error::Installation("a change without an id"))?;
         let has_other_data = change.data.is_none() && row.column(column::DATA).is_some();
         match winners.verdict(&change, has_other_data) {
+            // Nothing of it can be rebuilt; it has come in by other ways than those that bound it.
+            Verdict::Trim(_) if change.data.is_some_and(|data| is_too_deep(data.raw())) => {}
             Verdict::Keep => {}
             Verdict::Remove => {
                 self.removed += 1;

@@ -51,11 +51,18 @@ static NOTE_TRANSACTIONS: Statement = Statement::new(
 );
 
 static NOTE_PURGE: Statement = Statement::new(
-    c"INSERT INTO mana_sync.purges (number, mark, purged_until, older_than, deletes, changes)
+    c"INSERT INTO mana_sync.purges (number, mark, purged_until, purged_from, older_than, deletes, changes)
       SELECT COALESCE(pg_catalog.max(p.number), 0) OPERATOR(pg_catalog.+) 1, $1,
-             GREATEST(pg_catalog.max(p.purged_until), $2), $3, $4, $5
+             GREATEST(pg_catalog.max(p.purged_until), $2), LEAST(pg_catalog.min(p.purged_from), $3), $4, $5, $6
       FROM mana_sync.purges AS p",
-    &[pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID, pg_sys::INTERVALOID, pg_sys::INT8OID, pg_sys::INT8OID],
+    &[
+        pg_sys::INT8OID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::INTERVALOID,
+        pg_sys::INT8OID,
+        pg_sys::INT8OID,
+    ],
 );
 
 /// `mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)`
@@ -76,6 +83,7 @@ fn purge_deleted(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         deletes: 0,
         changes: 0,
         until: Time::from_micros(i64::MIN),
+        from: Time::from_micros(i64::MAX),
         transactions: BTreeSet::new(),
     };
     spi.for_each(&RECORDS, &[Some(created_before)], |row| {
@@ -91,8 +99,8 @@ fn purge_deleted(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     if purge.deletes > 0 {
         purge.note_transactions();
         let mark = uuid::Uuid::new_v4().as_u64_pair().1 & mana_sync_cursor::keyed::MAX;
-        let until = Some(pg_sys::Datum::from(purge.until.micros()));
-        let values = [Some(pg_sys::Datum::from(mark as i64)), until, Some(older_than), counts[0], counts[1]];
+        let [until, from] = [purge.until, purge.from].map(|time| Some(pg_sys::Datum::from(time.micros())));
+        let values = [Some(pg_sys::Datum::from(mark as i64)), until, from, Some(older_than), counts[0], counts[1]];
         spi.insert(&NOTE_PURGE, &values);
     }
     close_level(level);
@@ -109,6 +117,8 @@ struct Purge<'a> {
     changes: i64,
     /// Latest time at which a delete that goes was recorded.
     until: Time,
+    /// Earliest time at which a change that goes was recorded.
+    from: Time,
     /// Epochs and ids of the transactions that wrote the deletes which go.
     transactions: BTreeSet<(u32, u64)>,
 }
@@ -167,6 +177,7 @@ impl Purge<'_> {
             return Ok(());
         }
         self.changes += 1;
+        self.from = self.from.min(change.created_at);
         if change.op == Op::Delete {
             self.deletes += 1;
             self.until = self.until.max(change.created_at);

@@ -2,6 +2,7 @@
 
 use super::{Exclude, plan_index_scans};
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
+use crate::json_text::Size;
 use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
@@ -87,10 +88,93 @@ pub struct Log<'a> {
     spaces: OnceCell<Vec<pg_sys::Datum>>,
     /// Description of a row.
     columns: Option<pg_sys::TupleDesc>,
+    /// Whether rows are measured.
+    measured: bool,
+}
+
+/// A row of the log that was read.
+#[derive(Clone, Copy)]
+pub struct Found {
+    /// It.
+    pub row: Row,
+    /// Bytes of text that it has, where rows are measured; without what is toasted.
+    pub text: usize,
+    /// Whether any of its JSON is stored out of line or compressed, so that its text is not known yet.
+    pub is_toasted: bool,
+}
+
+/// A row that has more bytes of text comes without its JSON: no server of PostgreSQL could send all of it.
+const MOST_TEXT: usize = 256 << 20;
+
+impl Found {
+    fn new(passing: &Passing<'_>, row: Row, measured: bool) -> Found {
+        let mut found = Found { row, text: 0, is_toasted: false };
+        if measured {
+            // SAFETY: a tuple has its length.
+            found.text = unsafe { (*row.tuple).t_len as usize };
+            for place in column::JSON {
+                let Some(datum) = passing.column(POSITION_COLUMNS + place as usize) else { continue };
+                // SAFETY: the column is a jsonb.
+                unsafe {
+                    let varlena: *const pg_sys::varlena = datum.cast_mut_ptr();
+                    let in_place = pgrx::varatt_is_4b_u(varlena)
+                        || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena));
+                    match in_place {
+                        true => {
+                            // Its text takes the place of its bytes.
+                            found.text += Size::of_datum(datum).0.text;
+                            found.text = found.text.saturating_sub(pgrx::varsize_any(varlena));
+                        }
+                        false => found.is_toasted = true,
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// The columns of a row whose JSON is toasted, with it; and how many bytes of text there are.
+    pub fn fetch(&self) -> (Vec<Option<pg_sys::Datum>>, usize) {
+        // SAFETY: a row has its description.
+        let count = unsafe { (*self.row.columns).natts };
+        let mut columns: Vec<Option<pg_sys::Datum>> = (1..=count).map(|place| self.row.column(place)).collect();
+        let mut text = self.text;
+        for place in column::JSON {
+            let column = &mut columns[place as usize - 1];
+            let Some(datum) = *column else { continue };
+            // SAFETY: the column is a jsonb.
+            if let (size, Some(fetched)) = unsafe { Size::of_datum(datum) } {
+                *column = Some(fetched);
+                text = text.saturating_add(size.text);
+            }
+        }
+        if text > MOST_TEXT {
+            for place in column::JSON {
+                columns[place as usize - 1] = None;
+            }
+            text = self.text;
+        }
+        (columns, text)
+    }
+}
+
+/// Places of a row's columns (`columns.sql`), from 1, without those of the position.
+pub mod column {
+    pub const ID: i32 = 1;
+    pub const TABLE: i32 = 3;
+    pub const RECORD: i32 = 4;
+    pub const OP: i32 = 6;
+    pub const DATA: i32 = 7;
+    pub const FIELD_TIMESTAMPS: i32 = 8;
+    pub const SCHEMA_VERSION: i32 = 11;
+    pub const SPACE: i32 = 12;
+    pub const ACTOR: i32 = 13;
+    /// Those that are jsonb.
+    pub const JSON: [i32; 3] = [DATA, FIELD_TIMESTAMPS, ACTOR];
 }
 
 impl<'a> Log<'a> {
-    pub fn new(spi: &'a Spi, request: &Request<'a>, exclude: Exclude<'_>) -> Log<'a> {
+    pub fn new(spi: &'a Spi, request: &Request<'a>, exclude: Exclude<'_>, measured: bool) -> Log<'a> {
         let (exclude, exclude_echo) = match exclude {
             Exclude::Client(client) => (client, None),
             Exclude::Echo(client) => (None, client),
@@ -105,6 +189,7 @@ impl<'a> Log<'a> {
             ids: request.spaces,
             spaces: OnceCell::new(),
             columns: None,
+            measured,
         }
     }
 
@@ -211,7 +296,7 @@ fn column(
 }
 
 impl Source for Log<'_> {
-    type Row = Row;
+    type Row = Found;
     /// Errors of PostgreSQL end the call by themselves.
     type Error = std::convert::Infallible;
 
@@ -219,7 +304,7 @@ impl Source for Log<'_> {
         &mut self,
         fetches: &[Fetch],
         filter: &Filter,
-        take: &mut dyn FnMut(usize, Position, Row),
+        take: &mut dyn FnMut(usize, Position, Found),
     ) -> Result<(), Self::Error> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
             (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
@@ -230,10 +315,11 @@ impl Source for Log<'_> {
             }
             let chosen: Vec<&Fetch> = places.iter().map(|&place| &fetches[place]).collect();
             let (statement, values) = if is_own { self.own(&chosen, filter) } else { self.of_spaces(&chosen, filter) };
-            let columns = &mut self.columns;
+            let (columns, measured) = (&mut self.columns, self.measured);
             self.spi.pass(statement, &values, &mut |row| {
                 let (position, part) = place(row);
-                take(places[part - 1], position, row.keep(POSITION_COLUMNS, columns));
+                let found = Found::new(row, row.keep(POSITION_COLUMNS, columns), measured);
+                take(places[part - 1], position, found);
             });
         }
         close_level(level);

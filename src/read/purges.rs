@@ -9,7 +9,7 @@ use std::ffi::CStr;
 /// The tables `mana_sync.purges` and `mana_sync.purged_transactions`.
 pub struct Purged;
 
-/// `mana_sync.purges`: its columns number, mark and purged_until; by number.
+/// `mana_sync.purges`: its columns number, mark, purged_until and purged_from; by number.
 const PURGES: (&CStr, &CStr) = (c"purges", c"purges_pkey");
 /// `mana_sync.purged_transactions`: its columns epoch and xact, and both are its key.
 const TRANSACTIONS: (&CStr, &CStr) = (c"purged_transactions", c"purged_transactions_pkey");
@@ -43,6 +43,10 @@ impl Purges for Purged {
 
     fn until(&mut self) -> Option<i64> {
         self.latest(|row| Ok(row.column(3)?.value() as i64))
+    }
+
+    fn from(&mut self) -> Option<i64> {
+        self.latest(|row| Ok(row.column(4)?.value() as i64))
     }
 }
 

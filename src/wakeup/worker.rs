@@ -4,7 +4,7 @@ use super::channel::Channels;
 use super::feed::{self, Reader};
 use super::note::{self, Touch};
 use crate::function::text_datum;
-use crate::jsonb::escape;
+use crate::json_text::quote;
 use crate::settings;
 use crate::statement::{Spi, Statement};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
@@ -182,14 +182,14 @@ impl Written {
     /// `{"app": …, "tables": […], "clients": […]}`, or `{}` where that is too long or not known.
     fn payload(&self, app: &[u8]) -> Vec<u8> {
         let mut json = b"{\"app\": ".to_vec();
-        escape(app, &mut json);
+        quote(app, |part| json.extend_from_slice(part));
         for (key, texts) in [(", \"tables\": [", &self.tables), (", \"clients\": [", &self.clients)] {
             json.extend_from_slice(key.as_bytes());
             for (place, text) in texts.iter().enumerate() {
                 if place > 0 {
                     json.extend_from_slice(b", ");
                 }
-                escape(text, &mut json);
+                quote(text, |part| json.extend_from_slice(part));
             }
             json.push(b']');
         }

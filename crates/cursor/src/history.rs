@@ -69,6 +69,8 @@ pub struct KnownEpoch {
     /// A transaction id that had not been given out when the epoch was opened: rows of earlier epochs of the
     /// same system have smaller ids.
     pub next_xact: u64,
+    /// When the transaction began that opened it, in microseconds from 2000-01-01: nothing was written in it before.
+    pub began: i64,
 }
 
 /// The history that a server is on now.
@@ -149,6 +151,11 @@ impl Server {
     /// `replayed` what a standby had replayed before it (LSN); 0 where that is not known.
     pub fn new(epochs: Vec<KnownEpoch>, here: Here, in_recovery: bool, next_xact: u64, replayed: u64) -> Server {
         Server { epochs, here, in_recovery, next_xact, replayed }
+    }
+
+    /// When the log began: nothing was written in it before.
+    pub(crate) fn began(&self) -> Option<i64> {
+        self.epochs.iter().map(|known| known.began).min()
     }
 
     /// The history that it is on.

@@ -25,6 +25,8 @@ pub trait Purges {
     fn contains(&mut self, epoch: u32, xact: u64) -> bool;
     /// The latest `created_at` of all of them.
     fn until(&mut self) -> Option<i64>;
+    /// The earliest `created_at` of all changes that purges have removed.
+    fn from(&mut self) -> Option<i64>;
 }
 
 /// Whether a cursor's reader has got every delete that was purged, if it has got what the delete was of. `seen` is what

@@ -1,7 +1,7 @@
 //! The text form of a cursor. Its bytewise order is the order of age.
 //!
 //! ```text
-//! cursor    = "ms1" seen reader spaces purges ( "-" | walk ) checksum
+//! cursor    = "1a1" seen reader spaces purges ( "-" | walk ) checksum
 //! seen      = order xmax *delta "~" *( xact seq ) "-" [ lsn fingerprint [ timeline history ] ]
 //! walk      = "." target epoch xact seq joined left table ( "-" | "." timestamp )
 //! target    = *digit seen
@@ -24,7 +24,9 @@
 //! out, and two distances take no less room than their sum: so it is not cut earlier, and its text is
 //! not smaller.
 //!
-//! Timestamps begin with a digit, and the text with a letter: it sorts after each of them. A walk's
+//! Of this millennium's timestamps all but those of before 2000 begin with `2`, and `1a` sorts after `19`: a cursor sorts after
+//! `1970-01-01T00:00:00.000Z`, which devices send that have never synced, and before every timestamp of this century. There are
+//! devices that send the smallest of their cursors and of the time now: that must be a cursor if they have one. A walk's
 //! text begins like the one that it started from, and sorts with it.
 
 use crate::cursor::{Cursor, Walk};
@@ -33,9 +35,9 @@ use crate::snapshot::Snapshot;
 use crate::{Position, keyed};
 
 /// What every cursor begins with; the digit is the version of the form.
-const PREFIX: &str = "ms1";
+const PREFIX: &str = "1a1";
 /// What a cursor of any version begins with, before the version's digit.
-const FAMILY: &str = "ms";
+const FAMILY: &str = "1a";
 const DIGITS: &[u8; 64] = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz";
 /// The value of each digit.
 const VALUES: [u8; 256] = {
@@ -68,9 +70,6 @@ const DIGIT_BITS: usize = 6;
 /// A reader is in one transaction at a time; those in which it pulled before and that are still unfinished
 /// are prepared. Of more than these, what has been seen of the oldest is forgotten.
 const MOST_PARTIAL: usize = 16;
-
-/// A longer text is no cursor: this is room for more than a hundred thousand spaces.
-const LONGEST: usize = 1 << 20;
 
 /// The text is no cursor that this version issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -123,7 +122,7 @@ impl Cursor {
 
     /// Reads the text form.
     pub fn from_text(text: &[u8]) -> Result<Cursor, Damaged> {
-        let body = text.len().checked_sub(HASH_DIGITS).filter(|_| text.len() <= LONGEST).ok_or(Damaged::Checksum)?;
+        let body = text.len().checked_sub(HASH_DIGITS).ok_or(Damaged::Checksum)?;
         let (body, checksum) = text.split_at(body);
         if Reader(checksum).hash() != Some(keyed::checksum(body)) {
             return Err(match text.starts_with(PREFIX.as_bytes()) {
@@ -491,7 +490,7 @@ mod tests {
         };
         assert_eq!(
             cursor.to_text(),
-            "ms10420D720-31D0~-60PnSCW73YGLT8ew03------0CeTwR9jpz01-------0I7wtLfZE08.-0620Sk20Eg1D000~20Si0B-60PnSCW73YGLT8ew03------0C01208b0e01-------4zzzzzzzz00-------6------0Y.36cGzZa5WBi1t"
+            "1a10420D720-31D0~-60PnSCW73YGLT8ew03------0CeTwR9jpz01-------0I7wtLfZE08.-0620Sk20Eg1D000~20Si0B-60PnSCW73YGLT8ew03------0C01208b0e01-------4zzzzzzzz00-------6------0Y.36cGzM-_Yqr_A"
         );
     }
 
@@ -617,11 +616,21 @@ mod tests {
         }
     }
 
+    /// Devices in the field send the smallest of their cursors and of the time now. Were a cursor greater than the time
+    /// now, they would always send that, and skip what they had not pulled.
     #[test]
-    fn every_cursor_sorts_after_every_timestamp() {
-        assert!(Cursor::default().to_text().as_str() > "9999-12-31T23:59:59.999999999Z");
-        assert!(
-            !looks_like_cursor(b"2026-01-01T00:00:00Z") && !looks_like_cursor(b"msg") && looks_like_cursor(b"ms2x")
-        );
+    fn a_cursor_sorts_between_the_beginning_of_time_and_this_century() {
+        let cursor = Cursor::default().to_text();
+        assert!(cursor.as_str() > "1970-01-01T00:00:00.000Z" && cursor.as_str() > "1999-12-31T23:59:59.999Z");
+        assert!(cursor.as_str() < "2000-01-01T00:00:00.000Z" && cursor.as_str() < "2099-12-31T23:59:59.999Z");
+        assert!(!looks_like_cursor(b"2026-01-01T00:00:00Z") && !looks_like_cursor(b"1970-01-01T00:00:00Z"));
+        assert!(!looks_like_cursor(b"1a") && !looks_like_cursor(b"1abc") && looks_like_cursor(b"1a2x"));
+    }
+
+    /// A server must be able to read what it issued, however many spaces the scope has.
+    #[test]
+    fn a_cursor_of_many_spaces_can_be_read() {
+        let cursor = Cursor { spaces: (0..200_000).collect(), ..Cursor::default() };
+        assert_eq!(Cursor::from_text(cursor.to_text().as_bytes()), Ok(cursor));
     }
 }

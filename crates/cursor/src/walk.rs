@@ -56,11 +56,22 @@ pub enum Start {
     Cursor(Box<Cursor>),
 }
 
-/// A page.
+/// Takes the rows of a page, in the order of the log.
+pub trait Rows<R> {
+    /// Takes a row; or does not, and says false, where the page has no room left for it. A page takes at least one.
+    fn take(&mut self, row: R) -> bool;
+}
+
+impl<R> Rows<R> for Vec<R> {
+    fn take(&mut self, row: R) -> bool {
+        self.push(row);
+        true
+    }
+}
+
+/// What a page says besides its rows.
 #[derive(Debug)]
-pub struct Page<R> {
-    /// The rows, in the order of the log.
-    pub rows: Vec<R>,
+pub struct Page {
     /// Where to go on; `None` means where the page began: this server cannot tell more for now, or there is no row and no
     /// cursor was wanted then.
     pub cursor: Option<Cursor>,
@@ -86,7 +97,10 @@ pub enum Error<E> {
     Source(E),
 }
 
-/// Reads the page of the log that follows `start`.
+/// So many rows are asked for at once, at most: the memory of a call is that of a page's text, not of its number of rows.
+const PORTION: usize = 5000;
+
+/// Reads the page of the log that follows `start`, into `rows`.
 ///
 /// `now` is the snapshot that `source` reads with, and `lsn` a position in the write-ahead log that
 /// was read after it; `purges` is of the same snapshot. `server` was read no earlier, and `now` was taken on the history that `server` is on.
@@ -97,13 +111,14 @@ pub fn read_page<S: Source>(
     start: Start,
     source: &mut S,
     purges: &mut impl Purges,
-) -> Result<Page<S::Row>, Error<S::Error>> {
+    rows: &mut impl Rows<S::Row>,
+) -> Result<Page, Error<S::Error>> {
     let Some(now) = server.view(now, lsn) else {
         // No epoch: nothing in this log has been committed, or replayed by this standby. A cursor may
         // come from a transaction that is prepared.
         return match start {
             Start::Cursor(_) => Ok(unchanged()),
-            Start::Beginning(_) => Ok(Page { rows: Vec::new(), cursor: Some(Cursor::default()), more: false }),
+            Start::Beginning(_) => Ok(Page { cursor: Some(Cursor::default()), more: false }),
         };
     };
     let mut state = match State::at(server, request, &start, purges) {
@@ -122,23 +137,29 @@ pub fn read_page<S: Source>(
     if state.stale {
         return Err(Error::Resync(Resync::Purged));
     }
-    let mut rows = Vec::new();
+    let mut taken = 0;
     loop {
         if state.walking.is_none() {
             state.start(&now);
         }
-        let room = request.page_size.saturating_sub(rows.len());
-        let last = state.read(room, source, &mut rows).map_err(Error::Source)?;
-        if let Some(last) = last {
-            // A full page: go on from its last row.
-            if let Some(walking) = &mut state.walking {
-                walking.last = last;
+        let room = (request.page_size - taken).min(PORTION);
+        let found = state.read(room, source).map_err(Error::Source)?;
+        let is_full = found.len() == room;
+        for (position, row) in found {
+            if !rows.take(row) {
+                return Ok(Page { cursor: Some(state.cursor(server, request)), more: true });
             }
-            return Ok(Page { rows, cursor: Some(state.cursor(server, request)), more: true });
+            taken += 1;
+            if let Some(walking) = &mut state.walking {
+                walking.last = position;
+            }
         }
-        if state.finish(&now) {
-            let wanted = request.cursor_without_rows || !rows.is_empty();
-            return Ok(Page { rows, cursor: wanted.then(|| state.cursor(server, request)), more: false });
+        if taken == request.page_size {
+            return Ok(Page { cursor: Some(state.cursor(server, request)), more: true });
+        }
+        if !is_full && state.finish(&now) {
+            let wanted = request.cursor_without_rows || taken > 0;
+            return Ok(Page { cursor: wanted.then(|| state.cursor(server, request)), more: false });
         }
     }
 }
@@ -152,8 +173,8 @@ pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut
     }
 }
 
-fn unchanged<R>() -> Page<R> {
-    Page { rows: Vec::new(), cursor: None, more: false }
+fn unchanged() -> Page {
+    Page { cursor: None, more: false }
 }
 
 /// What a walk does with a space of the scope.
@@ -207,7 +228,11 @@ impl State {
     fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumed {
         match start {
             Start::Beginning(after) => {
-                let stale = after.is_some_and(|after| purges.until() > Some(after));
+                let stale = after.is_some_and(|after| {
+                    // A reader from before the first row has nothing, and so no record whose delete was purged.
+                    let had_rows = server.began().into_iter().chain(purges.from()).any(|began| began <= after);
+                    had_rows && purges.until() > Some(after)
+                });
                 Resumed::At(Box::new(State { after: *after, stale, ..State::beginning(request, purges) }))
             }
             Start::Cursor(cursor) => State::resume(server, request, (**cursor).clone(), purges),
@@ -318,14 +343,9 @@ impl State {
         self.walking = Some(Walking { target, last: Position::START, spaces, left: Vec::new() });
     }
 
-    /// Reads rows of the walk until there are `room`, and returns the last one's position then.
-    fn read<S: Source>(
-        &self,
-        room: usize,
-        source: &mut S,
-        rows: &mut Vec<S::Row>,
-    ) -> Result<Option<Position>, S::Error> {
-        let Some(walking) = &self.walking else { return Ok(None) };
+    /// The next rows of the walk: `room` of them, or fewer where there are no more.
+    fn read<S: Source>(&self, room: usize, source: &mut S) -> Result<Vec<(Position, S::Row)>, S::Error> {
+        let Some(walking) = &self.walking else { return Ok(Vec::new()) };
         let delta = Plan::new(self.seen.as_ref(), &walking.target);
         let whole = Plan::new(None, &walking.target);
         let mut stretches = Vec::new();
@@ -345,9 +365,7 @@ impl State {
         }
         let mut found = merge(stretches, 1 + walking.spaces.len(), room, &filter, source)?;
         found.truncate(room);
-        let last = found.last().map(|(position, _)| *position).filter(|_| found.len() == room);
-        rows.extend(found.into_iter().map(|(_, row)| row));
-        Ok(last)
+        Ok(found)
     }
 
     /// Ends the walk; true if the reader has then seen all that `now` sees.
@@ -373,7 +391,8 @@ impl State {
             seen: self.seen.as_ref().map(|view| view.seen.clone()),
             spaces: Vec::new(),
             purges: self.purges,
-            walk: self.walking.as_ref().map(|walking| Walk {
+            // A walk of which nothing has been read yet is none.
+            walk: self.walking.as_ref().filter(|walking| walking.last != Position::START).map(|walking| Walk {
                 target: walking.target.seen.clone(),
                 last: walking.last,
                 joined: Vec::new(),

@@ -73,10 +73,22 @@ pub struct Write<'a, V> {
     pub at: Option<&'a [u8]>,
 }
 
+/// The key of an insert's `field_timestamps` that tells when all of it was made, as a device says it. (A field whose name is
+/// empty has the same time.)
+pub const WHOLE_CHANGE: &str = "";
+
 /// Keys of `data` that tell when an insert was made: the first that can be read.
 const INSERTED: &[&str] = &["updatedAt", "createdAt"];
 /// And when a delete was.
 const DELETED: &[&str] = &["deletedAt"];
+
+/// When an insert was made, as its record tells, and how that is spelled.
+pub fn inserted_at<'a>(data: impl Object<'a>) -> Option<(Time, &'a [u8])> {
+    INSERTED.iter().find_map(|key| {
+        let text = data.string(key.as_bytes())?;
+        Some((Time::parse(text)?, text))
+    })
+}
 
 impl<'a, O: Object<'a>> Change<O> {
     /// When the change as a whole was made.
@@ -84,7 +96,7 @@ impl<'a, O: Object<'a>> Change<O> {
         Stamp { time: self.time().0, position: self.position }
     }
 
-    /// The key of `data` that the change has its time from: an insert whose fields are removed keeps it.
+    /// The key of `data` or `field_timestamps` that the change has its time from: an insert whose fields are removed keeps it.
     pub fn time_key(&self) -> Option<&'static str> {
         self.time().2
     }
@@ -96,6 +108,13 @@ impl<'a, O: Object<'a>> Change<O> {
             Op::Delete => DELETED,
             Op::Update => &[],
         };
+        let said = match self.op {
+            Op::Insert => self.field_timestamps.and_then(|times| times.string(WHOLE_CHANGE.as_bytes())),
+            Op::Update | Op::Delete => None,
+        };
+        if let Some((time, spelling)) = said.and_then(|text| self.read(text)) {
+            return (time, spelling, Some(WHOLE_CHANGE));
+        }
         for key in keys {
             let text = self.data.and_then(|data| data.string(key.as_bytes()));
             if let Some((time, spelling)) = text.and_then(|text| self.read(text)) {

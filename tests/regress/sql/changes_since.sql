@@ -147,11 +147,11 @@ SELECT count(*) AS "by another" FROM mana_sync.changes_since('cyd', 'todo', sinc
 SELECT count(*) AS "in another app" FROM mana_sync.changes_since('ada', 'times', since => :'good');
 
 -- == The text of a cursor
--- URL-safe; after every timestamp in the order of bytes; a newer one is never before an older one.
+-- URL-safe; in the order of bytes after 1970 and before every timestamp of this century; a newer one is never before an older one.
 SELECT write('ada', 'r7');
 SELECT cursor AS newer FROM mana_sync.changes_since('ada', 'todo', since => :'good') \gset
 SELECT :'good' ~ '^[A-Za-z0-9_.~-]+$' AS url_safe, length(:'good') < 200 AS short,
-       :'good' COLLATE "C" > '9999-12-31T23:59:59Z' AS after_timestamps,
+       :'good' COLLATE "C" > '1970-01-01T00:00:00.000Z' AND :'good' COLLATE "C" < '2000-01-01T00:00:00Z' AS between_timestamps,
        :'newer' COLLATE "C" > :'good' AS ascending;
 
 -- == Transactions

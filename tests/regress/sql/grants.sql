@@ -53,7 +53,7 @@ INSERT INTO mana_sync.sync_changes (id, app_id, table_name, record_id, user_id, 
 COPY (SELECT record_id FROM mana_sync.sync_changes ORDER BY record_id) TO stdout;
 COPY mana_sync.sync_changes (record_id, user_id) TO stdout;
 -- What INSERT can do without naming them: the columns that order the log have the right values.
-SELECT record_id, xact = pg_current_xact_id() AS xact, epoch, created_at = now() AS created_at FROM mana_sync.sync_changes WHERE record_id = 'r3';
+SELECT record_id, xact = pg_current_xact_id() AS xact, epoch, created_at BETWEEN now() AND clock_timestamp() AS created_at FROM mana_sync.sync_changes WHERE record_id = 'r3';
 COMMIT;
 
 -- == What it cannot do

@@ -74,6 +74,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column opened_at of table mana_sync.epochs
 0.1.0	column pid of table mana_sync.compactions
 0.1.0	column purged_at of table mana_sync.purges
+0.1.0	column purged_from of table mana_sync.purges
 0.1.0	column purged_until of table mana_sync.purges
 0.1.0	column record_id of table mana_sync.sync_changes
 0.1.0	column schema_version of table mana_sync.sync_changes
@@ -136,6 +137,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.user_channel(text)
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
+0.1.0	function mana_sync.within_bounds(text,text,text,text,text,jsonb,jsonb,jsonb)
 0.1.0	index mana_sync.sync_changes_own_idx
 0.1.0	index mana_sync.sync_changes_record_idx
 0.1.0	index mana_sync.sync_changes_space_idx
@@ -143,6 +145,8 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	policy sync_changes_user_isolation on table mana_sync.sync_changes
 0.1.0	schema mana_sync
 0.1.0	sequence mana_sync.sync_changes_seq
+0.1.0	setting mana_sync.max_change_size
+0.1.0	setting mana_sync.max_page_bytes
 0.1.0	setting mana_sync.max_schema_version
 0.1.0	setting mana_sync.strict_spaces
 0.1.0	setting mana_sync.wakeup_interval

@@ -75,7 +75,7 @@ SELECT mana_sync.record_change('ret', 'items', 'one', 'ada', NULL, 'insert', 'ph
 SELECT id = :'id' AS same FROM mana_sync.changes_since('ada', 'ret');
 
 -- The order of the log is the order of the calls, within a transaction too. Every row of a
--- transaction has the same created_at; no cursor depends on it.
+-- transaction has a created_at of its own; no cursor depends on it.
 BEGIN;
 SELECT count(mana_sync.record_change('order', 'items', n::text, 'ada', NULL, 'insert', 'phone')) FROM generate_series(1, 5) AS n;
 SELECT count(mana_sync.record_change('order', 'items', n::text, 'ada', NULL, 'update', 'phone')) FROM generate_series(5, 1, -1) AS n;
@@ -88,7 +88,7 @@ BEGIN;
 SELECT mana_sync.with_scope('ada');
 INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id)
     VALUES ('plain', 'items', 'one', 'ada', 'insert', 'phone'), ('plain', 'items', 'two', 'ada', 'insert', 'phone');
-SELECT record_id, field_timestamps, schema_version, substr(id::text, 15, 1) AS uuid_version, created_at = now() AS now,
+SELECT record_id, field_timestamps, schema_version, substr(id::text, 15, 1) AS uuid_version, created_at BETWEEN now() AND clock_timestamp() AS now,
        xact = pg_current_xact_id() AS xact, epoch, seq > lag(seq, 1, 0::bigint) OVER () AS seq
     FROM mana_sync.sync_changes WHERE app_id = 'plain' ORDER BY epoch, xact, seq;
 COMMIT;

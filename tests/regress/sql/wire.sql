@@ -163,7 +163,7 @@ SELECT count(*) AS before FROM mana_sync.changes_since('ada', 'todo') \gset
 SELECT o.code, o.message, o.detail
     FROM (VALUES
         ('NULL'), ('[]'), ('1'), ('{}'), ('{"changes": null}'), ('{"changes": {}}'), ('{"changes": [1]}'),
-        ('{"changes": [], "clientId": 1}'), ('{"changes": [], "schemaVersion": 2}'),
+        ('{"changes": [], "clientId": 1}'), ('{"changes": [], "limit": 0}'), ('{"changes": [], "limit": 1.5}'), ('{"changes": [], "schemaVersion": 2}'),
         ('{"changes": [], "schemaVersion": "1"}'), ('{"changes": [], "schemaVersion": 1.5}'),
         ('{"changes": [], "schemaVersion": 99999999999999999999}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": {}}, {"id": "r", "op": "insert"}]}'),
@@ -173,12 +173,10 @@ SELECT o.code, o.message, o.detail
         ('{"changes": [{"table": "t", "id": "r"}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "insert"}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": []}]}'),
-        ('{"changes": [{"table": "t", "id": "r", "op": "insert", "data": {}, "fields": {"a": {"value": 1}}}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": 1}}]}'),
-        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": {"at": "2026-01-01T00:00:00Z"}}}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {"a": {"value": 1, "at": 5}}}]}'),
-        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {}, "data": {"a": 1}}]}'),
-        ('{"changes": [{"table": "t", "id": "r", "op": "update", "fields": {}, "deletedAt": "x"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update"}]}'),
+        ('{"changes": [{"table": "t", "id": "r", "op": "update", "data": {"a": 1}}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "delete", "deletedAt": 5}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "delete", "eventId": "x"}]}'),
         ('{"changes": [{"table": "t", "id": "r", "op": "delete", "spaceId": 7}]}'),
@@ -196,8 +194,8 @@ SELECT o.code, o.message, o.detail
         (format($$mana_sync.push('ada', '%s', '{"changes": []}')$$, repeat('x', 513))),
         ($$mana_sync.push('ben', 'todo', '{"changes": [{"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "bread", "op": "delete"}]}')$$),
         ($$mana_sync.pull('ada', NULL)$$), ($$mana_sync.pull('ada', 'todo', page_size => 0)$$),
-        ($$mana_sync.pull('ada', 'todo', since => 'ms1broken')$$), ($$mana_sync.pull(NULL, 'todo')$$),
-        ($$mana_sync.sync('ada', 'todo', '{"since": "ms1broken", "changes": [{"table": "t", "id": "r", "op": "delete"}]}')$$),
+        ($$mana_sync.pull('ada', 'todo', since => '1a1broken')$$), ($$mana_sync.pull(NULL, 'todo')$$),
+        ($$mana_sync.sync('ada', 'todo', '{"since": "1a1broken", "changes": [{"table": "t", "id": "r", "op": "delete"}]}')$$),
         ($$mana_sync.sync('ada', 'todo', '{"since": 5, "changes": []}')$$)
     ) AS bad (call)
     CROSS JOIN LATERAL outcome('SELECT ' || call) AS o;

@@ -61,7 +61,8 @@ fn writes(change: &Change) -> Vec<Write<'_>> {
     let mut writes = Vec::new();
     match change.op.as_str() {
         "insert" => {
-            default = time_of(&["updatedAt", "createdAt"]).unwrap_or(change.created_at);
+            let said = instant(change, change.field_timestamps.get(""));
+            default = said.or_else(|| time_of(&["updatedAt", "createdAt"])).unwrap_or(change.created_at);
             writes.push(write(default, "insert", None));
         }
         "delete" => return vec![write(time_of(&["deletedAt"]).unwrap_or(change.created_at), "delete", None)],

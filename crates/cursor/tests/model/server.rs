@@ -177,6 +177,7 @@ impl Node {
                 system: self.here.system,
                 history: self.here.history,
                 next_xact: self.next_xact,
+                began: 0,
             };
             self.events.push(Event::Epoch(known, xact));
         }
@@ -263,6 +264,10 @@ impl Purges for &State<'_> {
     }
 
     fn until(&mut self) -> Option<i64> {
+        None
+    }
+
+    fn from(&mut self) -> Option<i64> {
         None
     }
 

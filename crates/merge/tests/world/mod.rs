@@ -108,13 +108,13 @@ fn text(minute: i64, end: &str) -> String {
 }
 
 fn fields() -> impl Strategy<Value = Map<String, Value>> {
-    prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "updatedAt"]), 0..9i32, 0..4)
+    prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "updatedAt", ""]), 0..9i32, 0..4)
         .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_string(), json!(value))).collect())
 }
 
 fn rows() -> impl Strategy<Value = (Row, bool)> {
     let who = (prop::sample::select(&USERS[..]), prop::option::of(prop::sample::select(&SPACES[..])));
-    let times = prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "updatedAt"]), clocks(), 0..4);
+    let times = prop::collection::btree_map(prop::sample::select(vec!["a", "b", "c", "updatedAt", ""]), clocks(), 0..4);
     let clocks = (prop::option::of(clocks()), prop::option::of(clocks()), prop::option::of(clocks()));
     let op = prop_oneof![2 => Just("insert"), 4 => Just("update"), 2 => Just("delete")];
     let odd = prop_oneof![20 => Just(None), 1 => Just(Some(json!([1]))), 1 => Just(Some(Value::Null))];
