@@ -52,13 +52,17 @@ pub fn too_long() -> String {
     format!("must have at most {MOST_KEY_BYTES} bytes")
 }
 
-/// Whether values have more bytes of text than `most`, with each number in full.
-pub fn is_longer(values: [Option<Raw<'_>>; 3], most: usize) -> bool {
-    /// A number of 12 bytes prints as 131 kB.
+/// No value that is sent has more bytes than this, as text and as it is stored: a server can send 1 GB, and store 255 MB in an
+/// object. What is larger has come in by other ways than those that are bounded; or it is a record, of many changes.
+pub const MOST_SENT: usize = 200 << 20;
+
+/// Whether values are too large to be sent, with each number in full.
+pub fn is_too_large<'a>(values: impl IntoIterator<Item = Raw<'a>> + Clone) -> bool {
+    /// A number of 8 bytes prints as 131 kB: what is this many times smaller need not be measured.
     const GREATEST_FACTOR: usize = 131_072 / 8;
-    let stored: usize = values.iter().flatten().map(|value| value.bytes().1.len()).sum();
-    stored > most / GREATEST_FACTOR
-        && values.into_iter().flatten().map(Size::of).fold(Size::default(), Size::and).text > most
+    let stored: usize = values.clone().into_iter().map(|value| value.bytes().1.len()).sum();
+    stored > MOST_SENT / GREATEST_FACTOR
+        && (stored > MOST_SENT || values.into_iter().map(Size::of).fold(Size::default(), Size::and).text > MOST_SENT)
 }
 
 /// Whether a value is nested deeper than those that are let in.

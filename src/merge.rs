@@ -4,15 +4,18 @@
 //! The state is kept in the memory of the aggregate, so that the server knows how large it is and can spill a hash
 //! aggregation to disk. It is declared as `internal`: nobody can make one up in SQL.
 
+use crate::bounds::{self, MOST_SENT};
 use crate::error::Error;
 use crate::function::{Args, sql_function, text_of};
+use crate::json_text::Size;
 use crate::jsonb::{self, Builder, Object, Raw, Value};
 use crate::memory::Context;
 use mana_sync_cursor::Position;
 use mana_sync_merge::change::{Change, Op, Write};
-use mana_sync_merge::record::Record;
+use mana_sync_merge::record::{Field, Record};
 use mana_sync_merge::time::Time;
-use pgrx::pg_sys;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_sys};
 use std::ptr::NonNull;
 
 sql_function!(mana_sync_merge_change, pg_finfo_mana_sync_merge_change, merge_change);
@@ -173,6 +176,7 @@ fn merge_result(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let Some(updated_at) = state.updated_at() else { return Ok(None) };
     // In the order of jsonb, which the server sorts them into otherwise.
     let mut fields: Vec<_> = state.fields().iter().collect();
+    leave_out_what_is_too_large(&mut fields);
     fields.sort_unstable_by_key(|field| (field.name().len(), field.name()));
     let spellings: Vec<String> = fields
         .iter()
@@ -197,6 +201,32 @@ fn merge_result(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
         Some(time(updated_at)),
     ];
     args.composite(columns).map(Some)
+}
+
+/// Leaves the largest fields out, with a warning, where the others could not be returned with them: a record that many changes
+/// have made larger than a value can be must not hide all others.
+fn leave_out_what_is_too_large(fields: &mut Vec<&Field<Kept, Context>>) {
+    if !bounds::is_too_large(fields.iter().map(|field| field.value.value())) {
+        return;
+    }
+    let text = |field: &&Field<Kept, Context>| Size::of(field.value.value()).text.max(field.value.at);
+    fields.sort_by_cached_key(text);
+    let mut total = 0;
+    let fitting = fields.iter().take_while(|field| {
+        total += text(field);
+        total <= MOST_SENT
+    });
+    let fitting = fitting.count();
+    let names: Vec<_> = fields.drain(fitting..).map(|field| String::from_utf8_lossy(field.name())).collect();
+    let shown: Vec<String> = names.iter().take(5).map(|name| format!("\"{name}\"")).collect();
+    let more = match names.len() - shown.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let message = "a record is too large: its largest fields are left out";
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "mana_sync")
+        .set_detail(format!("Fields: {}{more}.", shown.join(", ")))
+        .report(PgLogLevel::WARNING);
 }
 
 /// The memory of the aggregate that calls.

@@ -373,9 +373,6 @@ pub struct Response {
     changes: usize,
 }
 
-/// A change whose values are longer as text goes out without them: no server of PostgreSQL could send all of it.
-const MOST_CHANGE_TEXT: usize = 256 << 20;
-
 impl Response {
     /// A response without changes. Its text is in the current memory context.
     pub fn new() -> Response {
@@ -436,7 +433,7 @@ fn write_change(json: &mut JsonText, row: &Row) {
         json.string(bytes.unwrap_or_default());
     }
     let (mut data, mut times, mut actor) = (value(column::DATA), value(column::FIELD_TIMESTAMPS), value(column::ACTOR));
-    if bounds::is_longer([data, times, actor], MOST_CHANGE_TEXT) {
+    if bounds::is_too_large([data, times, actor].into_iter().flatten()) {
         (data, times, actor) = (None, None, None);
         json.raw(",\"valuesOmitted\":true");
     }

@@ -1,6 +1,7 @@
 //! The log as the snapshot of a call sees it: the queries behind a page.
 
 use super::{Exclude, plan_index_scans};
+use crate::bounds::MOST_SENT;
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
 use crate::json_text::Size;
 use crate::settings::close_level;
@@ -103,9 +104,6 @@ pub struct Found {
     pub is_toasted: bool,
 }
 
-/// A row that has more bytes of text comes without its JSON: no server of PostgreSQL could send all of it.
-const MOST_TEXT: usize = 256 << 20;
-
 impl Found {
     fn new(passing: &Passing<'_>, row: Row, measured: bool) -> Found {
         let mut found = Found { row, text: 0, is_toasted: false };
@@ -148,7 +146,7 @@ impl Found {
                 text = text.saturating_add(size.text);
             }
         }
-        if text > MOST_TEXT {
+        if text > MOST_SENT {
             for place in column::JSON {
                 columns[place as usize - 1] = None;
             }

@@ -123,7 +123,19 @@ WITH RECURSIVE pages (record_id, data, cursor) AS (
         SELECT c.record_id, c.data, c.cursor FROM pages AS p, mana_sync.changes_since('ben', 'todo', since => p.cursor, page_size => 1, space_ids => '{home}') AS c)
     SELECT record_id, data IS NULL AS omitted, length(CASE WHEN record_id <> 'huge' THEN data::text END) AS length FROM pages;
 RESET ROLE;
+-- A record that its changes have made larger than a value can be does not hide the others.
+TRUNCATE mana_sync.sync_changes;
+CALL put('large', 'insert', jsonb_build_object('a', repeat('x', 110000000), 'n', 1), space => 'home');
+CALL put('large', 'update', jsonb_build_object('b', repeat('x', 120000000), 'm', 2), space => 'home');
+CALL put('other', 'insert', '{"n": 1}', space => 'home');
+SET ROLE regress_app;
+SELECT record_id, (SELECT string_agg(field, ' ' ORDER BY field) FROM jsonb_object_keys(data) AS field) AS fields
+    FROM mana_sync.records('ben', 'todo', space_ids => '{home}') ORDER BY record_id;
+RESET ROLE;
+TRUNCATE mana_sync.sync_changes;
 -- A compaction leaves alone what it cannot rebuild, and passes on.
+CALL put('deep', 'insert', format('{"a": %s, "b": 1}', pg_temp.deep(6000))::jsonb, space => 'home');
+CALL put('deep', 'update', '{"b": 2}', space => 'home');
 CALL mana_sync.compact('todo', older_than => '0');
 SELECT record_id, op, length(data::text) AS length FROM mana_sync.sync_changes WHERE record_id = 'deep' ORDER BY seq;
 DROP EXTENSION mana_sync;
