@@ -5,22 +5,25 @@
 -- history is read, nor the private records of others with the same id, which stand before all that are in a space.
 SELECT r.place,
        CASE
-           WHEN EXISTS (
-                   SELECT
+           -- LIMIT, and not EXISTS: that the planner may turn into a hash of all records of the app.
+           WHEN (
+                   SELECT true
                    FROM mana_sync.sync_changes AS c
                    WHERE c.app_id OPERATOR(pg_catalog.=) $2
                      AND c.record_id OPERATOR(pg_catalog.=) r.record_id
                      AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) ''
                      AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.=) $1
-                     AND c.table_name OPERATOR(pg_catalog.=) r.table_name)
-               OR EXISTS (
-                   SELECT
+                     AND c.table_name OPERATOR(pg_catalog.=) r.table_name
+                   LIMIT 1)
+               OR (
+                   SELECT true
                    FROM mana_sync.sync_changes AS c
                    WHERE c.app_id OPERATOR(pg_catalog.=) $2
                      AND c.record_id OPERATOR(pg_catalog.=) r.record_id
                      AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.>) first.space_id
                      AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.=) $1
-                     AND c.table_name OPERATOR(pg_catalog.=) r.table_name)
+                     AND c.table_name OPERATOR(pg_catalog.=) r.table_name
+                   LIMIT 1)
            -- It was moved: the last change tells.
            THEN (
                SELECT c.space_id

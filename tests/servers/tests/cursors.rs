@@ -53,7 +53,10 @@ fn text_order_is_age_order() {
     assert!(cursors.first() < cursors.last());
     for cursor in &cursors {
         assert!(cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)), "{cursor}");
-        assert!(cursor.as_str() > "9999-12-31T23:59:59.999999999+14:00", "{cursor}");
+        assert!(
+            cursor.as_str() > "1970-01-01T00:00:00.000Z" && cursor.as_str() < "2000-01-01T00:00:00.000Z",
+            "{cursor}"
+        );
         assert!(cursor.len() < 200, "{cursor}");
     }
 }

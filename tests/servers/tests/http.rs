@@ -185,8 +185,12 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
     assert!(body["detail"].as_str().unwrap().starts_with("Argument: changeset."), "{body}");
 
     // Within the limit, and beyond it.
-    let text = "x".repeat(10 * 1024 * 1024 - 100);
-    let largest = changeset(&[json!({"table": "items", "id": "1", "op": "insert", "data": {"t": text}})]);
+    let large =
+        |id: &str, length| json!({"table": "items", "id": id, "op": "insert", "data": {"t": "x".repeat(length)}});
+    let (status, body) = device.post(&changeset(&[large("1", 9 * 1024 * 1024)]));
+    assert_eq!(status, 400);
+    assert!(body["error"].as_str().unwrap().contains("mana_sync.max_change_size"), "{body}");
+    let largest = changeset(&[large("1", 5 * 1024 * 1024), large("2", 5 * 1024 * 1024 - 200)]);
     assert!(largest.len() < 10 * 1024 * 1024);
     assert_eq!(device.post(&largest).0, 200);
     let (status, body) = device.post(&format!("{largest}{}", " ".repeat(100)));
@@ -231,8 +235,8 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
     assert!(http.log().contains("P0001 inside "), "{}", http.log());
     superuser.batch_execute("DROP TRIGGER trouble ON mana_sync.sync_changes").unwrap();
 
-    // milk, bread and the largest; nothing of what was refused.
-    assert_eq!(stored(&mut superuser), 3);
+    // milk, bread and the two large ones; nothing of what was refused.
+    assert_eq!(stored(&mut superuser), 4);
     assert_eq!(device.pull(100).len(), 3);
 }
 

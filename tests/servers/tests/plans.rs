@@ -200,7 +200,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
 
     // The check of ids that are pushed again, planned while the table is a page.
     const AGAIN: &str = "SELECT mana_sync.push('ann', 'app', '{\"changes\": [
-        {\"eventId\": \"0190f5fe-7c00-7000-8000-000000000001\", \"table\": \"t\", \"id\": \"r\", \"op\": \"delete\"}]}')::text";
+        {\"eventId\": \"0190f5fe-7c00-7000-8000-000000000001\", \"table\": \"t\", \"id\": \"r\", \"op\": \"delete\", \"spaceId\": \"\"}]}')::text";
     analyze(&mut superuser);
     (0..2).for_each(|_| drop(early.run(AGAIN)));
 
@@ -467,5 +467,53 @@ fn maintenance_reads_the_log_in_the_order_of_its_index() {
             let indexes: Vec<&Value> = scans.map(|scan| &scan["Index Name"]).collect();
             assert!(!is_sorted && indexes == ["sync_changes_record_idx"], "{call}: {plan:#}");
         }
+    }
+}
+
+/// The space of a change that names none. The plan is made while the table is empty, and never read more than a few descents since.
+#[test]
+fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
+    let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
+    let mut superuser = cluster.superuser(DATABASE);
+    let mut session = Explained::new(&cluster);
+    let mut lookup = |record: &str, since_when: &str| -> (i64, Option<String>) {
+        let sql = format!(
+            "SELECT mana_sync.push('ann', 'app', '{{\"changes\": [{{\"table\": \"notes\", \"id\": \"{record}\", \"op\": \"update\",
+                 \"fields\": {{}}}}]}}', space_ids => '{{home,work}}')::text"
+        );
+        let plans = session.run(&sql);
+        let of = |text: &str| plans.iter().find(|plan| plan["Query Text"].as_str().unwrap().contains(text));
+        let plan = of("AS first").unwrap_or_else(|| panic!("{since_when}: no look-up was explained"));
+        for node in nodes(&plan["Plan"]).iter().filter(|node| node["Relation Name"] == "sync_changes") {
+            let condition = node["Index Cond"].as_str().unwrap_or_default();
+            assert!(
+                node["Index Name"] == "sync_changes_record_idx" && condition.contains("record_id = "),
+                "{since_when}: {node:#}"
+            );
+        }
+        let space = "SELECT space_id FROM mana_sync.sync_changes WHERE user_id = 'ann' AND record_id = $1 ORDER BY epoch DESC, xact DESC, seq DESC LIMIT 1";
+        (buffers(&plan["Plan"]), superuser.query_one(space, &[&record]).unwrap().get(0))
+    };
+    assert_eq!(lookup("new", "an empty log").1, None);
+
+    // An id that 100,000 others use for a private record of theirs, and 1,000 for one in a space; and Ann's own long history.
+    let mut filler = cluster.superuser(DATABASE);
+    let insert = "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data) SELECT 'app', 'notes',";
+    for rows in [
+        "'settings', 'u' || i, 'insert', 'c', NULL, '{}' FROM generate_series(1, 100000) AS i",
+        "'settings', 'u' || i, 'insert', 'c', 's' || i, '{}' FROM generate_series(1, 1000) AS i",
+        "'settings', 'ann', 'update', 'c', 'home', '{}' FROM generate_series(1, 20000) AS i",
+        "'diary', 'ann', 'update', 'c', NULL, '{}' FROM generate_series(1, 20000) AS i",
+    ] {
+        filler.batch_execute(&format!("{insert} {rows}")).unwrap();
+    }
+    for when in ["not analysed", "analysed"] {
+        let (shared, space) = lookup("settings", when);
+        assert_eq!(space.as_deref(), Some("home"));
+        let (private, space) = lookup("diary", when);
+        assert_eq!(space, None);
+        println!("{when}: {shared} buffers for a shared record, {private} for a private one");
+        assert!(shared < 30 && private < 15, "{when}: {shared} {private}");
+        analyze(&mut filler);
     }
 }
