@@ -7,6 +7,8 @@
 #   scripts/profile.sh changes_since   a page of 1,000 rows                     (beside: scan)
 #   scripts/profile.sh scan            the bare index scan of the same rows
 #   scripts/profile.sh pull            a page of 1,000 rows as JSON
+#   scripts/profile.sh push            a push of 1,000 changes, each with its space
+#   scripts/profile.sh push_unnamed    the same without their spaces, which are looked up
 #   scripts/profile.sh empty N         an empty pull of N spaces
 #   scripts/profile.sh probe N         the same when others have written since
 #
@@ -19,6 +21,7 @@ what=${1:-} spaces=${2:-100}
 case $what in
     record_change | insert) calls=(100 600) ;;
     changes_since | scan | pull) calls=(5 25) ;;
+    push | push_unnamed) calls=(2 10) ;;
     empty | probe) calls=(20 120) ;;
     *) usage ;;
 esac
@@ -39,6 +42,18 @@ psql -c 'SET synchronous_commit = off' -c "CALL bench.fill('others', 0, ${ROWS:-
 psql -c 'SET synchronous_commit = off' -c "CALL bench.fill('walks', 0, 9999, 1)"
 psql -c 'VACUUM (ANALYZE)' -c 'ALTER SYSTEM SET autovacuum = off'
 
+if [[ $what = push* ]]; then
+    # Two updates and an insert of records that the user has in one of three spaces.
+    space=", \"spaceId\": \"team' || i % 3 || '\""
+    [ "$what" = push ] || space=
+    psql -c "CREATE TABLE bench.body AS SELECT pg_catalog.jsonb_build_object('changes', jsonb_agg((CASE i % 3
+                 WHEN 0 THEN '{\"table\": \"notes\", \"id\": \"' || md5(i::text) || '\", \"op\": \"insert\"$space, \"data\": {\"title\": \"Item\", \"done\": false, \"updatedAt\": \"2026-01-01T10:00:00Z\"}}'
+                 ELSE '{\"table\": \"notes\", \"id\": \"' || md5(i::text) || '\", \"op\": \"update\"$space, \"fields\": {\"done\": {\"value\": true, \"at\": \"2026-01-01T10:00:00Z\"}, \"rank\": {\"value\": 17, \"at\": \"2026-01-01T10:00:00Z\"}}}'
+             END)::jsonb)) AS body FROM generate_series(1, 1000) AS i" -c 'GRANT USAGE ON SCHEMA bench TO app' -c 'GRANT SELECT ON bench.body TO app'
+    psql -c "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, data, client_id)
+                 SELECT 'app', 'notes', md5(i::text), 'ann', 'team' || i % 3, 'insert', '{}', 'phone' FROM generate_series(1, 1000) AS i" \
+        -c 'VACUUM (ANALYZE) mana_sync.sync_changes'
+fi
 list=$(seq -s, -f 'space%g' 0 $((spaces - 1)))
 pull="mana_sync.changes_since('user5', 'app', page_size => 5000, space_ids => '{$list}', since"
 cursor=
@@ -70,6 +85,7 @@ script() {
             prepare "SELECT count(client_id) FROM (SELECT $columns FROM mana_sync.sync_changes
                 WHERE user_id = 'own1' AND app_id = 'app' AND epoch = 1 AND (xact, seq) > ('0'::xid8, 0)
                 ORDER BY xact, seq LIMIT 1000) AS page" ;;
+        push | push_unnamed) prepare "SELECT mana_sync.push('ann', 'app', body, space_ids => '{team0,team1,team2}') FROM bench.body" ;;
         pull) prepare "SELECT length(mana_sync.pull('own1', 'app', page_size => 1000)::text)" ;;
         empty | probe) prepare "SELECT count(client_id) FROM $pull => '$cursor')" ;;
     esac

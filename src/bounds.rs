@@ -7,7 +7,7 @@
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::function::{Args, sql_function};
-use crate::json_text::Size;
+use crate::json_text::{Size, with_value};
 use crate::jsonb::Raw;
 use crate::number::MOST_PLAIN;
 use crate::settings;
@@ -19,11 +19,19 @@ sql_function!(mana_sync_within_bounds, pg_finfo_mana_sync_within_bounds, within_
 const MOST_DEPTH: usize = 1000;
 
 /// What is wrong with the JSON of a change, of which nothing may be; to be read behind what it is of.
-pub fn fault_of_values(values: impl IntoIterator<Item = Option<pg_sys::Datum>>) -> Option<String> {
-    // SAFETY: the callers pass jsonb.
-    let sizes = values.into_iter().flatten().map(|datum| unsafe { Size::of_datum(datum) }.0);
-    let size = sizes.fold(Size::default(), Size::and);
+pub fn fault_of_values<const N: usize>(values: [Option<pg_sys::Datum>; N]) -> Option<String> {
     let most = settings::max_change_size();
+    let mut size = Size::default();
+    for datum in values.into_iter().flatten() {
+        let measure = |value: Raw<'_>| {
+            let numbers = Size::of_numbers(value);
+            let bound = value.bytes().1.len().saturating_mul(6).saturating_add(numbers.text);
+            // Three of these are less than what is allowed. Only of larger ones the strings are looked through.
+            if bound < most / 4 { Size { text: bound, ..numbers } } else { Size::of(value) }
+        };
+        // SAFETY: the callers pass jsonb.
+        size = size.and(unsafe { with_value(datum, measure) }.0);
+    }
     if size.longest_number > MOST_PLAIN {
         Some(format!("has a number of {} characters, more than {MOST_PLAIN}", size.longest_number))
     } else if size.depth > MOST_DEPTH {

@@ -199,30 +199,35 @@ impl Size {
         size
     }
 
-    /// Of a `jsonb` datum. The second is the datum where it had to be fetched or decompressed, in the current memory context.
-    ///
-    /// # Safety
-    /// It is a jsonb.
-    pub unsafe fn of_datum(datum: pg_sys::Datum) -> (Size, Option<pg_sys::Datum>) {
-        /// A varlena of this length has a header of one byte, at most.
-        const SHORT: usize = 127;
-        // SAFETY: a jsonb is a varlena. A short one is copied behind a length word of four bytes, as detoasting does, for the
-        // numbers in it have to be aligned to four.
-        unsafe {
-            let varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
-            if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
-                let mut copy = [0u64; (SHORT + pg_sys::VARHDRSZ).div_ceil(8)];
-                let (start, length) = (pgrx::vardata_any(varlena), pgrx::varsize_any_exhdr(varlena));
-                let place = copy.as_mut_ptr().cast::<u8>();
-                std::ptr::copy_nonoverlapping(start.cast::<u8>(), place.add(pg_sys::VARHDRSZ), length.min(SHORT));
-                pgrx::set_varsize_4b(place.cast(), (length + pg_sys::VARHDRSZ) as i32);
-                return (Size::of(root(pg_sys::Datum::from(place))), None);
+    /// Of what makes a value larger as text than it is stored: its numbers alone, and how deep it is. Strings, and all that is said
+    /// once for each entry, have no more than six bytes of text for each that is stored.
+    pub fn of_numbers(value: Raw<'_>) -> Size {
+        let mut size = Size::default();
+        let add = |size: &mut Size, number: Raw<'_>| {
+            if let Some(number) = number.digits() {
+                Parts::number(size, number);
             }
-            if pgrx::varatt_is_4b_u(varlena) {
-                return (Size::of(root(datum)), None);
+        };
+        let Some(mut current) = value.containers_and_numbers() else {
+            add(&mut size, value);
+            return size;
+        };
+        let mut outer = std::vec::Vec::new();
+        size.depth = 1;
+        loop {
+            match current.next() {
+                None => match outer.pop() {
+                    Some(open) => current = open,
+                    None => return size,
+                },
+                Some(value) => match value.containers_and_numbers() {
+                    Some(inner) => {
+                        outer.push(std::mem::replace(&mut current, inner));
+                        size.depth = size.depth.max(outer.len() + 1);
+                    }
+                    None => add(&mut size, value),
+                },
             }
-            let fetched = pg_sys::Datum::from(pg_sys::pg_detoast_datum(varlena));
-            (Size::of(root(fetched)), Some(fetched))
         }
     }
 
@@ -233,6 +238,34 @@ impl Size {
             longest_number: self.longest_number.max(other.longest_number),
             depth: self.depth.max(other.depth),
         }
+    }
+}
+
+/// Hands the value of a `jsonb` datum over. The second is the datum where it had to be fetched or decompressed, in the current memory
+/// context.
+///
+/// # Safety
+/// It is a jsonb.
+pub unsafe fn with_value<T>(datum: pg_sys::Datum, take: impl FnOnce(Raw<'_>) -> T) -> (T, Option<pg_sys::Datum>) {
+    /// A varlena of this length has a header of one byte, at most.
+    const SHORT: usize = 127;
+    // SAFETY: a jsonb is a varlena. A short one is copied behind a length word of four bytes, as detoasting does, for the
+    // numbers in it have to be aligned to four; the copy lives until `take` has returned.
+    unsafe {
+        let varlena: *mut pg_sys::varlena = datum.cast_mut_ptr();
+        if pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena) {
+            let mut copy = [0u64; (SHORT + pg_sys::VARHDRSZ).div_ceil(8)];
+            let (start, length) = (pgrx::vardata_any(varlena), pgrx::varsize_any_exhdr(varlena));
+            let place = copy.as_mut_ptr().cast::<u8>();
+            std::ptr::copy_nonoverlapping(start.cast::<u8>(), place.add(pg_sys::VARHDRSZ), length.min(SHORT));
+            pgrx::set_varsize_4b(place.cast(), (length + pg_sys::VARHDRSZ) as i32);
+            return (take(root(pg_sys::Datum::from(place))), None);
+        }
+        if pgrx::varatt_is_4b_u(varlena) {
+            return (take(root(datum)), None);
+        }
+        let fetched = pg_sys::Datum::from(pg_sys::pg_detoast_datum(varlena));
+        (take(root(fetched)), Some(fetched))
     }
 }
 
@@ -294,7 +327,7 @@ pub(crate) mod server_tests {
             json.value(unsafe { root(datum) });
             assert_eq!(std::str::from_utf8(&json.0[pg_sys::VARHDRSZ..]).unwrap(), compact);
             // SAFETY: likewise.
-            assert_eq!(unsafe { Size::of_datum(datum) }.0.text, compact.len(), "{compact}");
+            assert_eq!(unsafe { with_value(datum, Size::of) }.0.text, compact.len(), "{compact}");
         }
     }
 }

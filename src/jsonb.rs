@@ -104,6 +104,15 @@ impl<'a> Raw<'a> {
         (Some(keys), values)
     }
 
+    /// Those of the values in an array or object that are arrays, objects or numbers; `None` where it is neither.
+    pub fn containers_and_numbers(self) -> Option<ContainersAndNumbers<'a>> {
+        match self.value.type_ {
+            // Keys are strings.
+            pg_sys::jbvType::jbvBinary => Some(ContainersAndNumbers(self.entries())),
+            _ => None,
+        }
+    }
+
     /// What kind of value it is, and its bytes, for [`Raw::from_bytes`].
     pub fn bytes(&self) -> (pg_sys::jbvType::Type, &'a [u8]) {
         use pg_sys::jbvType as kind;
@@ -233,6 +242,22 @@ impl<'a> Entries<'a> {
             }
         }
         Raw { value, of: PhantomData }
+    }
+}
+
+/// See [`Raw::containers_and_numbers`].
+pub struct ContainersAndNumbers<'a>(Entries<'a>);
+
+impl<'a> Iterator for ContainersAndNumbers<'a> {
+    type Item = Raw<'a>;
+
+    fn next(&mut self) -> Option<Raw<'a>> {
+        loop {
+            let place = self.0.step()?;
+            if matches!(place.0 & pg_sys::JENTRY_TYPEMASK, pg_sys::JENTRY_ISNUMERIC | pg_sys::JENTRY_ISCONTAINER) {
+                return Some(self.0.value(place));
+            }
+        }
     }
 }
 

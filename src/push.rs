@@ -10,7 +10,7 @@ use crate::jsonb::root;
 use crate::log::{empty_object, key, new_id, uuid_datum};
 use crate::read::plan_index_scans;
 use crate::scope::Scope;
-use crate::settings::close_level;
+use crate::settings::{self, close_level};
 use crate::statement::{Spi, Statement, include_sql};
 use crate::wire::{self, Change, Changeset, RecordKey};
 use mana_sync_merge::time::Time;
@@ -167,7 +167,7 @@ fn spaces<'a>(
     changes: &[Change<'a>],
 ) -> Vec<Option<&'a [u8]>> {
     let is_said = |change: &Change<'_>| change.space.is_some();
-    if changes.iter().all(is_said) || scope.may_write_nowhere() {
+    if changes.iter().all(is_said) || scope.may_write_nowhere() || !settings::space_of_record() {
         return changes.iter().map(|change| change.space.filter(|space| !space.is_empty())).collect();
     }
     // Of each record that the push does not begin with a space of.

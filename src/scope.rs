@@ -4,7 +4,7 @@
 //! user runs with the settings changed on a level of their own, which ends with the call, or with the
 //! transaction or subtransaction that an error ends.
 
-use crate::error::Error;
+use crate::error::{Error, MOST_KEY_BYTES};
 use crate::function::{Args, sql_function};
 use crate::settings;
 use pgrx::pg_sys;
@@ -42,6 +42,9 @@ fn with_scope(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 /// library is loaded and the setting is the server's, not a placeholder that anybody could set.
 fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
+    if user.len() > MOST_KEY_BYTES {
+        return Err(Error::TooLong("user_id"));
+    }
     let may = setting(USER) == user
         && args.text(1).is_none_or(|space| {
             let mut members = setting(SPACES).split(|&byte| byte == b',').filter(|id| !id.is_empty()).peekable();

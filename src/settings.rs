@@ -66,6 +66,14 @@ pub fn max_change_size() -> usize {
     MAX_CHANGE_SIZE.get().max(0) as usize
 }
 
+/// `mana_sync.space_of_record`: whether `push` looks up the space of a change that says none.
+static SPACE_OF_RECORD: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// Whether a change that says no space is recorded in the space of its record.
+pub fn space_of_record() -> bool {
+    SPACE_OF_RECORD.get()
+}
+
 /// `mana_sync.max_page_bytes`: bytes of text. It protects the reader from itself, who may set it.
 static MAX_PAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
 
@@ -134,6 +142,14 @@ pub fn register() {
         256 << 20,
         GucContext::Userset,
         GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_bool_guc(
+        c"mana_sync.space_of_record",
+        c"Records a pushed change that says no space in the space that the user gave its record last.",
+        c"Off: it is private. That saves a look-up for each such record of a push.",
+        &SPACE_OF_RECORD,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"mana_sync.wakeup_interval",

@@ -3,7 +3,7 @@
 use super::{Exclude, plan_index_scans};
 use crate::bounds::MOST_SENT;
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
-use crate::json_text::Size;
+use crate::json_text::{Size, with_value};
 use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
@@ -98,7 +98,7 @@ pub struct Log<'a> {
 pub struct Found {
     /// It.
     pub row: Row,
-    /// Bytes of text that it has, where rows are measured; without what is toasted.
+    /// About how many bytes of text it has, where rows are measured; without what is toasted.
     pub text: usize,
     /// Whether any of its JSON is stored out of line or compressed, so that its text is not known yet.
     pub is_toasted: bool,
@@ -118,11 +118,8 @@ impl Found {
                     let in_place = pgrx::varatt_is_4b_u(varlena)
                         || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena));
                     match in_place {
-                        true => {
-                            // Its text takes the place of its bytes.
-                            found.text += Size::of_datum(datum).0.text;
-                            found.text = found.text.saturating_sub(pgrx::varsize_any(varlena));
-                        }
+                        // Of its strings the bytes are counted, as of all other columns.
+                        true => found.text += with_value(datum, Size::of_numbers).0.text,
                         false => found.is_toasted = true,
                     }
                 }
@@ -141,7 +138,7 @@ impl Found {
             let column = &mut columns[place as usize - 1];
             let Some(datum) = *column else { continue };
             // SAFETY: the column is a jsonb.
-            if let (size, Some(fetched)) = unsafe { Size::of_datum(datum) } {
+            if let (size, Some(fetched)) = unsafe { with_value(datum, Size::of) } {
                 *column = Some(fetched);
                 text = text.saturating_add(size.text);
             }

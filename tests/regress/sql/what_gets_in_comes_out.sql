@@ -49,6 +49,9 @@ SELECT o.code, o.message
     CROSS JOIN LATERAL outcome(format(
         'INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id) VALUES (%L, %L, %L, %L, %L, %L)',
         app, tab, record, 'ada', 'insert', 'phone')) AS o;
+SELECT set_config('app.current_user_id', repeat('u', 513), false) IS NOT NULL AS scope;
+SELECT code, message FROM outcome(format('INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id) VALUES (%L, %L, %L, %L, %L, %L)',
+    'todo', 't', 'r', repeat('u', 513), 'insert', 'phone'));
 RESET app.current_user_id;
 SELECT count(*) AS stored FROM mana_sync.changes_since('ada', 'todo');
 
