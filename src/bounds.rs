@@ -21,16 +21,18 @@ const MOST_DEPTH: usize = 1000;
 /// What is wrong with the JSON of a change, of which nothing may be; to be read behind what it is of.
 pub fn fault_of_values<const N: usize>(values: [Option<pg_sys::Datum>; N]) -> Option<String> {
     let most = settings::max_change_size();
-    let mut size = Size::default();
-    for datum in values.into_iter().flatten() {
-        let measure = |value: Raw<'_>| {
-            let numbers = Size::of_numbers(value);
-            let bound = value.bytes().1.len().saturating_mul(6).saturating_add(numbers.text);
-            // Three of these are less than what is allowed. Only of larger ones the strings are looked through.
-            if bound < most / 4 { Size { text: bound, ..numbers } } else { Size::of(value) }
-        };
+    let sum = |measure: &dyn Fn(Raw<'_>) -> Size| {
         // SAFETY: the callers pass jsonb.
-        size = size.and(unsafe { with_value(datum, measure) }.0);
+        let sizes = values.iter().flatten().map(|datum| unsafe { with_value(*datum, measure) }.0);
+        sizes.fold(Size::default(), Size::and)
+    };
+    // Most changes are far from what is allowed. Only of others the strings are looked through.
+    let mut size = sum(&|value| {
+        let numbers = Size::of_numbers(value);
+        Size { text: numbers.text.saturating_add(6 * value.bytes().1.len()), ..numbers }
+    });
+    if size.text > most {
+        size = sum(&Size::of);
     }
     if size.longest_number > MOST_PLAIN {
         Some(format!("has a number of {} characters, more than {MOST_PLAIN}", size.longest_number))
