@@ -241,6 +241,24 @@ impl Size {
     }
 }
 
+/// Whether there is certainly no number in a jsonb: it is an object or array of other scalars.
+///
+/// # Safety
+/// It is a jsonb that is stored in place, and not compressed.
+pub unsafe fn has_no_number(datum: pg_sys::Datum) -> bool {
+    // SAFETY: behind the length there is a container: its header, and as many entries as it has elements, or twice as many as it has
+    // pairs. Those of a short one are not aligned.
+    unsafe {
+        let container = pgrx::vardata_any(datum.cast_mut_ptr::<pg_sys::varlena>()).cast::<u32>();
+        let header = container.read_unaligned();
+        let count = (header & pg_sys::JB_CMASK) as usize * if header & pg_sys::JB_FOBJECT != 0 { 2 } else { 1 };
+        (1..=count).all(|place| {
+            let kind = container.add(place).read_unaligned() & pg_sys::JENTRY_TYPEMASK;
+            kind != pg_sys::JENTRY_ISNUMERIC && kind != pg_sys::JENTRY_ISCONTAINER
+        })
+    }
+}
+
 /// Hands the value of a `jsonb` datum over. The second is the datum where it had to be fetched or decompressed, in the current memory
 /// context.
 ///

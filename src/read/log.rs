@@ -3,7 +3,7 @@
 use super::{Exclude, plan_index_scans};
 use crate::bounds::MOST_SENT;
 use crate::function::{BOOL, ElementType, INT4, INT8, TEXT, XID8, array_datum, text_datum};
-use crate::json_text::{Size, with_value};
+use crate::json_text::{Size, has_no_number, with_value};
 use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
@@ -119,6 +119,7 @@ impl Found {
                         || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena));
                     match in_place {
                         // Of its strings the bytes are counted, as of all other columns.
+                        true if has_no_number(datum) => {}
                         true => found.text += with_value(datum, Size::of_numbers).0.text,
                         false => found.is_toasted = true,
                     }

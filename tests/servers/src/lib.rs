@@ -7,6 +7,7 @@
 //! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
 //! - [`merged`]: merged records, by the extension and by a simple implementation
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
+//! - [`original_device`]: a device of the service that the extension replaces, as it is in the field
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
 //! - [`http`]: the example of an HTTP front end, and devices that sync through it
@@ -19,6 +20,7 @@ pub mod http;
 pub mod merged;
 pub mod naive;
 pub mod oracle;
+pub mod original_device;
 pub mod process;
 pub mod random;
 pub mod standby;

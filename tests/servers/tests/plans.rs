@@ -483,7 +483,7 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
         );
         let plans = session.run(&sql);
         let of = |text: &str| plans.iter().find(|plan| plan["Query Text"].as_str().unwrap().contains(text));
-        let plan = of("AS shared").unwrap_or_else(|| panic!("{since_when}: no look-up was explained"));
+        let plan = of("AS first").unwrap_or_else(|| panic!("{since_when}: no look-up was explained"));
         for node in nodes(&plan["Plan"]).iter().filter(|node| node["Relation Name"] == "sync_changes") {
             let condition = node["Index Cond"].as_str().unwrap_or_default();
             assert!(
