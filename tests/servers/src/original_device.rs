@@ -89,7 +89,10 @@ pub struct OriginalDevice {
     pub fault: Fault,
     cursors: BTreeMap<&'static str, String>,
     records: BTreeMap<(String, String), Record>,
+    /// Batches: all that was written since the first one was sent is one.
     queue: VecDeque<Vec<Value>>,
+    /// Whether the server may have the first batch.
+    first_was_sent: bool,
     /// Whether an error keeps the queue from being sent for ever.
     pub stuck: Option<String>,
 }
@@ -115,6 +118,7 @@ impl OriginalDevice {
             cursors: BTreeMap::new(),
             records: BTreeMap::new(),
             queue: VecDeque::new(),
+            first_was_sent: false,
             stuck: None,
         }
     }
@@ -135,8 +139,7 @@ impl OriginalDevice {
         if let Some(space) = space {
             change["spaceId"] = json!(space);
         }
-        self.apply(&change);
-        self.queue.push_back(vec![change]);
+        self.enqueue(change);
     }
 
     /// Writes fields of a record, or clears those whose value is null.
@@ -149,8 +152,7 @@ impl OriginalDevice {
         let mut change = self.change(table, id, "update");
         change["fields"] = Value::Object(fields);
         self.name_space_of_a_foreign_record(&mut change);
-        self.apply(&change);
-        self.queue.push_back(vec![change]);
+        self.enqueue(change);
     }
 
     /// Deletes a record.
@@ -159,8 +161,15 @@ impl OriginalDevice {
         change["deletedAt"] = json!(spell(now));
         change["fields"] = json!({"deletedAt": {"value": spell(now), "at": spell(now)}});
         self.name_space_of_a_foreign_record(&mut change);
+        self.enqueue(change);
+    }
+
+    fn enqueue(&mut self, change: Value) {
         self.apply(&change);
-        self.queue.push_back(vec![change]);
+        match self.queue.len() > usize::from(self.first_was_sent) {
+            true => self.queue.back_mut().expect("a batch").push(change),
+            false => self.queue.push_back(vec![change]),
+        }
     }
 
     fn change(&self, table: &str, id: &str, op: &str) -> Value {
@@ -224,15 +233,17 @@ impl OriginalDevice {
         }
     }
 
-    /// Sends what is in the queue, batch by batch. Where `loses_answer` says so the server has done what was asked, and the device does not hear of it.
-    pub fn push(&mut self, client: &mut Client, now: DateTime<Utc>, mut loses_answer: impl FnMut() -> bool) {
+    /// Sends what is in the queue, batch by batch. Where `loses_answer` says so, the server has done what was asked and the device
+    /// does not hear of it.
+    pub fn push(&mut self, client: &mut Client, mut loses_answer: impl FnMut() -> bool) {
         while self.stuck.is_none() {
             let Some(batch) = self.queue.front().cloned() else { return };
             if self.fault == Fault::StrictWire && batch.iter().any(is_refused_by_a_strict_wire) {
                 self.stuck = Some(format!("400 {batch:?}"));
                 return;
             }
-            let time = now.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+            self.first_was_sent = true;
+            let time = Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
             let cursors = TABLES.iter().map(|table| self.cursors.get(table).map_or(NEVER, String::as_str));
             let since = cursors.chain([time.as_str()]).min().expect("a cursor").to_string();
             let changeset =
@@ -259,6 +270,7 @@ impl OriginalDevice {
                 return;
             }
             self.queue.pop_front();
+            self.first_was_sent = false;
             self.take(&answer);
             let cursor = self.spelling(answer["syncedUntil"].as_str().expect("a cursor"), true);
             for table in TABLES {
