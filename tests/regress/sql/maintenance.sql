@@ -328,7 +328,8 @@ SELECT user_id LIKE 'forgotten:________-____-____-____-____________' AS forgotte
     FROM mana_sync.sync_changes WHERE user_id <> 'ben';
 SELECT count(*) AS changed FROM kept AS k WHERE NOT EXISTS (SELECT FROM mana_sync.sync_changes AS c WHERE c.id = k.id AND c.xmin = k.version);
 SELECT count(*) AS rows FROM mana_sync.sync_changes;
-SELECT count(*) AS named FROM mana_sync.sync_changes AS c WHERE replace(c::text, record_id, '') ~* 'ada';
+SELECT count(*) AS named FROM mana_sync.sync_changes AS c
+    WHERE (to_jsonb(c) - '{id,record_id,user_id}'::text[])::text ~* 'ada' OR regexp_replace(c.user_id, '^forgotten:[0-9a-f-]{36}$', '') ~* 'ada';
 -- (Of compactions there is the one of all users, without its last place.)
 SELECT user_id, after_app, after_record, after_user FROM mana_sync.compactions;
 -- What others see looks the same, but for what ada wrote.
