@@ -82,7 +82,7 @@ pub fn max_page_bytes() -> usize {
     MAX_PAGE_BYTES.get().max(0) as usize
 }
 
-/// `mana_sync.wakeup_databases`: only where the library is preloaded.
+/// `mana_sync.wakeup_databases`: without effect where the library is not preloaded.
 static WAKEUP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// `mana_sync.wakeup_interval`, in milliseconds.
@@ -162,16 +162,17 @@ pub fn register() {
         GucFlags::UNIT_MS,
     );
     // SAFETY: a plain variable of the server.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
-        GucRegistry::define_string_guc(
-            c"mana_sync.wakeup_databases",
-            c"Databases whose listeners are woken when their log is written to, comma-separated.",
-            c"Each has a background worker of its own; at most 8.",
-            &WAKEUP_DATABASES,
-            GucContext::Postmaster,
-            GucFlags::default(),
-        );
-    }
+    let is_preloaded = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    GucRegistry::define_string_guc(
+        c"mana_sync.wakeup_databases",
+        c"Databases whose listeners are woken when their log is written to, comma-separated.",
+        c"Each has a background worker of its own; at most 8. Without effect where the library is not preloaded.",
+        &WAKEUP_DATABASES,
+        // Where it is not, the setting may have stayed in postgresql.conf. Not known, it would be a WARNING in every session; and
+        // a setting for the start of the server cannot be made known later.
+        if is_preloaded { GucContext::Postmaster } else { GucContext::Sighup },
+        GucFlags::default(),
+    );
     // SAFETY: called while the library is loaded, with a constant string.
     unsafe {
         #[cfg(any(feature = "pg13", feature = "pg14"))]

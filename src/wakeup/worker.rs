@@ -8,7 +8,8 @@ use crate::json_text::quote;
 use crate::settings;
 use crate::statement::{Spi, Statement};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
-use pgrx::{pg_guard, pg_sys};
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
@@ -24,7 +25,12 @@ static NOTIFY: Statement = Statement::new(c"SELECT pg_catalog.pg_notify($1, $2)"
 
 /// Called in the postmaster.
 pub fn register() {
+    // SAFETY: a plain variable of the server. pg_upgrade drops and creates databases, to which nobody may be connected then.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     let databases = settings::wakeup_databases();
+    warn_of_few_worker_processes(databases.len().min(feed::MOST_DATABASES));
     if databases.len() > feed::MOST_DATABASES {
         pgrx::warning!(
             "mana_sync.wakeup_databases names {} databases: listeners of the first {} are woken",
@@ -44,6 +50,25 @@ pub fn register() {
             .set_restart_time(Some(RESTART_AFTER))
             .load();
     }
+}
+
+/// Says so where the workers leave none for parallel queries, or not all of them can start. The server itself says nothing.
+fn warn_of_few_worker_processes(taken: usize) {
+    // SAFETY: plain variables of the server, which are set when libraries are preloaded.
+    let (all, for_a_query) = unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) };
+    // One is the launcher's of logical replication.
+    let left = i64::from(all) - 1 - taken as i64;
+    if taken == 0 || left >= i64::from(for_a_query.max(1)) {
+        return;
+    }
+    let message = format!("mana_sync.wakeup_databases takes {taken} of {all} worker processes");
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "mana_sync")
+        .set_detail(format!(
+            "The launcher of logical replication takes one more; {} are left for parallel queries and other extensions.",
+            left.max(0)
+        ))
+        .set_hint("Raise max_worker_processes by the number of databases that are named.")
+        .report(PgLogLevel::WARNING);
 }
 
 /// The worker's main function; the argument is its place among the configured databases.

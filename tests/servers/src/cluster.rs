@@ -142,10 +142,15 @@ impl Cluster {
 
     /// Starts the server and waits until it takes connections.
     pub fn start(&self) {
+        self.start_with("");
+    }
+
+    /// Starts the server with more options for `postgres`.
+    pub fn start_with(&self, options: &str) {
         let mut pg_ctl = self.pg_ctl("start");
         pg_ctl.arg("-l").arg(self.dir.path().join("log")).args(["-t", "60", "-o"]);
         // By hand and not by Command::output: the server would keep the pipes open.
-        pg_ctl.arg(format!("-k {}", self.socket_dir().display())).stdout(Stdio::null()).stderr(Stdio::null());
+        pg_ctl.arg(format!("-k {} {options}", self.socket_dir().display())).stdout(Stdio::null()).stderr(Stdio::null());
         let status = pg_ctl.status().expect("pg_ctl runs");
         assert!(status.success(), "{} does not start: {status}\n{}", self.name, tail(&self.server_log()));
     }

@@ -140,7 +140,7 @@ fn a_push_that_is_sent_twice_at_once_is_stored_once() {
 
 #[test]
 fn ten_megabytes_go_in_and_out() {
-    let cluster = Cluster::with_log(Options::default().set("mana_sync.max_change_size", "'16MB'"));
+    let cluster = Cluster::with_log(Options::default().set("mana_sync.max_change_size", "16MB"));
     let mut app = cluster.app(DATABASE);
     let change = |i: u32| json!({"table": "t", "id": i.to_string(), "op": "insert", "data": {"text": "0123456789".repeat(1000), "n": i}});
     let many = json!({"changes": (0..1000).map(change).collect::<Vec<_>>()}).to_string();
