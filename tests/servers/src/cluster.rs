@@ -283,9 +283,9 @@ impl Cluster {
         client.batch_execute(&sql).unwrap_or_else(|error| panic!("the extension cannot be created: {error}"));
     }
 
-    /// This server, upgraded to a newer major version by pg_upgrade, and started; or what pg_upgrade says. This one is stopped for
-    /// good.
-    pub fn upgraded(&self, bin: &Path) -> Result<Cluster, String> {
+    /// This server, upgraded by pg_upgrade to the server whose programs are in `bin`, and started; or what pg_upgrade says. The new
+    /// server has further `settings` from the beginning. This one is stopped for good.
+    pub fn upgraded(&self, bin: &Path, settings: &[(&str, &str)]) -> Result<Cluster, String> {
         let mut new = Self::empty("upgraded");
         new.bin = Some(bin.into());
         let mut initdb = new.command("initdb");
@@ -294,6 +294,7 @@ impl Cluster {
         // Since 18 a new cluster has checksums, and pg_upgrade wants both alike; where there are none this fails.
         let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
         new.configure(&[("max_prepared_transactions", "20"), ("listen_addresses", ""), ("max_connections", "60")]);
+        new.configure(settings);
         self.stop();
         let mut upgrade = new.command("pg_upgrade");
         upgrade.current_dir(new.socket_dir()).args(["-U", "postgres", "-s"]).arg(new.socket_dir());

@@ -410,7 +410,7 @@ fn an_upgrade_to_a_newer_major_version() {
     let mut all = devices(&mut app, &mut rng);
     write(&mut app, 10, &mut rng);
     drop(app);
-    let new = match old.upgraded(&bin) {
+    let new = match old.upgraded(&bin, &[]) {
         Ok(new) => new,
         // Minor releases of late 2026 give columns an option that older ones of other majors do not know. No table at all can be
         // taken over from the one to the other.

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::{run, server_command, wait_until};
+use mana_sync_servers::process::{program, run, server_command, wait_until};
 use mana_sync_servers::{Cluster, Options};
 use postgres::Client;
 
@@ -104,6 +104,24 @@ fn no_worker_runs_in_a_binary_upgrade() {
     cluster.restart();
     let mut superuser = cluster.superuser(DATABASE);
     wait_until("they are back", || workers(&mut superuser) == 2);
+}
+
+/// This fails if a wake-up worker runs while pg_upgrade does. The upgrade is to the same version, which pg_upgrade allows, so that no
+/// machine has to skip it.
+#[test]
+fn pg_upgrade_leaves_the_settings_of_both_servers_as_they_are() {
+    let settings = [("shared_preload_libraries", "mana_sync"), ("mana_sync.wakeup_databases", "postgres, template1")];
+    let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
+    let old = Cluster::with_log(options);
+    let mut app = old.app(DATABASE);
+    app.execute("SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'insert', 'phone')", &[]).unwrap();
+    drop(app);
+    let bin = program("postgres");
+    let new = old.upgraded(bin.parent().expect("a directory"), &settings).unwrap_or_else(|error| panic!("{error}"));
+    let mut superuser = new.superuser(DATABASE);
+    let changes: i64 = superuser.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap().get(0);
+    assert_eq!(changes, 1);
+    wait_until("both workers run in the new server", || workers(&mut superuser) == 2);
 }
 
 #[test]
