@@ -167,6 +167,7 @@ case " $suites " in
 esac
 case " $suites " in
     *' servers '*)
+        eval "$("$here/drivers.sh")"
         say 'Building the tests that run real clusters'
         cargo test -q -p mana_sync_servers --no-run
         cargo build -q -p mana_sync_http

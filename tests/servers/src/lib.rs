@@ -3,6 +3,7 @@
 //! - [`cluster`]: a private server: start, stop, kill, connect, remove
 //! - [`standby`]: streaming standbys of it
 //! - [`process`]: the server's programs, run as an unprivileged user
+//! - [`bouncer`]: PgBouncer before it
 //! - [`device`]: a reader with its cursor and everything that it was given
 //! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
 //! - [`merged`]: merged records, by the extension and by a simple implementation
@@ -13,6 +14,7 @@
 //! - [`http`]: the example of an HTTP front end, and devices that sync through it
 //! - [`random`]: the seed of a run
 
+pub mod bouncer;
 pub mod cluster;
 pub mod device;
 pub mod history;

@@ -406,42 +406,6 @@ fn a_push_whose_answer_was_lost_is_stored_once() {
     }
 }
 
-/// PgBouncer in transaction mode before a cluster, with one connection to it for all.
-struct Bouncer {
-    _process: Beside,
-    dir: PathBuf,
-}
-
-impl Bouncer {
-    fn new(cluster: &Cluster, program: &Path) -> Self {
-        let dir = cluster.socket_dir().join("bouncer");
-        fs::create_dir(&dir).unwrap();
-        let config = format!(
-            "[databases]\npostgres = host={0} port=5432 dbname=postgres\n[pgbouncer]\npool_mode = transaction\n\
-             default_pool_size = 1\nlisten_port = 6432\nunix_socket_dir = {1}\nauth_type = trust\n\
-             auth_file = {1}/users\nlogfile = {1}/log\n",
-            cluster.socket_dir().display(),
-            dir.display()
-        );
-        fs::write(dir.join("ini"), config).unwrap();
-        fs::write(dir.join("users"), "\"app\" \"\"\n").unwrap();
-        give_to_server(&dir);
-        let process = Beside::start(program, |command| {
-            as_server_user(command.arg(dir.join("ini")));
-        });
-        wait_until("PgBouncer listens", || UnixStream::connect(dir.join(".s.PGSQL.6432")).is_ok());
-        Self { _process: process, dir }
-    }
-
-    fn url(&self) -> String {
-        format!("host={} port=6432 user=app dbname=postgres", self.dir.display())
-    }
-
-    fn connect(&self) -> Client {
-        Client::connect(&self.url(), NoTls).expect("PgBouncer takes a connection")
-    }
-}
-
 #[test]
 fn users_that_share_one_connection_of_a_pooler_see_their_own() {
     let Some(program) = env::var_os("MANA_SYNC_PGBOUNCER").filter(|program| !program.is_empty()) else {
@@ -449,7 +413,7 @@ fn users_that_share_one_connection_of_a_pooler_see_their_own() {
         return;
     };
     let cluster = cluster();
-    let bouncer = Bouncer::new(&cluster, Path::new(&program));
+    let bouncer = Bouncer::new(&cluster, Path::new(&program), 1);
     let (url, direct) = (bouncer.url(), database_url(&cluster));
     let http = Http::with(&[("DATABASE_URL", &url), ("LISTEN_DATABASE_URL", &direct), ("JWT_HS256_SECRET", SECRET)]);
     join(&cluster, "ann", "ann's");

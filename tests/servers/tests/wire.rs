@@ -8,6 +8,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
+use chrono::{DateTime, Utc};
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::history::{self, devices_of};
 use mana_sync_servers::oracle::Difference;
@@ -250,15 +251,9 @@ fn expected(changeset: &Value) -> Vec<Value> {
         let version = present(of.get("schemaVersion"))?;
         Some(version.to_string().parse::<i64>().unwrap_or(1).max(1))
     };
-    let mut seen = HashSet::new();
-    let mut changes = Vec::new();
-    for change in changeset["changes"].as_array().expect("a changeset that was stored has changes") {
-        if let Some(id) = present(change.get("eventId")) {
-            let id: Uuid = id.as_str().unwrap().parse().unwrap();
-            if !seen.insert(id) {
-                continue;
-            }
-        }
+    let sent = changeset["changes"].as_array().expect("a changeset that was stored has changes");
+    let (mut changes, mut spaces) = (Vec::new(), HashMap::new());
+    for change in sent {
         let mut back = Map::new();
         for key in ["table", "id", "op"] {
             back.insert(key.into(), change[key].clone());
@@ -268,6 +263,7 @@ fn expected(changeset: &Value) -> Vec<Value> {
         match change["op"].as_str().unwrap() {
             "insert" => {
                 back.insert("data".into(), change["data"].clone());
+                present(change.get("at")).into_iter().for_each(|at| drop(back.insert("at".into(), at)));
                 space = change["data"].get("spaceId").cloned();
             }
             "update" => {
@@ -285,13 +281,64 @@ fn expected(changeset: &Value) -> Vec<Value> {
                 present(change.get("deletedAt")).into_iter().for_each(|at| drop(back.insert("deletedAt".into(), at)));
             }
         }
-        let given = present(change.get("spaceId")).filter(|space| space != "");
-        let space = given.or(space.filter(Value::is_string)).filter(|space| space != "");
-        space.into_iter().for_each(|space| drop(back.insert("spaceId".into(), space)));
+        // What a change does not say of its space the one before it of the same record has said; an empty one is none.
+        let record = (change["table"].to_string(), change["id"].to_string());
+        let space = present(change.get("spaceId")).or(space.filter(Value::is_string));
+        let space = space.or_else(|| spaces.get(&record).cloned());
+        if let Some(space) = space {
+            if space != "" {
+                back.insert("spaceId".into(), space.clone());
+            }
+            spaces.insert(record, space);
+        }
         present(change.get("actor")).into_iter().for_each(|actor| drop(back.insert("actor".into(), actor)));
-        changes.push(back.into());
+        changes.push(Value::Object(back));
     }
+    // Times that are missing: the earliest that a later change of the record says, where that is in the past.
+    let said: Vec<Vec<(DateTime<Utc>, Value)>> = changes.iter().map(times).collect();
+    for (place, change) in changes.iter_mut().enumerate() {
+        let is_later =
+            |other: &usize| sent[*other]["table"] == sent[place]["table"] && sent[*other]["id"] == sent[place]["id"];
+        let later = (place + 1..sent.len()).filter(is_later).flat_map(|other| said[other].iter());
+        let Some((time, text)) = later.min_by_key(|(time, text)| (*time, text.to_string())) else { continue };
+        if *time >= Utc::now() {
+            continue;
+        }
+        match change["op"].as_str().unwrap() {
+            "insert" if said[place].is_empty() => change["at"] = text.clone(),
+            "delete" if said[place].is_empty() => change["deletedAt"] = text.clone(),
+            "update" => {
+                for field in change["fields"].as_object_mut().unwrap().values_mut() {
+                    if field.get("at").is_none() {
+                        field["at"] = text.clone();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    // What is sent twice is stored once.
+    let mut seen = HashSet::new();
+    let mut is_new = sent.iter().map(|change| {
+        let id: Option<Uuid> = present(change.get("eventId")).map(|id| id.as_str().unwrap().parse().unwrap());
+        id.is_none_or(|id| seen.insert(id))
+    });
+    changes.retain(|_| is_new.next().expect("as many as were sent"));
     changes
+}
+
+/// The times that a change says.
+fn times(change: &Value) -> Vec<(DateTime<Utc>, Value)> {
+    let read = |value: &Value| Some((DateTime::parse_from_rfc3339(value.as_str()?).ok()?.to_utc(), value.clone()));
+    match change["op"].as_str().unwrap() {
+        "insert" => {
+            let first =
+                [&change["at"], &change["data"]["updatedAt"], &change["data"]["createdAt"]].into_iter().find_map(read);
+            first.into_iter().collect()
+        }
+        "update" => change["fields"].as_object().unwrap().values().filter_map(|field| read(&field["at"])).collect(),
+        _ => read(&change["deletedAt"]).into_iter().collect(),
+    }
 }
 
 /// Makes changesets: valid ones, and mutations of them.
@@ -461,7 +508,7 @@ fn mutated_changesets_come_back_equal_or_are_refused() {
                         if code == "22023" {
                             assert!(
                                 message.contains("changes")
-                                    || ["changeset", "clientId", "since", "schemaVersion"]
+                                    || ["changeset", "clientId", "since", "limit", "schemaVersion"]
                                         .iter()
                                         .any(|key| message.starts_with(key)),
                                 "{message}"
