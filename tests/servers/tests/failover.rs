@@ -404,13 +404,16 @@ fn an_upgrade_to_a_newer_major_version() {
         return;
     };
     let mut rng = rng(seed("upgrade", 5), 0);
-    let old = Cluster::with_log(Options::default());
+    // A worker that were connected to a database of the new server would make pg_upgrade fail.
+    let settings = [("shared_preload_libraries", "mana_sync"), ("mana_sync.wakeup_databases", "postgres, template1")];
+    let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
+    let old = Cluster::with_log(options);
     let mut app = old.app(DATABASE);
     write(&mut app, 30, &mut rng);
     let mut all = devices(&mut app, &mut rng);
     write(&mut app, 10, &mut rng);
     drop(app);
-    let new = match old.upgraded(&bin, &[]) {
+    let new = match old.upgraded(&bin, &settings) {
         Ok(new) => new,
         // Minor releases of late 2026 give columns an option that older ones of other majors do not know. No table at all can be
         // taken over from the one to the other.
