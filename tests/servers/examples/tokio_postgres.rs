@@ -1,3 +1,5 @@
+//! A push and a pull with tokio-postgres.
+
 use tokio_postgres::{Config, Error, NoTls};
 
 #[tokio::main(flavor = "current_thread")]

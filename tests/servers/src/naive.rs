@@ -7,9 +7,8 @@ use postgres::{Client, Error, Transaction};
 
 use crate::Device;
 
-/// Pulls all with a timestamp for a cursor, as the original did; returns the number of rows. It loses changes:
-/// `created_at` is the start of a transaction, so that rows are committed later than they are stamped, and all rows of a
-/// transaction share one stamp.
+/// Pulls all with a timestamp for a cursor, as the original did; returns the number of rows. It loses changes: rows are committed later
+/// than they are stamped. (In the original all rows of a transaction share one stamp besides, that of its start, so that it loses more.)
 pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i32) -> Result<usize, Error> {
     let sql = "SELECT id, created_at::text FROM mana_sync.sync_changes
                WHERE app_id = $1 AND created_at > COALESCE($2::text, '-infinity')::timestamptz

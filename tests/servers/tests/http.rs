@@ -7,22 +7,23 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use mana_sync_servers::Cluster;
+use mana_sync_servers::bouncer::Bouncer;
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::http::{
     Http, POLLED, SCHEMA, SECRET, cluster, database_url, insert, insert_with, join, now, polling, program, sign, token,
 };
-use mana_sync_servers::process::{Beside, PATIENCE, as_server_user, give_to_server, wait_until};
+use mana_sync_servers::process::{PATIENCE, wait_until};
+use postgres::Client;
 use postgres::types::Type;
-use postgres::{Client, NoTls};
 use serde_json::{Value, json};
 
 /// How many changes are in the log, but for the first.
