@@ -10,6 +10,7 @@ use mana_sync_servers::bouncer::{Bouncer, PORT};
 use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
 use mana_sync_servers::process::program;
 use mana_sync_servers::{Cluster, Options};
+use postgres::types::Json;
 use tempfile::TempDir;
 
 fn root() -> PathBuf {
@@ -124,17 +125,171 @@ fn psql() {
     assert_prints_what_the_page_says("psql.sql");
 }
 
-/// The one of the page is compiled as an example of this crate.
+/// Cargo builds the one of the page, before the tests of this crate.
 #[test]
 fn tokio_postgres() {
     let (source, expected) = of_page("tokio_postgres.rs");
     let file = std::fs::read_to_string(root().join("tests/servers/examples/tokio_postgres.rs")).expect("the example");
     assert_eq!(source, file, "the page and the example are the same");
-    let test = std::env::current_exe().expect("a path");
-    let built = test.ancestors().nth(2).expect("the directory of the build").join("examples/tokio_postgres");
     let cluster = Cluster::with_log(Options::default());
-    let output = run(Command::new(built), &cluster.socket_dir().display().to_string(), 5432);
+    let built = Command::new(env!("CARGO_BIN_EXE_tokio_postgres"));
+    let output = run(built, &cluster.socket_dir().display().to_string(), 5432);
     assert_eq!(text(&output.stdout), text(expected.as_bytes()), "{}", text(&output.stderr));
+}
+
+/// A `&str` is no jsonb for this driver, and it says so before it sends anything.
+#[test]
+fn tokio_postgres_takes_json_as_text_with_a_cast_or_as_a_type_of_json() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut app = cluster.app(DATABASE);
+    let changeset = r#"{"changes": [{"table": "items", "id": "milk", "op": "insert", "data": {}}]}"#;
+    let error =
+        app.query_one("SELECT mana_sync.push('ada', 'todo', $1)", &[&changeset]).expect_err("a text is no jsonb");
+    assert!(error.to_string().contains("error serializing parameter 0"), "{error}");
+    let value: serde_json::Value = serde_json::from_str(changeset).unwrap();
+    let inserted = |answer: postgres::Row| answer.get::<_, serde_json::Value>(0)["inserted"].to_string();
+    let as_text = app.query_one("SELECT mana_sync.push('ada', 'todo', $1::text::jsonb)", &[&changeset]).unwrap();
+    assert_eq!(inserted(as_text), "1");
+    let as_value = app.query_one("SELECT mana_sync.push('ada', 'todo', $1)", &[&value]).unwrap();
+    assert_eq!(inserted(as_value), "1");
+    let as_json = app.query_one("SELECT mana_sync.push('ada', 'todo', $1)", &[&Json(&value)]).unwrap();
+    assert_eq!(inserted(as_json), "1");
+}
+
+/// A text for `$1::jsonb` is made a JSON string by this driver: the extension refuses it, where it would otherwise be a push without changes.
+#[test]
+fn postgres_js_makes_a_json_string_of_a_text_without_a_cast_to_text() {
+    const SOURCE: &str = r#"
+import postgres from "postgres";
+const sql = postgres();
+const changeset = JSON.stringify({ changes: [{ table: "items", id: "milk", op: "insert", data: {} }] });
+const [{ inserted }] = await sql`SELECT mana_sync.push('ada', 'todo', ${changeset}::text::jsonb) ->> 'inserted' AS inserted`;
+console.log(inserted);
+await sql`SELECT mana_sync.push('ada', 'todo', ${changeset}::jsonb)`.catch((error) => console.log(error.code, error.message));
+await sql.end();
+"#;
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(command) = written(&dir, "text.mjs", SOURCE) else { return skipped("postgres.js") };
+    let cluster = Cluster::with_log(Options::default());
+    let output = run(command, &cluster.socket_dir().display().to_string(), 5432);
+    assert_eq!(text(&output.stdout), "1\n22023 changeset must be an object", "{}", text(&output.stderr));
+}
+
+/// A cluster behind PgBouncer, with two connections to it for all. None where there is no PgBouncer, which is said.
+fn pooled() -> Option<(Cluster, Bouncer)> {
+    let Some(pgbouncer) = interpreter("MANA_SYNC_PGBOUNCER") else {
+        println!("skipped: PgBouncer is not there");
+        return None;
+    };
+    let cluster = Cluster::with_log(Options::default());
+    let bouncer = Bouncer::new(&cluster, &pgbouncer, 2);
+    Some((cluster, bouncer))
+}
+
+/// Runs a program behind PgBouncer with each of the options, and compares what it prints. In each program a client runs a query until its
+/// driver has prepared it, and once more while another client has the pooler's connection on which it was prepared.
+fn assert_behind_a_pooler(name: &str, source: &str, cases: &[(&str, &str)]) {
+    let Some((_cluster, bouncer)) = pooled() else { return };
+    for (options, expected) in cases {
+        let dir = tempfile::tempdir().expect("a directory");
+        let Some(mut command) = written(&dir, name, source) else { return skipped(name) };
+        command.arg(options);
+        let output = run(command, &bouncer.socket_dir().display().to_string(), PORT);
+        assert_eq!(text(&output.stdout), *expected, "{name} {options}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn psycopg_behind_a_pooler_that_knows_no_prepared_statements() {
+    const SOURCE: &str = r#"
+import json, sys, psycopg
+
+options = json.loads(sys.argv[1])
+one, other = [psycopg.connect("", autocommit=True, **options) for _ in range(2)]
+query = "SELECT mana_sync.pull('ben', 'todo', since => %s) ->> 'hasMore'"
+for _ in range(10):
+    one.execute(query, (None,))
+with other.transaction():
+    other.execute("SELECT 1")
+    try:
+        print(one.execute(query, (None,)).fetchone()[0])
+    except psycopg.Error as error:
+        print(error.sqlstate)
+"#;
+    assert_behind_a_pooler("beside.py", SOURCE, &[("{}", "26000"), (r#"{"prepare_threshold": null}"#, "false")]);
+}
+
+#[test]
+fn asyncpg_behind_a_pooler_that_knows_no_prepared_statements() {
+    const SOURCE: &str = r#"
+import asyncio, json, sys, asyncpg
+
+async def main():
+    options = json.loads(sys.argv[1])
+    one, other = [await asyncpg.connect(**options) for _ in range(2)]
+    query = "SELECT mana_sync.pull('ben', 'todo', since => $1) ->> 'hasMore'"
+    await one.fetchval(query, None)
+    async with other.transaction():
+        await other.fetchval("SELECT 1")
+        try:
+            print(await one.fetchval(query, None))
+        except asyncpg.PostgresError as error:
+            print(error.sqlstate)
+
+asyncio.run(main())
+"#;
+    assert_behind_a_pooler("beside.py", SOURCE, &[("{}", "26000"), (r#"{"statement_cache_size": 0}"#, "false")]);
+}
+
+/// This driver prepares only queries with a name.
+#[test]
+fn node_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
+    const SOURCE: &str = r#"
+import pg from "pg";
+
+const [one, other] = [new pg.Client(), new pg.Client()];
+await one.connect();
+await other.connect();
+const text = "SELECT mana_sync.pull('ben', 'todo', since => $1) ->> 'hasMore' AS more";
+const query = { text, values: [null], ...JSON.parse(process.argv[2]) };
+await one.query(query);
+await other.query("BEGIN");
+await other.query("SELECT 1");
+console.log(await one.query(query).then(({ rows }) => rows[0].more, (error) => error.code));
+await other.query("COMMIT");
+await one.end();
+await other.end();
+"#;
+    assert_behind_a_pooler("beside.mjs", SOURCE, &[(r#"{"name": "pull"}"#, "26000"), ("{}", "false")]);
+}
+
+/// The second query of the client is in a transaction: outside of one the driver tries again by itself.
+#[test]
+fn postgres_js_behind_a_pooler_that_knows_no_prepared_statements() {
+    assert_behind_a_pooler("beside.mjs", BESIDE_ANOTHER, &[("{}", "26000"), (r#"{"prepare": false}"#, "false")]);
+}
+
+/// Drivers in several processes give their statements the same names. This fails if the page is wrong that a pooler that does not know of
+/// them runs another client's statement, or if `query_typed` does not help.
+#[test]
+fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
+    let Some((_cluster, bouncer)) = pooled() else { return };
+    let answer = |row: postgres::Row| row.get::<_, String>(0);
+    let [mut one, mut other] = [bouncer.connect(), bouncer.connect()];
+    let mut transaction = one.transaction().unwrap();
+    let mine = transaction.prepare("SELECT 'mine'").unwrap();
+    let names = transaction.query_typed("SELECT name FROM pg_prepared_statements", &[]).unwrap();
+    let name = answer(names.into_iter().next().expect("it has a name"));
+    // As the driver does in another process, where it begins to count as well.
+    let mut beside = other.transaction().unwrap();
+    beside.batch_execute(&format!("PREPARE {name} AS SELECT 'of another client'")).unwrap();
+    transaction.commit().unwrap();
+    beside.commit().unwrap();
+    // PgBouncer gives out the connection that was used last: that of the other client.
+    let mut transaction = one.transaction().unwrap();
+    assert_eq!(answer(transaction.query_one(&mine, &[]).unwrap()), "of another client");
+    assert_eq!(answer(transaction.query_typed("SELECT 'mine'", &[]).unwrap().remove(0)), "mine");
+    transaction.commit().unwrap();
 }
 
 /// A client that runs a query twice, the second time in a transaction (outside of one the driver tries again by itself), while another client
@@ -155,23 +310,3 @@ await other.begin(async (busy) => {
 });
 await Promise.all([one.end(), other.end()]);
 "#;
-
-#[test]
-fn postgres_js_behind_a_pooler_that_knows_no_prepared_statements() {
-    let Some(pgbouncer) = interpreter("MANA_SYNC_PGBOUNCER") else {
-        println!("skipped: PgBouncer is not there");
-        return;
-    };
-    if interpreter("MANA_SYNC_NODE_MODULES").is_none() {
-        return skipped("postgres.js");
-    }
-    let cluster = Cluster::with_log(Options::default());
-    let bouncer = Bouncer::new(&cluster, &pgbouncer, 2);
-    for (options, expected) in [("{}", "26000"), (r#"{"prepare": false}"#, "false")] {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut command = written(&dir, "beside.mjs", BESIDE_ANOTHER).expect("node is there");
-        command.arg(options);
-        let output = run(command, &bouncer.socket_dir().display().to_string(), PORT);
-        assert_eq!(text(&output.stdout), expected, "{options}: {}", text(&output.stderr));
-    }
-}

@@ -114,7 +114,8 @@ fn pg_upgrade_leaves_the_settings_of_both_servers_as_they_are() {
     let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
     let old = Cluster::with_log(options);
     let mut app = old.app(DATABASE);
-    app.execute("SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'insert', 'phone')", &[]).unwrap();
+    app.execute("SELECT mana_sync.record_change('todo', 'items', 'milk', 'ada', 'home', 'insert', 'phone')", &[])
+        .unwrap();
     drop(app);
     let bin = program("postgres");
     let new = old.upgraded(bin.parent().expect("a directory"), &settings).unwrap_or_else(|error| panic!("{error}"));
