@@ -52,7 +52,8 @@ pub fn register() {
     }
 }
 
-/// Says so where the workers leave none for parallel queries, or not all of them can start. The server itself says nothing.
+/// Says so where the workers leave too few for parallel queries, or where not all of them can start. The server itself says only the
+/// latter, as LOG and without naming the setting.
 fn warn_of_few_worker_processes(taken: usize) {
     // SAFETY: plain variables of the server, which are set when libraries are preloaded.
     let (all, for_a_query) = unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) };
@@ -64,7 +65,7 @@ fn warn_of_few_worker_processes(taken: usize) {
     let message = format!("mana_sync.wakeup_databases takes {taken} of {all} worker processes");
     ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "mana_sync")
         .set_detail(format!(
-            "The launcher of logical replication takes one more; {} are left for parallel queries and other extensions.",
+            "The launcher of logical replication takes one more. Left for parallel queries and other extensions: {}.",
             left.max(0)
         ))
         .set_hint("Raise max_worker_processes by the number of databases that are named.")

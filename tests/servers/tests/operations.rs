@@ -2,7 +2,7 @@
 //!
 //! Fails if a dump that is called right there has no change in it, if one that is called wrong has (the page would be out of date), or if
 //! the check that it offers does not tell them apart; if a wake-up worker runs in a binary upgrade; or if a server with too few worker
-//! processes does not say so.
+//! processes does not say so. Further tests say themselves what they would fail for.
 
 use std::path::Path;
 
@@ -35,7 +35,7 @@ fn commands(first: &str) -> Vec<(Vec<String>, String)> {
 fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
     let cluster = Cluster::with_log(Options::default());
     let mut superuser = cluster.superuser(DATABASE);
-    for database in ["mydb", "whole", "log"] {
+    for database in ["mydb", "whole", "log", "extension"] {
         superuser.batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
     }
     cluster.create_log_in("mydb");
@@ -55,7 +55,7 @@ fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
         command
     };
     let dumps = commands("pg_dump");
-    assert_eq!(dumps.len(), 4, "the page has these");
+    assert_eq!(dumps.len(), 5, "the page has these");
     let (check, _) = &commands("pg_restore")[0];
     let text = check.join(" ");
     let (_, line) = text.split_once("grep ").expect("the page looks for a line");
@@ -71,13 +71,17 @@ fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
     cluster.superuser("log").batch_execute("CREATE EXTENSION mana_sync").unwrap();
     let state = "SELECT concat_ws(' ', count(*), max(created_at), max(seq),
                      (SELECT count(*) FROM mana_sync.epochs), (SELECT count(*) FROM mana_sync.purges),
-                     (SELECT count(*) FROM mana_sync.purged_transactions))
+                     (SELECT count(*) FROM mana_sync.purged_transactions),
+                     (SELECT last_value FROM mana_sync.sync_changes_seq))
                  FROM mana_sync.sync_changes";
     let of = |client: &mut Client| -> String { client.query_one(state, &[]).unwrap().get(0) };
     let expected = of(&mut mydb);
-    for database in ["whole", "log"] {
+    for database in ["whole", "log", "extension"] {
         run(client("pg_restore").args(["-d", database, &format!("{database}.dump")])).expect("it is restored");
         assert_eq!(of(&mut cluster.superuser(database)), expected, "{database}");
+        // What the application may do comes with CREATE EXTENSION.
+        let pulled = cluster.app(database).execute("SELECT mana_sync.pull('ada', 'todo')", &[]);
+        assert_eq!(pulled.is_ok(), database != "log", "{database}");
     }
 }
 
@@ -131,9 +135,9 @@ fn a_server_whose_worker_processes_are_few_says_so() {
     for (databases, expected) in [
         (1, None),
         (5, None),
-        (6, Some("1 are left for parallel queries")),
-        (7, Some("0 are left for parallel queries")),
-        (8, Some("0 are left for parallel queries")),
+        (6, Some("Left for parallel queries and other extensions: 1.")),
+        (7, Some("Left for parallel queries and other extensions: 0.")),
+        (8, Some("Left for parallel queries and other extensions: 0.")),
     ] {
         let options = Options::default()
             .set("shared_preload_libraries", "mana_sync")
@@ -144,6 +148,79 @@ fn a_server_whose_worker_processes_are_few_says_so() {
         assert_eq!(log.contains(&told), expected.is_some(), "{databases}: {log}");
         assert!(expected.is_none_or(|left| log.contains(left)), "{databases}: {log}");
     }
+}
+
+/// This fails if the page is wrong about eight databases: that all but the last have a worker, and that no parallel query has one.
+#[test]
+fn of_eight_workers_the_last_does_not_start() {
+    let names: Vec<String> = (0..8).map(|i| format!("d{i}")).collect();
+    let cluster = Cluster::new(Options::default());
+    let mut superuser = cluster.superuser(DATABASE);
+    for name in &names {
+        superuser.batch_execute(&format!("CREATE DATABASE {name}")).unwrap();
+    }
+    drop(superuser);
+    cluster.configure(&[
+        ("shared_preload_libraries", "mana_sync"),
+        ("max_worker_processes", "8"),
+        ("mana_sync.wakeup_databases", &names.join(", ")),
+    ]);
+    cluster.restart();
+    let mut superuser = cluster.superuser(DATABASE);
+    wait_until("seven workers run", || workers(&mut superuser) == 7);
+    let first = "SELECT string_agg(datname, ', ' ORDER BY datname) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'";
+    assert_eq!(superuser.query_one(first, &[]).unwrap().get::<_, String>(0), names[..7].join(", "));
+    superuser
+        .batch_execute(
+            "CREATE TABLE t AS SELECT generate_series(1, 100000) AS n;
+             ANALYZE t; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0",
+        )
+        .unwrap();
+    let plan = superuser.query("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF) SELECT count(*) FROM t", &[]).unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get::<_, String>(0).trim().to_string()).collect();
+    assert!(plan.contains(&"Workers Planned: 2".into()), "{plan:?}");
+    assert!(plan.contains(&"Workers Launched: 0".into()), "{plan:?}");
+}
+
+/// Scopes of many spaces are long. This fails if a call or a scope takes a lock for each of its spaces or changes, or if a space id is in
+/// the server's log though nobody asked for statements there; or if the page is wrong about what is there when somebody does.
+#[test]
+fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements() {
+    let cluster = Cluster::with_log(Options::default());
+    let spaces: Vec<String> = (0..140_000).map(|i| format!("space{i}")).collect();
+    let changes: Vec<serde_json::Value> = (0..500)
+        .map(|i| serde_json::json!({"table": "items", "id": i.to_string(), "op": "insert", "data": {}, "spaceId": format!("space{i}")}))
+        .collect();
+    let changeset = serde_json::json!({ "changes": changes });
+    let mut app = cluster.app(DATABASE);
+    let mut transaction = app.transaction().unwrap();
+    let push = "SELECT mana_sync.push('ada', 'todo', $1, space_ids => $2) ->> 'inserted'";
+    assert_eq!(transaction.query_one(push, &[&changeset, &spaces]).unwrap().get::<_, String>(0), "500");
+    let pull = "SELECT mana_sync.pull('ben', 'todo', space_ids => $1) ->> 'hasMore'";
+    assert_eq!(transaction.query_one(pull, &[&spaces]).unwrap().get::<_, String>(0), "false");
+    transaction.execute("SELECT mana_sync.with_scope('ben', $1)", &[&spaces]).unwrap();
+    // The tables of the log and their indexes, once each; max_locks_per_transaction is 64.
+    let locks: i64 =
+        transaction.query_one("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()", &[]).unwrap().get(0);
+    assert!((1..=40).contains(&locks), "{locks}");
+    let shown: i64 =
+        transaction.query_one("SELECT count(*) FROM pg_settings WHERE name LIKE 'app.%'", &[]).unwrap().get(0);
+    assert_eq!(shown, 0, "the scope is in no list of settings");
+    transaction.commit().unwrap();
+    let refused = changeset.to_string().replace("space42\"", "elsewhere\"");
+    let push = "SELECT mana_sync.push('ada', 'todo', $1::text::jsonb, space_ids => $2)";
+    app.execute(push, &[&refused, &spaces]).expect_err("a space that is not in the scope");
+    let log = cluster.server_log();
+    assert!(log.contains("the user is not a member of the space") && !log.contains("space1"), "{}", log.len());
+
+    let mut superuser = cluster.superuser(DATABASE);
+    superuser.batch_execute("ALTER ROLE app SET log_min_duration_statement = 0").unwrap();
+    cluster.app(DATABASE).execute(pull, &[&spaces]).unwrap();
+    assert!(cluster.server_log().len() > log.len() + 1_500_000, "all spaces are there");
+    let log = cluster.server_log();
+    superuser.batch_execute("ALTER ROLE app SET log_parameter_max_length = 100").unwrap();
+    cluster.app(DATABASE).execute(pull, &[&spaces]).unwrap();
+    assert!(cluster.server_log().len() < log.len() + 10_000, "their beginning is there");
 }
 
 /// It was a WARNING in every session that used the log.
