@@ -138,6 +138,9 @@ pub fn read_page<S: Source>(
         return Err(Error::Resync(Resync::Purged));
     }
     let mut taken = 0;
+    // Where to go on if the page has no room for the first row of a walk that it begins: at the end of the walk before. The state
+    // between two walks will not do. A cursor for it gives up what it has no room for, and the reader would come back to it for ever.
+    let mut before = None;
     loop {
         if state.walking.is_none() {
             state.start(&now);
@@ -147,7 +150,11 @@ pub fn read_page<S: Source>(
         let is_full = found.len() == room;
         for (position, row) in found {
             if !rows.take(row) {
-                return Ok(Page { cursor: Some(state.cursor(server, request)), more: true });
+                let cursor = match before {
+                    Some(before) if !state.is_under_way() => before,
+                    _ => state.cursor(server, request),
+                };
+                return Ok(Page { cursor: Some(cursor), more: true });
             }
             taken += 1;
             if let Some(walking) = &mut state.walking {
@@ -157,7 +164,13 @@ pub fn read_page<S: Source>(
         if taken == request.page_size {
             return Ok(Page { cursor: Some(state.cursor(server, request)), more: true });
         }
-        if !is_full && state.finish(&now) {
+        if is_full {
+            continue;
+        }
+        if taken > 0 && state.is_under_way() && !state.leads_to(&now) {
+            before = Some(state.cursor(server, request));
+        }
+        if state.finish(&now) {
             let wanted = request.cursor_without_rows || taken > 0;
             return Ok(Page { cursor: wanted.then(|| state.cursor(server, request)), more: false });
         }
@@ -368,6 +381,18 @@ impl State {
         Ok(found)
     }
 
+    /// Whether a row of the walk has been read.
+    fn is_under_way(&self) -> bool {
+        self.walking.as_ref().is_some_and(|walking| walking.last != Position::START)
+    }
+
+    /// Whether the reader will have seen all that `now` sees at the end of the walk.
+    fn leads_to(&self, now: &View) -> bool {
+        self.walking
+            .as_ref()
+            .is_some_and(|walking| walking.target.contains(now) && !walking.spaces.contains(&Membership::Later))
+    }
+
     /// Ends the walk; true if the reader has then seen all that `now` sees.
     fn finish(&mut self, now: &View) -> bool {
         let Some(walking) = self.walking.take() else { return true };
@@ -391,8 +416,7 @@ impl State {
             seen: self.seen.as_ref().map(|view| view.seen.clone()),
             spaces: Vec::new(),
             purges: self.purges,
-            // A walk of which nothing has been read yet is none.
-            walk: self.walking.as_ref().filter(|walking| walking.last != Position::START).map(|walking| Walk {
+            walk: self.walking.as_ref().map(|walking| Walk {
                 target: walking.target.seen.clone(),
                 last: walking.last,
                 joined: Vec::new(),

@@ -150,6 +150,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	setting mana_sync.max_schema_version
 0.1.0	setting mana_sync.space_of_record
 0.1.0	setting mana_sync.strict_spaces
+0.1.0	setting mana_sync.wakeup_databases
 0.1.0	setting mana_sync.wakeup_interval
 0.1.0	table mana_sync.channel_key
 0.1.0	table mana_sync.compactions

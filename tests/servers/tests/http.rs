@@ -238,7 +238,7 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
 
     // milk, bread and the two large ones; nothing of what was refused.
     assert_eq!(stored(&mut superuser), 4);
-    assert_eq!(device.pull(100).len(), 3);
+    assert_eq!(device.pull(100).len(), 4);
 }
 
 #[test]
