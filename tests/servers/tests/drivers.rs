@@ -129,7 +129,7 @@ fn psql() {
 #[test]
 fn tokio_postgres() {
     let (source, expected) = of_page("tokio_postgres.rs");
-    let file = std::fs::read_to_string(root().join("tests/servers/examples/tokio_postgres.rs")).expect("the example");
+    let file = std::fs::read_to_string(root().join("tests/servers/src/bin/tokio_postgres.rs")).expect("the example");
     assert_eq!(source, file, "the page and the example are the same");
     let cluster = Cluster::with_log(Options::default());
     let built = Command::new(env!("CARGO_BIN_EXE_tokio_postgres"));
