@@ -192,15 +192,15 @@ pub struct Size {
 }
 
 impl Size {
-    /// Of a value.
+    /// How large a value is.
     pub fn of(value: Raw<'_>) -> Size {
         let mut size = Size::default();
         walk(value, &mut size);
         size
     }
 
-    /// Of what makes a value larger as text than it is stored: its numbers alone, and how deep it is. Strings, and all that is said
-    /// once for each entry, have no more than six bytes of text for each that is stored.
+    /// How much text the numbers of a value have, and how deep it is: what makes a value larger as text than it is stored. Strings, and
+    /// what is said once for each entry, have no more than six bytes of text for each byte that is stored.
     pub fn of_numbers(value: Raw<'_>) -> Size {
         let mut size = Size::default();
         let add = |size: &mut Size, number: Raw<'_>| {

@@ -170,7 +170,7 @@ fn spaces<'a>(
     if changes.iter().all(is_said) || scope.may_write_nowhere() || !settings::space_of_record() {
         return changes.iter().map(|change| change.space.filter(|space| !space.is_empty())).collect();
     }
-    // Of each record that the push does not begin with a space of.
+    // The space of each record, as far as the changes before have said it; at first, what the log says.
     let mut known: HashMap<RecordKey<'_>, Option<&[u8]>> = HashMap::new();
     let mut asked: Vec<RecordKey<'_>> = Vec::new();
     for change in changes {

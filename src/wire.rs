@@ -74,9 +74,9 @@ pub struct Change<'a> {
 enum Untimed<'a> {
     /// There are none.
     Nothing,
-    /// Its only one, of an insert or a delete.
+    /// The only write of an insert or a delete has no time.
     Whole,
-    /// Some of these fields of an update.
+    /// Some of these fields of an update have no time.
     Fields(Object<'a>),
 }
 

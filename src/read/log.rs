@@ -96,7 +96,7 @@ pub struct Log<'a> {
 /// A row of the log that was read.
 #[derive(Clone, Copy)]
 pub struct Found {
-    /// It.
+    /// The row itself.
     pub row: Row,
     /// About how many bytes of text it has, where rows are measured; without what is toasted.
     pub text: usize,
