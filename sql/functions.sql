@@ -1,12 +1,12 @@
--- The functions that applications call. None is STRICT: a NULL argument is handled, never answered
--- with NULL. All run with the caller's rights, so that row security holds for the caller. EXECUTE
--- stays with PUBLIC, PostgreSQL's default: USAGE on the schema is the gate, and they can do nothing
--- that the caller could not do in plain SQL.
+-- The functions that applications call. None is STRICT: each handles a NULL argument and does not return NULL for it. All are
+-- SECURITY INVOKER, so that row-level security applies to the caller. PUBLIC keeps EXECUTE, which is PostgreSQL's default:
+-- USAGE on the schema controls access, and the functions can do nothing that the caller could not do in plain SQL.
 
 CREATE FUNCTION mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}') RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_with_scope';
 COMMENT ON FUNCTION mana_sync.with_scope(text, text[]) IS
-    'Says who is asking, and for which spaces, for the rest of this transaction. Replaces an earlier scope.';
+    'Sets the scope of the current transaction: the user who is asking, and the spaces of that user. Replaces an '
+    'earlier scope. NULL keeps the current user or spaces.';
 
 CREATE FUNCTION mana_sync.record_change(
     app_id           text,
@@ -42,7 +42,8 @@ CREATE FUNCTION mana_sync.changes_since(
 )
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
 COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
-    'A page of the changes that the user may see and has not seen, in the order of the log. The last row''s cursor is the next call''s since.';
+    'Returns one page of the changes that the user may see and has not received yet, in log order. The cursor in the '
+    'last row is the since argument of the next call; a page without rows has no cursor.';
 
 CREATE FUNCTION mana_sync.records(
     user_id         text    DEFAULT NULL,
@@ -57,7 +58,8 @@ CREATE FUNCTION mana_sync.records(
 )
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records';
 COMMENT ON FUNCTION mana_sync.records(text, text, text, text, boolean, text[]) IS
-    'What the records that the user sees look like now: the latest write of each field, as mana_sync.merge_changes makes it.';
+    'Returns the current state of the records that the user may see. mana_sync.merge_changes computes it: the latest '
+    'write of each field wins.';
 
 CREATE FUNCTION mana_sync.record_history(
     app_id     text,
@@ -71,10 +73,11 @@ CREATE FUNCTION mana_sync.record_history(
 )
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
 COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
-    'Who changed which field of a record when, from what to what: a row for each field that was written and for each delete, in the order of their times.';
+    'Returns the history of one record, in the order of the write times: one row for each field that was written and '
+    'one for each delete, with the old value, the new value, the user and the device.';
 
--- A row a call, so that they stream where the server calls the function in a list of results. (In FROM a function in C is
--- asked for all its rows before the first goes on.)
+-- Returns one row a call (value-per-call mode), so that rows are streamed when the function is called in a SELECT list. In FROM,
+-- PostgreSQL collects all rows of a C function before it passes on the first one.
 CREATE FUNCTION mana_sync.export_rows(
     user_id text,
     OUT id uuid, OUT app_id text, OUT table_name text, OUT record_id text, OUT user_id_of text, OUT op text, OUT data jsonb,
@@ -83,9 +86,10 @@ CREATE FUNCTION mana_sync.export_rows(
 ) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'mana_sync_export_rows';
 COMMENT ON FUNCTION mana_sync.export_rows(text) IS
-    'Part of mana_sync.export_changes.';
+    'Internal part of mana_sync.export_changes. Returns its rows one at a time.';
 
--- The planner puts the body in the place of the call (it is STABLE, has no settings, and is not STRICT), and so streams.
+-- The planner inlines this function, because it is STABLE, has no SET clause and is not STRICT. Its rows are therefore streamed
+-- even if it is called in FROM.
 CREATE FUNCTION mana_sync.export_changes(user_id text DEFAULT NULL) RETURNS TABLE (
     id uuid, app_id text, table_name text, record_id text, user_id text, op text, data jsonb, field_timestamps jsonb,
     client_id text, created_at timestamptz, schema_version int, space_id text, actor jsonb
@@ -96,7 +100,8 @@ AS $function$
     FROM (SELECT mana_sync.export_rows($1) AS change) AS e
 $function$;
 COMMENT ON FUNCTION mana_sync.export_changes(text) IS
-    'Every change that the user wrote, in whatever app, in the order of the log. Streams: neither the server nor a cursor holds more than some rows.';
+    'Returns every change that the user wrote, in all apps and in log order. The rows are streamed: the server holds '
+    'only some of them in memory.';
 
 CREATE FUNCTION mana_sync.push(
     user_id   text,
@@ -107,7 +112,8 @@ CREATE FUNCTION mana_sync.push(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_push';
 COMMENT ON FUNCTION mana_sync.push(text, text, jsonb, text, text[]) IS
-    'Records all changes of a changeset or none; what was recorded before is not recorded again. Returns {"inserted", "duplicates"}.';
+    'Records all changes of a changeset, or none. A change that was recorded before is skipped. Returns {"inserted": '
+    'n, "duplicates": n}.';
 
 CREATE FUNCTION mana_sync.pull(
     user_id    text,
@@ -120,7 +126,8 @@ CREATE FUNCTION mana_sync.pull(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
 COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[]) IS
-    'A page of changes that the user may see and has not seen, as {"serverChanges", "conflicts", "syncedUntil", "hasMore"}; syncedUntil is the next call''s since.';
+    'Returns one page of the changes that the user may see and has not received yet, as {"serverChanges", '
+    '"conflicts", "syncedUntil", "hasMore"}. syncedUntil is the since argument of the next call.';
 
 CREATE FUNCTION mana_sync.sync(
     user_id   text,
@@ -131,23 +138,25 @@ CREATE FUNCTION mana_sync.sync(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_sync';
 COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
-    'A push of the changeset and a pull from its since, in one call; answers as pull does.';
+    'Pushes a changeset and then pulls from the cursor in its key since, in one call. Returns what mana_sync.pull '
+    'returns.';
 
--- Channels of wake-ups. EXECUTE is PUBLIC's like that of the others: a role that may use the schema is
--- trusted to say who its user is, and learns the same by a pull. PARALLEL UNSAFE: they take a fresh
--- snapshot, which a parallel query refuses.
+-- Names of the channels for wake-ups. PUBLIC keeps EXECUTE here too: a role with USAGE on the schema is trusted to name its
+-- user, and a pull would tell it the same. PARALLEL UNSAFE, because these functions take a new snapshot, which a parallel query
+-- does not allow.
 
 CREATE FUNCTION mana_sync.user_channel(user_id text) RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_user_channel';
 COMMENT ON FUNCTION mana_sync.user_channel(text) IS
-    'Channel to LISTEN to for changes that a user writes: mana_sync_ and 32 hexadecimal digits.';
+    'Returns the name of the NOTIFY channel for changes that this user writes: mana_sync_ and 32 hexadecimal digits.';
 
 CREATE FUNCTION mana_sync.space_channel(space_id text) RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_space_channel';
 COMMENT ON FUNCTION mana_sync.space_channel(text) IS
-    'Channel to LISTEN to for changes in a space.';
+    'Returns the name of the NOTIFY channel for changes in this space: mana_sync_ and 32 hexadecimal digits.';
 
 CREATE FUNCTION mana_sync.everyone_channel() RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_everyone_channel';
 COMMENT ON FUNCTION mana_sync.everyone_channel() IS
-    'Channel to LISTEN to besides: for when it is not known who was written to (the feed of the worker was full, or the worker has just started).';
+    'Returns the name of the NOTIFY channel that every listener needs besides its own. It is notified when the '
+    'wake-up worker starts, and when the worker does not know which users and spaces were written to.';

@@ -1,6 +1,6 @@
--- Privileges. Nothing here is granted to PUBLIC: a role has access once grant_access names it.
+-- Privileges. Nothing here is granted to PUBLIC: a role gets access by grant_access alone.
 
--- To make a trigger of a function takes EXECUTE, to fire it does not. This one is for the log's own.
+-- CREATE TRIGGER needs EXECUTE on the function; firing the trigger does not. Only the trigger of the log may use this function.
 REVOKE EXECUTE ON FUNCTION mana_sync.note_change() FROM PUBLIC;
 
 CREATE FUNCTION mana_sync.grant_access(role regrole) RETURNS void
@@ -8,10 +8,10 @@ CREATE FUNCTION mana_sync.grant_access(role regrole) RETURNS void
 AS $function$
 BEGIN
     PERFORM mana_sync.require_owner('grant_access', role);
-    -- A function's EXECUTE is everybody's (see functions.sql); USAGE on the schema opens the gate.
+    -- PUBLIC has EXECUTE on the functions (see functions.sql); USAGE on the schema makes them callable.
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA mana_sync TO %s', role);
     EXECUTE pg_catalog.format('GRANT SELECT ON mana_sync.sync_changes TO %s', role);
-    -- Not epoch, xact, seq and created_at: their defaults are what orders the log.
+    -- epoch, xact, seq and created_at are left out: their defaults define the order of the log.
     EXECUTE pg_catalog.format('GRANT INSERT (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
             client_id, schema_version, actor, space_id) ON mana_sync.sync_changes TO %s', role);
     EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE mana_sync.sync_changes_seq TO %s', role);
@@ -24,21 +24,23 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.grant_access(regrole) IS
-    'Lets a role call the functions, and read and append to the log under row-level security. For the owner of the extension.';
+    'Grants a role the right to call the functions, and to read and append to the log under row-level security. Only '
+    'the owner of the extension or a superuser may call it.';
 
 CREATE FUNCTION mana_sync.revoke_access(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
     PERFORM mana_sync.require_owner('revoke_access', role);
-    -- A table-wide REVOKE takes back the column privileges too.
+    -- REVOKE on a table also revokes the privileges on its columns.
     EXECUTE pg_catalog.format('REVOKE ALL ON mana_sync.sync_changes FROM %s', role);
     EXECUTE pg_catalog.format('REVOKE ALL ON SEQUENCE mana_sync.sync_changes_seq FROM %s', role);
     PERFORM mana_sync.close_gate(role);
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.revoke_access(regrole) IS
-    'Takes back what grant_access gave. For the owner of the extension.';
+    'Revokes what mana_sync.grant_access granted to a role. Only the owner of the extension or a superuser may call '
+    'it.';
 
 CREATE FUNCTION mana_sync.grant_maintenance(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -55,7 +57,9 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.grant_maintenance(regrole) IS
-    'Lets a role compact the log, purge deletes and forget users, without seeing a row of it. For the owner of the extension; never give it to the role of an application.';
+    'Grants a role the right to compact the log, purge deletes, erase users and begin an epoch, but not to read the '
+    'log. Only the owner of the extension or a superuser may call it. Do not grant this to the role of an '
+    'application.';
 
 CREATE FUNCTION mana_sync.revoke_maintenance(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -72,7 +76,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.revoke_maintenance(regrole) IS
-    'Takes back what grant_maintenance gave. For the owner of the extension.';
+    'Revokes what mana_sync.grant_maintenance granted to a role. Only the owner of the extension or a superuser may '
+    'call it.';
 
 CREATE FUNCTION mana_sync.maintenance_routines() RETURNS text[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -86,7 +91,7 @@ AS $function$
         'mana_sync.begin_epoch()']
 $function$;
 COMMENT ON FUNCTION mana_sync.maintenance_routines() IS
-    'What grant_maintenance grants.';
+    'Returns the signatures of the routines that mana_sync.grant_maintenance grants.';
 
 DO $do$
 DECLARE
@@ -98,7 +103,7 @@ BEGIN
 END
 $do$;
 
--- The same USAGE serves both grants.
+-- grant_access and grant_maintenance both grant USAGE on the schema: it is revoked when a role has neither any more.
 CREATE FUNCTION mana_sync.close_gate(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -117,9 +122,11 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.close_gate(regrole) IS
-    'Takes USAGE on the schema from a role that has neither access nor maintenance. Does nothing for who may not revoke it.';
+    'Revokes USAGE on the schema from a role that holds neither the privileges of mana_sync.grant_access nor those of '
+    'mana_sync.grant_maintenance. Has no effect if the caller may not revoke it.';
 
--- GRANT by a role that may not grant is a warning or a half-done job; these two say no instead.
+-- A GRANT by a role without the right to grant raises only a warning, or grants a part. This function raises an error before
+-- anything is granted or revoked.
 CREATE FUNCTION mana_sync.require_owner(function_name text, role regrole) RETURNS void
     LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -129,7 +136,7 @@ BEGIN
         RAISE EXCEPTION 'permission denied for function %', function_name
             USING ERRCODE = '42501', DETAIL = 'Only the owner of the extension, or a superuser, may change who has access.';
     END IF;
-    -- A number is a regrole too, whether or not there is such a role.
+    -- A regrole can be the number of a role that does not exist.
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.oid OPERATOR(pg_catalog.=) role::pg_catalog.oid) THEN
         RAISE EXCEPTION 'role must be the name of a role'
             USING ERRCODE = '22023', DETAIL = 'Argument: role.';
@@ -137,4 +144,5 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.require_owner(text, regrole) IS
-    'Raises 42501 unless the caller owns the extension, and 22023 for a role that is none.';
+    'Raises error 42501 unless the caller owns the extension or is a superuser, and error 22023 if the role does not '
+    'exist.';

@@ -1,12 +1,14 @@
--- Maintenance: what makes the log smaller. For the owner of the extension, and roles named by grant_maintenance.
+-- Maintenance: functions that remove rows from the log, and begin_epoch. The owner of the extension and the roles of
+-- grant_maintenance may call them.
 --
--- What changes rows acts as the owner (SECURITY DEFINER), because nobody is granted UPDATE and DELETE on the log. It reads
--- with row_security = off, so that it fails, instead of overlooking rows, where the owner is subject to row security
--- (FORCE, and the owner is neither a superuser nor has BYPASSRLS). Each function does one thing, which its COMMENT says.
+-- Functions that change rows are SECURITY DEFINER, because no role is granted UPDATE or DELETE on the log. They run with
+-- row_security = off: if the owner is subject to row-level security (FORCE, and the owner is neither a superuser nor has
+-- BYPASSRLS), they raise an error instead of overlooking rows.
 --
--- One of them works at a time: each first locks mana_sync.compactions, which readers and writers of the log never touch.
+-- Functions that remove rows run one at a time: each first locks mana_sync.compactions, which readers and writers of the log do
+-- not use.
 
--- Runs of compact, and how far they have come. Not marked for pg_dump: a restored log has no run under way.
+-- Not marked for pg_dump: a restored log has no run in progress.
 CREATE TABLE mana_sync.compactions (
     id              uuid        NOT NULL DEFAULT mana_sync.uuidv7() CONSTRAINT compactions_pkey PRIMARY KEY,
     app_id          text,
@@ -29,27 +31,37 @@ CREATE TABLE mana_sync.compactions (
     after_table     text        NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE mana_sync.compactions IS
-    'Runs of mana_sync.compact, with the place that each has come to. Shown by mana_sync.compaction_progress.';
-COMMENT ON COLUMN mana_sync.compactions.id IS 'Of the run.';
-COMMENT ON COLUMN mana_sync.compactions.app_id IS 'Only this app; NULL for all.';
-COMMENT ON COLUMN mana_sync.compactions.table_name IS 'Only this table; NULL for all.';
-COMMENT ON COLUMN mana_sync.compactions.user_id IS 'Only this user''s changes; NULL for all.';
-COMMENT ON COLUMN mana_sync.compactions.created_before IS 'Only changes recorded before this.';
-COMMENT ON COLUMN mana_sync.compactions.dry_run IS 'Whether it only counts.';
-COMMENT ON COLUMN mana_sync.compactions.pid IS 'Process that runs it, or last ran it.';
-COMMENT ON COLUMN mana_sync.compactions.started_at IS 'When it began.';
-COMMENT ON COLUMN mana_sync.compactions.updated_at IS 'When its last batch ended.';
-COMMENT ON COLUMN mana_sync.compactions.finished_at IS 'When it had seen everything; NULL before.';
-COMMENT ON COLUMN mana_sync.compactions.changes_total IS 'Changes in the log when it began, as the planner estimates; NULL where it does not know.';
-COMMENT ON COLUMN mana_sync.compactions.changes_read IS 'Changes that it has looked at.';
-COMMENT ON COLUMN mana_sync.compactions.changes_removed IS 'Changes that it has removed (dry run: would remove).';
-COMMENT ON COLUMN mana_sync.compactions.changes_trimmed IS 'Changes of which it has removed fields (dry run: would remove).';
-COMMENT ON COLUMN mana_sync.compactions.after_app IS 'Where it goes on: behind this app,';
-COMMENT ON COLUMN mana_sync.compactions.after_record IS 'this record,';
-COMMENT ON COLUMN mana_sync.compactions.after_space IS 'this space ('''' for none),';
-COMMENT ON COLUMN mana_sync.compactions.after_user IS 'this user';
-COMMENT ON COLUMN mana_sync.compactions.after_table IS 'and this table.';
-COMMENT ON CONSTRAINT compactions_pkey ON mana_sync.compactions IS 'A run.';
+    'Runs of mana_sync.compact and the position that each has reached. mana_sync.compaction_progress shows them.';
+COMMENT ON COLUMN mana_sync.compactions.id IS 'Id of the run.';
+COMMENT ON COLUMN mana_sync.compactions.app_id IS 'App whose changes the run compacts; NULL: all apps.';
+COMMENT ON COLUMN mana_sync.compactions.table_name IS 'Table whose changes the run compacts; NULL: all tables.';
+COMMENT ON COLUMN mana_sync.compactions.user_id IS 'User whose changes the run compacts; NULL: all users.';
+COMMENT ON COLUMN mana_sync.compactions.created_before IS
+    'The run compacts only changes whose created_at is before this time.';
+COMMENT ON COLUMN mana_sync.compactions.dry_run IS 'True if the run only counts what it would change.';
+COMMENT ON COLUMN mana_sync.compactions.pid IS 'Process id of the backend that executes the run, or executed it last.';
+COMMENT ON COLUMN mana_sync.compactions.started_at IS 'Time at which the run started.';
+COMMENT ON COLUMN mana_sync.compactions.updated_at IS 'Time at which the last batch of the run ended.';
+COMMENT ON COLUMN mana_sync.compactions.finished_at IS 'Time at which the run finished; NULL: not finished.';
+COMMENT ON COLUMN mana_sync.compactions.changes_total IS
+    'Number of changes in the log when the run started, as estimated by the planner; NULL: unknown.';
+COMMENT ON COLUMN mana_sync.compactions.changes_read IS 'Number of changes that the run has read.';
+COMMENT ON COLUMN mana_sync.compactions.changes_removed IS
+    'Number of changes that the run has removed, or would have removed in a dry run.';
+COMMENT ON COLUMN mana_sync.compactions.changes_trimmed IS
+    'Number of changes from which the run has removed fields, or would have in a dry run.';
+COMMENT ON COLUMN mana_sync.compactions.after_app IS
+    'Position of the run: app_id of the last group of changes that it finished. The five columns after_... together '
+    'name this group.';
+COMMENT ON COLUMN mana_sync.compactions.after_record IS
+    'Position of the run: record_id of the last group of changes that it finished.';
+COMMENT ON COLUMN mana_sync.compactions.after_space IS
+    'Position of the run: space_id of the last group of changes that it finished; an empty text: no space.';
+COMMENT ON COLUMN mana_sync.compactions.after_user IS
+    'Position of the run: user_id of the last group of changes that it finished.';
+COMMENT ON COLUMN mana_sync.compactions.after_table IS
+    'Position of the run: table_name of the last group of changes that it finished.';
+COMMENT ON CONSTRAINT compactions_pkey ON mana_sync.compactions IS 'Each run has one row.';
 
 CREATE VIEW mana_sync.compaction_progress AS
     SELECT c.id, c.app_id, c.table_name, c.user_id, c.created_before, c.dry_run, c.started_at, c.updated_at, c.finished_at,
@@ -58,7 +70,8 @@ CREATE VIEW mana_sync.compaction_progress AS
            c.pid, c.changes_total, c.changes_read, c.changes_removed, c.changes_trimmed
     FROM mana_sync.compactions AS c;
 COMMENT ON VIEW mana_sync.compaction_progress IS
-    'Runs of mana_sync.compact: what they are for, how far they have come, what they removed. One that is neither running nor finished was interrupted; the next call for the same goes on with it.';
+    'Runs of mana_sync.compact: what each compacts, how far it has come and what it has removed. A run that is '
+    'neither running nor finished was interrupted; the next call for the same app, table and user resumes it.';
 
 CREATE TABLE mana_sync.purges (
     number       bigint      NOT NULL CONSTRAINT purges_pkey PRIMARY KEY,
@@ -71,17 +84,22 @@ CREATE TABLE mana_sync.purges (
     deletes      bigint      NOT NULL,
     changes      bigint      NOT NULL
 );
-COMMENT ON TABLE mana_sync.purges IS 'Purges of deletes. Cursors carry the mark of the latest one.';
-COMMENT ON COLUMN mana_sync.purges.number IS 'From 1, in the order of the purges.';
-COMMENT ON COLUMN mana_sync.purges.mark IS 'Random; tells this purge from every other, on servers that went on separately too.';
-COMMENT ON COLUMN mana_sync.purges.purged_until IS 'Latest created_at of a delete that this or an earlier purge removed.';
-COMMENT ON COLUMN mana_sync.purges.purged_from IS 'Earliest created_at of a change that this or an earlier purge removed.';
-COMMENT ON COLUMN mana_sync.purges.older_than IS 'What was asked for.';
-COMMENT ON COLUMN mana_sync.purges.purged_at IS 'When.';
-COMMENT ON COLUMN mana_sync.purges.snapshot IS 'What was visible to it; for people.';
-COMMENT ON COLUMN mana_sync.purges.deletes IS 'Deletes that it removed.';
-COMMENT ON COLUMN mana_sync.purges.changes IS 'Changes that it removed, deletes included.';
-COMMENT ON CONSTRAINT purges_pkey ON mana_sync.purges IS 'Finds the latest purge.';
+COMMENT ON TABLE mana_sync.purges IS
+    'Purges of deletes, one row for each. A cursor carries the mark of the latest purge.';
+COMMENT ON COLUMN mana_sync.purges.number IS 'Number of the purge; the first is 1.';
+COMMENT ON COLUMN mana_sync.purges.mark IS
+    'Random identifier of the purge. It is also unique among servers that were copied from one another.';
+COMMENT ON COLUMN mana_sync.purges.purged_until IS
+    'Latest created_at among the deletes that this purge and earlier ones removed.';
+COMMENT ON COLUMN mana_sync.purges.purged_from IS
+    'Earliest created_at among the changes that this purge and earlier ones removed.';
+COMMENT ON COLUMN mana_sync.purges.older_than IS 'Argument older_than of the call of mana_sync.purge_deleted.';
+COMMENT ON COLUMN mana_sync.purges.purged_at IS 'Time of the purge.';
+COMMENT ON COLUMN mana_sync.purges.snapshot IS
+    'Snapshot of the statement that recorded the purge. It is for administrators; no function reads it.';
+COMMENT ON COLUMN mana_sync.purges.deletes IS 'Number of deletes that the purge removed.';
+COMMENT ON COLUMN mana_sync.purges.changes IS 'Number of changes that the purge removed, deletes included.';
+COMMENT ON CONSTRAINT purges_pkey ON mana_sync.purges IS 'Each purge has one number. The index finds the latest purge.';
 
 CREATE TABLE mana_sync.purged_transactions (
     epoch int  NOT NULL,
@@ -89,10 +107,14 @@ CREATE TABLE mana_sync.purged_transactions (
     CONSTRAINT purged_transactions_pkey PRIMARY KEY (epoch, xact)
 );
 COMMENT ON TABLE mana_sync.purged_transactions IS
-    'Transactions that wrote deletes which have been purged: a cursor that has not seen one of them has to begin again.';
-COMMENT ON COLUMN mana_sync.purged_transactions.epoch IS 'As in mana_sync.sync_changes.';
-COMMENT ON COLUMN mana_sync.purged_transactions.xact IS 'As in mana_sync.sync_changes.';
-COMMENT ON CONSTRAINT purged_transactions_pkey ON mana_sync.purged_transactions IS 'Finds those that a cursor has not seen.';
+    'Transactions that wrote deletes which were purged since. A cursor that has not seen one of them is refused: its '
+    'reader must resync from the beginning.';
+COMMENT ON COLUMN mana_sync.purged_transactions.epoch IS
+    'Number of the epoch that the transaction belongs to, as in mana_sync.sync_changes.epoch.';
+COMMENT ON COLUMN mana_sync.purged_transactions.xact IS
+    '64-bit id of the transaction, as in mana_sync.sync_changes.xact.';
+COMMENT ON CONSTRAINT purged_transactions_pkey ON mana_sync.purged_transactions IS
+    'Each transaction has one row. The index finds the transactions that a cursor has not seen.';
 
 SELECT pg_catalog.pg_extension_config_dump('mana_sync.purges', '');
 SELECT pg_catalog.pg_extension_config_dump('mana_sync.purged_transactions', '');
@@ -113,7 +135,7 @@ BEGIN
         RAISE EXCEPTION 'dry_run must not be NULL' USING ERRCODE = '22023', DETAIL = 'Argument: dry_run.';
     END IF;
     LOCK TABLE mana_sync.compactions IN SHARE ROW EXCLUSIVE MODE;
-    -- One that was interrupted: nobody runs it any more.
+    -- An interrupted run: it is not finished, and its backend has ended or is this one.
     UPDATE mana_sync.compactions AS c
         SET pid = pg_backend_pid(), created_before = now() - older_than, updated_at = clock_timestamp()
         WHERE c.id = (
@@ -138,7 +160,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.begin_compaction(text, text, text, interval, boolean) IS
-    'Part of mana_sync.compact: notes a run, or finds the one that was interrupted.';
+    'Internal part of mana_sync.compact. Returns the id of an interrupted run for the same app, table and user, or of '
+    'a new run.';
 
 CREATE FUNCTION mana_sync.compact_batch(
     run uuid, batch_size int,
@@ -147,9 +170,11 @@ CREATE FUNCTION mana_sync.compact_batch(
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_compact_batch';
 COMMENT ON FUNCTION mana_sync.compact_batch(uuid, int) IS
-    'Part of mana_sync.compact: removes dead changes of about batch_size changes, in one transaction; returns what the run has done so far.';
+    'Internal part of mana_sync.compact. Compacts the next batch_size changes or a few more, in one transaction, and '
+    'returns the counts of the run so far.';
 
--- Runs as the caller: a procedure that commits can neither be SECURITY DEFINER nor have settings. Hence the qualified names.
+-- SECURITY INVOKER and without a SET clause, because a procedure with either of them cannot COMMIT. All names in the body are
+-- therefore schema-qualified.
 CREATE PROCEDURE mana_sync.compact(
     app_id          text     DEFAULT NULL,
     table_name      text     DEFAULT NULL,
@@ -191,22 +216,27 @@ BEGIN
 END
 $procedure$;
 COMMENT ON PROCEDURE mana_sync.compact(text, text, text, interval, int, interval, boolean, bigint, bigint, bigint) IS
-    'Removes changes, and fields of changes, that a later change of the same user to the same record in the same space overwrote: no reader can tell. In batches that commit on their own.';
+    'Removes changes, and fields of changes, that a later change of the same user to the same record in the same '
+    'space has overwritten. What readers see does not change. Each batch commits on its own.';
 
 CREATE FUNCTION mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_purge_deleted';
 COMMENT ON FUNCTION mana_sync.purge_deleted(interval) IS
-    'Removes deletes older than that, and what they deleted, where no reader''s records depend on them. Cursors that have not seen them have to begin again (55000).';
+    'Removes deletes older than this interval and the changes that they deleted, unless the record of some reader '
+    'depends on the delete. Cursors that have not seen these deletes are refused with error 55000: their readers must '
+    'resync from the beginning.';
 
 CREATE FUNCTION mana_sync.forget_user(user_id text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_forget_user';
 COMMENT ON FUNCTION mana_sync.forget_user(text) IS
-    'Erases every change of a user, and returns how many there were. Devices of others keep what they have; what the user had deleted in shared spaces stays deleted, by a change that names nobody.';
+    'Erases every change of a user and returns their number. Other devices keep the changes they have received. '
+    'Deletes in shared spaces remain, attributed to no user, so that deleted records of others do not come back.';
 
 CREATE FUNCTION mana_sync.begin_epoch() RETURNS int
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'mana_sync_begin_epoch';
 COMMENT ON FUNCTION mana_sync.begin_epoch() IS
-    'Begins a new epoch: no cursor from before has seen anything that is written from now on. For a server that went back in time without the log being able to tell.';
+    'Begins a new epoch and returns its number. Every existing cursor then treats later rows as unseen. Call it after '
+    'a data directory was copied back, which the log cannot detect by itself.';

@@ -1,4 +1,4 @@
--- Merged state: the aggregate and what it is made of. Parallel safe, and mergeable in parts.
+-- The aggregate merge_changes and its support functions. It has a combine function, so that it can be computed in parallel.
 
 CREATE TYPE mana_sync.merged_record AS (
     space_id         text,
@@ -7,12 +7,17 @@ CREATE TYPE mana_sync.merged_record AS (
     deleted_at       timestamptz,
     updated_at       timestamptz
 );
-COMMENT ON TYPE mana_sync.merged_record IS 'A record as its changes have left it; result of mana_sync.merge_changes.';
-COMMENT ON COLUMN mana_sync.merged_record.space_id IS 'Space of its latest living write; NULL for a private one.';
-COMMENT ON COLUMN mana_sync.merged_record.data IS 'The latest value of each field that was not deleted since: {field: value}.';
-COMMENT ON COLUMN mana_sync.merged_record.field_timestamps IS 'When each of these was written: {field: RFC 3339 timestamp}.';
-COMMENT ON COLUMN mana_sync.merged_record.deleted_at IS 'When it was deleted; NULL while it lives.';
-COMMENT ON COLUMN mana_sync.merged_record.updated_at IS 'When it was last written, a delete included.';
+COMMENT ON TYPE mana_sync.merged_record IS
+    'State of a record after all of its changes were merged. It is the result of mana_sync.merge_changes.';
+COMMENT ON COLUMN mana_sync.merged_record.space_id IS
+    'Space of the latest write to the record; NULL: the record is private.';
+COMMENT ON COLUMN mana_sync.merged_record.data IS
+    'Latest value of each field that was written after the latest delete: {field: value}.';
+COMMENT ON COLUMN mana_sync.merged_record.field_timestamps IS
+    'Time at which each field in data was written: {field: RFC 3339 timestamp}.';
+COMMENT ON COLUMN mana_sync.merged_record.deleted_at IS
+    'Time at which the record was deleted; NULL: the record is not deleted.';
+COMMENT ON COLUMN mana_sync.merged_record.updated_at IS 'Time of the latest write to the record, deletes included.';
 
 CREATE FUNCTION mana_sync.merge_change(
     state internal, op text, data jsonb, field_timestamps jsonb, created_at timestamptz, epoch int, xact xid8,
@@ -20,34 +25,34 @@ CREATE FUNCTION mana_sync.merge_change(
 ) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_change';
 COMMENT ON FUNCTION mana_sync.merge_change(internal, text, jsonb, jsonb, timestamptz, int, xid8, bigint, text) IS
-    'Part of mana_sync.merge_changes: merges a change into the state.';
+    'Internal part of mana_sync.merge_changes, its transition function. Merges one change into the state.';
 
 CREATE FUNCTION mana_sync.merge_combine(state internal, other internal) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_combine';
 COMMENT ON FUNCTION mana_sync.merge_combine(internal, internal) IS
-    'Part of mana_sync.merge_changes: merges two states.';
+    'Internal part of mana_sync.merge_changes, its combine function. Merges two states into one.';
 
 CREATE FUNCTION mana_sync.merge_serialize(state internal) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_serialize';
 COMMENT ON FUNCTION mana_sync.merge_serialize(internal) IS
-    'Part of mana_sync.merge_changes: a state for another process.';
+    'Internal part of mana_sync.merge_changes, its serialization function. Encodes a state for another process.';
 
 CREATE FUNCTION mana_sync.merge_deserialize(state bytea, context internal) RETURNS internal
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_deserialize';
 COMMENT ON FUNCTION mana_sync.merge_deserialize(bytea, internal) IS
-    'Part of mana_sync.merge_changes: a state from another process.';
+    'Internal part of mana_sync.merge_changes, its deserialization function. Decodes a state from another process.';
 
 CREATE FUNCTION mana_sync.merge_result(state internal) RETURNS mana_sync.merged_record
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_result';
 COMMENT ON FUNCTION mana_sync.merge_result(internal) IS
-    'Part of mana_sync.merge_changes: the record that a state is.';
+    'Internal part of mana_sync.merge_changes, its final function. Returns the record that a state describes.';
 
 CREATE AGGREGATE mana_sync.merge_changes(
     op text, data jsonb, field_timestamps jsonb, created_at timestamptz, epoch int, xact xid8, seq bigint, space_id text
 ) (
     SFUNC = mana_sync.merge_change,
     STYPE = internal,
-    -- What the planner takes for the size of a state; the executor measures it.
+    -- The planner's estimate of the size of a state. The executor measures the real size.
     SSPACE = 1024,
     FINALFUNC = mana_sync.merge_result,
     COMBINEFUNC = mana_sync.merge_combine,
@@ -56,4 +61,5 @@ CREATE AGGREGATE mana_sync.merge_changes(
     PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE mana_sync.merge_changes(text, jsonb, jsonb, timestamptz, int, xid8, bigint, text) IS
-    'The record that changes make, whatever their order: the latest write of each field, of those later than the latest delete.';
+    'Merges the changes of one record, in any order: the latest write of each field wins, and a delete removes all '
+    'earlier writes. Returns NULL if no change wrote anything.';

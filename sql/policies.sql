@@ -1,10 +1,10 @@
--- Row-level security of the log. Superusers and roles with BYPASSRLS pass by it, as everywhere in
--- PostgreSQL; the owner does not, because of FORCE.
+-- Row-level security of the log. Superusers and roles with BYPASSRLS bypass it, as everywhere in PostgreSQL. The owner of the
+-- table does not, because of FORCE.
 --
--- The scope is in two settings, which mana_sync.with_scope sets for a transaction:
---   app.current_user_id         who is asking; after a transaction that set it, it is '' and not NULL
---   app.current_user_space_ids  the spaces that the user is a member of, comma-separated
--- Where rows are read, each is in a sub-select without outer references, so that it is evaluated once a
+-- The scope consists of two settings, which mana_sync.with_scope sets for a transaction:
+--   app.current_user_id         the user who is asking; after a transaction that set it, the value is '' and not NULL
+--   app.current_user_space_ids  the spaces that this user is a member of, separated by commas
+-- The conditions for reading put each setting into a sub-select without outer references, which PostgreSQL evaluates once a
 -- statement and not once a row.
 
 ALTER TABLE mana_sync.sync_changes ENABLE ROW LEVEL SECURITY;
@@ -21,9 +21,10 @@ CREATE POLICY sync_changes_user_isolation ON mana_sync.sync_changes
     );
 
 COMMENT ON POLICY sync_changes_user_isolation ON mana_sync.sync_changes IS
-    'Own rows: read and write, and no row that its readers could not be given. Writing into a space takes membership where memberships are known, or mana_sync.strict_spaces.';
+    'A user reads and writes its own rows. A new row must be within the limits of mana_sync.within_bounds, and '
+    'mana_sync.may_write must allow its user and space.';
 
--- SELECT only: members read, the author writes.
+-- FOR SELECT: the members of a space read its rows, and only the author of a row writes it.
 CREATE POLICY sync_changes_space_member_read ON mana_sync.sync_changes
     FOR SELECT
     USING (
@@ -36,4 +37,5 @@ CREATE POLICY sync_changes_space_member_read ON mana_sync.sync_changes
     );
 
 COMMENT ON POLICY sync_changes_space_member_read ON mana_sync.sync_changes IS
-    'Rows of the spaces of the scope: read only. A scope without a user has no spaces.';
+    'A user reads the rows of the spaces in its scope, and does not write the rows of others. A scope without a user '
+    'has no spaces.';

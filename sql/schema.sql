@@ -1,6 +1,7 @@
--- The schema is a member of the extension. CREATE SCHEMA without IF NOT EXISTS refuses to install
--- into a schema that is there already: whoever owns it could have planted objects in it.
+-- The schema belongs to the extension. CREATE SCHEMA has no IF NOT EXISTS on purpose: the owner of an existing schema of this
+-- name could have created objects in it that the extension would then call.
 CREATE SCHEMA mana_sync;
 
 COMMENT ON SCHEMA mana_sync IS
-    'Change log for local-first apps. USAGE is granted by mana_sync.grant_access(role).';
+    'Objects of the mana_sync extension, a change log for local-first apps. mana_sync.grant_access(role) grants '
+    'USAGE.';

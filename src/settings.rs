@@ -6,9 +6,9 @@ use std::cell::Cell;
 use std::ffi::{CStr, CString};
 use std::time::Duration;
 
-/// `mana_sync.strict_spaces`: writing into a space needs a membership, also where the application did
-/// not say which memberships the user has. Only a superuser may set it (per database or role, too):
-/// an application role could otherwise take the rule off itself.
+/// `mana_sync.strict_spaces`: a write into a space needs a membership even if the application did not pass the user's
+/// memberships. Only a superuser may set it, also for a database or a role: an application role could otherwise turn the rule
+/// off for itself.
 static STRICT_SPACES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 thread_local! {
@@ -49,8 +49,8 @@ static AT_DEFAULT: Statement = Statement::new(
     &[],
 );
 
-/// `mana_sync.max_schema_version`: a changeset, or a change in it, of a later version is refused. The log stores
-/// any version; which ones its readers understand only the application knows.
+/// `mana_sync.max_schema_version`: `push` and `sync` refuse a changeset or a change of a later version. The log itself stores any
+/// version; only the application knows which versions its readers understand.
 static MAX_SCHEMA_VERSION: GucSetting<i32> = GucSetting::<i32>::new(1);
 
 /// The latest `schemaVersion` that a pushed change may have.
@@ -58,48 +58,48 @@ pub fn max_schema_version() -> i32 {
     MAX_SCHEMA_VERSION.get()
 }
 
-/// `mana_sync.max_change_size`: bytes of JSON text. Only a superuser may set it: it protects the readers from the writers.
+/// `mana_sync.max_change_size`, in bytes of JSON text. Only a superuser may set it, because it protects readers from writers.
 static MAX_CHANGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 << 20);
 
-/// How many bytes of JSON text a change may have.
+/// The maximum number of bytes of JSON text that a change may have.
 pub fn max_change_size() -> usize {
     MAX_CHANGE_SIZE.get().max(0) as usize
 }
 
-/// `mana_sync.space_of_record`: whether `push` looks up the space of a change that says none.
+/// `mana_sync.space_of_record`: whether `push` looks up the space of a change that names none.
 static SPACE_OF_RECORD: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// Whether a change that says no space is recorded in the space of its record.
+/// Whether a change that names no space is recorded in the space of its record.
 pub fn space_of_record() -> bool {
     SPACE_OF_RECORD.get()
 }
 
-/// `mana_sync.max_page_bytes`: bytes of text. It protects the reader from itself, who may set it.
+/// `mana_sync.max_page_bytes`, in bytes of text. Everybody may set it, because it protects only the reader who sets it.
 static MAX_PAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
 
-/// After how many bytes of text a page ends.
+/// The number of bytes of text after which a page ends.
 pub fn max_page_bytes() -> usize {
     MAX_PAGE_BYTES.get().max(0) as usize
 }
 
-/// `mana_sync.wakeup_databases`: without effect where the library is not preloaded.
+/// `mana_sync.wakeup_databases`: a list of names. It has no effect unless the library is preloaded.
 static WAKEUP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// `mana_sync.wakeup_interval`, in milliseconds.
 static WAKEUP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(50);
 
-/// Databases whose listeners are woken.
+/// The databases whose listeners are notified.
 pub fn wakeup_databases() -> Vec<String> {
     let list = WAKEUP_DATABASES.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default();
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect()
 }
 
-/// The shortest time between two wake-ups of a listener.
+/// The minimum time between two wake-ups of a listener.
 pub fn wakeup_interval() -> Duration {
     Duration::from_millis(WAKEUP_INTERVAL.get().max(0) as u64)
 }
 
-/// Makes the settings known, and refuses other names with the extension's prefix.
+/// Defines the settings, and reserves their prefix: PostgreSQL then refuses other names with it.
 pub fn register() {
     // SAFETY: `missing_ok`, with a constant string.
     if !unsafe { pg_sys::GetConfigOption(c"mana_sync.strict_spaces".as_ptr(), true, false) }.is_null() {
@@ -107,16 +107,16 @@ pub fn register() {
     }
     GucRegistry::define_bool_guc(
         c"mana_sync.strict_spaces",
-        c"Refuses writes into a space where the user's memberships are not known.",
-        c"Off: a user whose memberships the application did not pass may write into any space, under its own name.",
+        c"Refuses a write into a space if the memberships of the user are unknown.",
+        c"Memberships are unknown if the application passed no spaces. If this setting is off, such a user may write into any space.",
         &STRICT_SPACES,
         GucContext::Suset,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"mana_sync.max_schema_version",
-        c"Latest schemaVersion of changes that push and sync accept.",
-        c"A changeset from the future is refused, so that no device gets changes that it cannot read.",
+        c"Sets the greatest schemaVersion that push and sync accept.",
+        c"A changeset or change of a later version is refused, so that no device receives changes that it cannot read.",
         &MAX_SCHEMA_VERSION,
         1,
         i32::MAX,
@@ -125,8 +125,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"mana_sync.max_change_size",
-        c"Most bytes of JSON text that a change may have.",
-        c"A larger one is refused where it is written. Rows that are there already can be read, whatever their size.",
+        c"Sets the maximum size of a change, in bytes of JSON text.",
+        c"A larger change is refused when it is written. Rows that are already in the log remain readable, whatever their size.",
         &MAX_CHANGE_SIZE,
         1024,
         128 << 20,
@@ -135,8 +135,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"mana_sync.max_page_bytes",
-        c"Bytes of text after which a page ends.",
-        c"A page has at least one change, whatever its size, and at most as many as its page_size.",
+        c"Sets the number of bytes of text after which a page of changes ends.",
+        c"A page has at least one change, whatever its size, and at most page_size changes.",
         &MAX_PAGE_BYTES,
         1,
         256 << 20,
@@ -145,16 +145,16 @@ pub fn register() {
     );
     GucRegistry::define_bool_guc(
         c"mana_sync.space_of_record",
-        c"Records a pushed change that says no space in the space that the user gave its record last.",
-        c"Off: it is private. That saves a look-up for each such record of a push.",
+        c"Records a pushed change that names no space in the space of the user's latest change to the same record.",
+        c"If this setting is off, such a change is private, and push saves one index look-up for each such record.",
         &SPACE_OF_RECORD,
         GucContext::Userset,
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
         c"mana_sync.wakeup_interval",
-        c"Shortest time between two wake-ups of the same listener.",
-        c"What is written meanwhile comes with the next one.",
+        c"Sets the minimum time between two wake-ups of the same listener.",
+        c"The next wake-up covers the changes that are written in between.",
         &WAKEUP_INTERVAL,
         1,
         60_000,
@@ -165,8 +165,8 @@ pub fn register() {
     let is_preloaded = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
     GucRegistry::define_string_guc(
         c"mana_sync.wakeup_databases",
-        c"Databases whose listeners are woken when their log is written to, comma-separated.",
-        c"Each has a background worker of its own; at most 8. Without effect where the library is not preloaded.",
+        c"Sets the databases whose listeners are notified of changes, separated by commas.",
+        c"Each of at most 8 databases gets a background worker. This setting has no effect unless the library is preloaded.",
         &WAKEUP_DATABASES,
         // Where it is not, the setting may have stayed in postgresql.conf. Not known, it would be a WARNING in every session; and
         // a setting for the start of the server cannot be made known later.
