@@ -11,7 +11,7 @@ use crate::json_text::Size;
 use crate::jsonb::{self, Builder, Object, Raw, Value};
 use crate::memory::Context;
 use mana_sync_cursor::Position;
-use mana_sync_merge::change::{Change, Op, Write};
+use mana_sync_merge::change::{Change, FieldWrite, JsonObject, Op};
 use mana_sync_merge::record::{Field, Record};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -88,9 +88,9 @@ fn merge_change(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 
 /// Merges a change into a state in `memory`.
 pub fn apply(state: &mut State, change: &Change<Object<'_>>, space: Option<&[u8]>, memory: Context) {
-    state.apply(change, space, |write: &Write<'_, Raw<'_>>| {
+    state.apply(change, space, |write: &FieldWrite<'_, Raw<'_>>| {
         let (kind, value) = write.value.bytes();
-        Kept::new(kind, value, write.at.unwrap_or_default(), memory)
+        Kept::new(kind, value, write.device_time.unwrap_or_default(), memory)
     });
 }
 
@@ -136,7 +136,7 @@ fn merge_combine(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let Some(other) = args.datum(1).map(state_of) else { return Ok(args.datum(0)) };
     let mut state = args.datum(0).map_or_else(|| memory.keep(State::new(memory)), state_of);
     // SAFETY: the first state is this aggregate's alone, the other is another one and only read.
-    unsafe { state.as_mut().merge(other.as_ref(), |kept| kept.copy(memory)) };
+    unsafe { state.as_mut().combine(other.as_ref(), |kept| kept.copy(memory)) };
     Ok(Some(pg_sys::Datum::from(state.as_ptr())))
 }
 
@@ -265,7 +265,7 @@ pub unsafe fn change_of<'a>(row: &crate::statement::Row, first: i32) -> Result<C
     }
 }
 
-impl<'a> mana_sync_merge::change::Object<'a> for Object<'a> {
+impl<'a> JsonObject<'a> for Object<'a> {
     type Value = Raw<'a>;
 
     fn string(&self, key: &[u8]) -> Option<&'a [u8]> {

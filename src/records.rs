@@ -13,7 +13,7 @@ use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Row, Spi, Statement, include_sql};
 use mana_sync_merge::change::{Op, Stamp};
-use mana_sync_merge::story::{Event, tell};
+use mana_sync_merge::history::{Effect, Event, sort_with_old_values};
 use pgrx::pg_sys;
 
 sql_function!(mana_sync_records, pg_finfo_mana_sync_records, records);
@@ -78,7 +78,7 @@ fn spaces(scope: &Scope<'_>) -> pg_sys::Datum {
 /// Columns of `record_history`.
 const HISTORY_COLUMNS: usize = 11;
 
-type Events<'a> = allocator_api2::vec::Vec<Event<'a, Told, Raw<'a>>, Context>;
+type Events<'a> = allocator_api2::vec::Vec<Event<'a, Raw<'a>, Told>, Context>;
 
 /// What of a change its events tell: a row of `records/history.sql`.
 #[derive(Clone, Copy)]
@@ -119,21 +119,24 @@ fn record_history(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     for row in spi.read(&HISTORY, &values).iter() {
         events_of(row, &mut events)?;
     }
-    tell(&mut events);
+    sort_with_old_values(&mut events);
     for event in events {
-        let (name, value) = event.field.unzip();
+        let (name, value) = match event.effect {
+            Effect::Write { field, value } => (Some(field), Some(value)),
+            Effect::Delete | Effect::Insert => (None, None),
+        };
         result.add_values(&[
             Some(pg_sys::Datum::from(event.stamp.time.micros())),
-            event.of.row.column(1),
+            event.change.row.column(1),
             name.map(text_datum),
-            event.before.map(Raw::datum),
+            event.old_value.map(Raw::datum),
             value.map(Raw::datum),
-            event.of.column(0),
-            event.of.column(1),
-            event.of.column(2),
-            event.of.column(3),
-            Some(event.of.recorded_at),
-            event.of.column(4),
+            event.change.column(0),
+            event.change.column(1),
+            event.change.column(2),
+            event.change.column(3),
+            Some(event.change.recorded_at),
+            event.change.column(4),
         ]);
     }
     pushed.pop();
@@ -148,11 +151,15 @@ fn events_of(row: Row, events: &mut Events<'_>) -> Result<(), Error> {
     // SAFETY: the statement has these columns first, and its rows live until the connection is finished.
     let change = unsafe { change_of(&row, 1)? };
     let told = Told { row, recorded_at: pg_sys::Datum::from(change.created_at.micros()) };
-    let event = |stamp: Stamp, field| Event { stamp, deletes: change.op == Op::Delete, field, before: None, of: told };
+    let event = |stamp: Stamp, effect| Event { stamp, effect, old_value: None, change: told };
     let before = events.len();
-    events.extend(change.writes().map(|write| event(write.stamp, Some((write.name, write.value)))));
-    if events.len() == before && change.op != Op::Update {
-        events.push(event(change.stamp(), None));
+    events.extend(
+        change.writes().map(|write| event(write.stamp, Effect::Write { field: write.name, value: write.value })),
+    );
+    match change.op {
+        Op::Delete => events.push(event(change.stamp(), Effect::Delete)),
+        Op::Insert if events.len() == before => events.push(event(change.stamp(), Effect::Insert)),
+        Op::Insert | Op::Update => {}
     }
     Ok(())
 }

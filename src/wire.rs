@@ -20,7 +20,7 @@ use crate::read::{Found, TakeFound, column};
 use crate::settings;
 use crate::statement::Row;
 use mana_sync_cursor::walk::Rows;
-use mana_sync_merge::change::{Op, WHOLE_CHANGE, inserted_at};
+use mana_sync_merge::change::{INSERT_TIME_KEY, Op, insert_time};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
 use std::collections::HashMap;
@@ -256,9 +256,9 @@ impl<'a> Change<'a> {
                 inner_space = object.get(b"spaceId");
                 earliest = change.time("at")?;
                 if let Some((_, time)) = earliest {
-                    field_timestamps = Some(object_of(WHOLE_CHANGE, time));
+                    field_timestamps = Some(object_of(INSERT_TIME_KEY, time));
                 }
-                earliest = earliest.or_else(|| inserted_at(object));
+                earliest = earliest.or_else(|| insert_time(object).map(|device| (device.time, device.text)));
                 if earliest.is_none() {
                     untimed = Untimed::Whole;
                 }
@@ -345,7 +345,7 @@ pub fn stored(changes: &[Change<'_>], now: Time) -> Vec<Stored> {
             match change.untimed {
                 Untimed::Nothing => {}
                 Untimed::Whole if change.op == b"delete" => stored.data = Some(object_of("deletedAt", time)),
-                Untimed::Whole => stored.field_timestamps = Some(object_of(WHOLE_CHANGE, time)),
+                Untimed::Whole => stored.field_timestamps = Some(object_of(INSERT_TIME_KEY, time)),
                 Untimed::Fields(fields) => {
                     let mut times = Builder::new();
                     for (key, field) in fields.pairs() {
@@ -460,7 +460,7 @@ fn write_change(json: &mut JsonText, row: &Row) {
         }
         (_, None) => {}
     }
-    if let (b"insert", Some(time)) = (op, times.and_then(|times| times.get(WHOLE_CHANGE.as_bytes()))) {
+    if let (b"insert", Some(time)) = (op, times.and_then(|times| times.get(INSERT_TIME_KEY.as_bytes()))) {
         json.raw(",\"at\":");
         json.value(time);
     }

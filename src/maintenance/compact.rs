@@ -12,7 +12,7 @@ use crate::read::plan_index_scans;
 use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Row, Spi, Statement};
-use mana_sync_merge::compact::{Verdict, Winners};
+use mana_sync_merge::compact::{Action, LatestWrites};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
 
@@ -153,7 +153,7 @@ struct Batch<'a> {
     /// The last group that is finished.
     place: GroupKey,
     /// The group that is being read, and the latest writes in it.
-    group: Option<(GroupKey, Winners)>,
+    group: Option<(GroupKey, LatestWrites)>,
     read: u64,
     removed: u64,
     trimmed: u64,
@@ -171,7 +171,8 @@ impl Batch<'_> {
         self.read += 1;
         // SAFETY: the columns are these, and the row is there during the call.
         let change = unsafe { change_of(row, column::OP)? };
-        let (_, winners) = self.group.get_or_insert_with(|| (GroupKey::of(row, column::GROUP), Winners::default()));
+        let (_, winners) =
+            self.group.get_or_insert_with(|| (GroupKey::of(row, column::GROUP), LatestWrites::default()));
         winners.add(&change);
         Ok(true)
     }
@@ -179,7 +180,7 @@ impl Batch<'_> {
     /// Removes what is dead in the group that was read. However large it is: a part of it could not be judged without the rest.
     fn finish_group(&mut self) -> Result<(), Error> {
         let Some((key, winners)) = self.group.take() else { return Ok(()) };
-        if winners.any_lost() {
+        if winners.may_have_overwritten() {
             let spi = self.spi;
             spi.for_each(&GROUP, &key.values(), |row| self.judge(&row, &winners).map(|()| true))?;
         }
@@ -188,7 +189,7 @@ impl Batch<'_> {
     }
 
     /// Removes what is dead of a change.
-    fn judge(&mut self, row: &Row, winners: &Winners) -> Result<(), Error> {
+    fn judge(&mut self, row: &Row, winners: &LatestWrites) -> Result<(), Error> {
         // SAFETY: the columns are these, and the row is there during the call.
         let change = unsafe { change_of(row, column::OP)? };
         if change.created_at >= self.created_before {
@@ -196,17 +197,17 @@ impl Batch<'_> {
         }
         let id = row.column(column::ID).ok_or(Error::Installation("a change without an id"))?;
         let has_other_data = change.data.is_none() && row.column(column::DATA).is_some();
-        match winners.verdict(&change, has_other_data) {
+        match winners.action(&change, has_other_data) {
             // Nothing of it can be rebuilt; it has come in by other ways than those that bound it.
-            Verdict::Trim(_) if change.data.is_some_and(|data| is_too_deep(data.raw())) => {}
-            Verdict::Keep => {}
-            Verdict::Remove => {
+            Action::Trim(_) if change.data.is_some_and(|data| is_too_deep(data.raw())) => {}
+            Action::Keep => {}
+            Action::Remove => {
                 self.removed += 1;
                 if let Some(edits) = &mut self.edits {
                     edits.remove(id)?;
                 }
             }
-            Verdict::Trim(dead) => {
+            Action::Trim(dead) => {
                 self.trimmed += 1;
                 if let Some(edits) = &mut self.edits {
                     edits.trim(id, row, column::DATA, &dead)?;

@@ -10,7 +10,7 @@ use crate::settings::close_level;
 use crate::snapshot::Pushed;
 use crate::statement::{Row, Spi, Statement};
 use mana_sync_merge::change::{Op, Stamp};
-use mana_sync_merge::purge::{Group, Limit};
+use mana_sync_merge::purge::{GroupSummary, PurgeLimit};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
 use std::collections::BTreeSet;
@@ -126,12 +126,12 @@ struct Purge<'a> {
 impl Purge<'_> {
     /// Removes what can go of a record.
     fn record(&mut self, record: [Option<pg_sys::Datum>; 3]) -> Result<(), Error> {
-        let mut shared: Vec<(GroupKey, Group, Stamp)> = Vec::new();
-        let (mut limit_of_shared, mut limit_of_private) = (Limit::All, Limit::All);
-        let mut current: Option<(GroupKey, Group)> = None;
-        let mut finish = |purge: &mut Self, current: &mut Option<(GroupKey, Group)>| {
+        let mut shared: Vec<(GroupKey, GroupSummary, Stamp)> = Vec::new();
+        let (mut limit_of_shared, mut limit_of_private) = (PurgeLimit::All, PurgeLimit::All);
+        let mut current: Option<(GroupKey, GroupSummary)> = None;
+        let mut finish = |purge: &mut Self, current: &mut Option<(GroupKey, GroupSummary)>| {
             let Some((key, group)) = current.take() else { return Ok::<(), Error>(()) };
-            let (delete, limit) = (group.deleted_before(purge.created_before), group.limit());
+            let (delete, limit) = (group.delete_to_purge(purge.created_before), group.limit());
             if !key.space().is_empty() {
                 limit_of_shared = limit_of_shared.min(limit);
                 shared.extend(delete.map(|delete| (key, group, delete)));
@@ -151,7 +151,8 @@ impl Purge<'_> {
             }
             // SAFETY: the columns are these, and the row is there during the call.
             let change = unsafe { change_of(&row, column::OP)? };
-            let (_, group) = current.get_or_insert_with(|| (GroupKey::of(&row, column::GROUP), Group::default()));
+            let (_, group) =
+                current.get_or_insert_with(|| (GroupKey::of(&row, column::GROUP), GroupSummary::default()));
             group.add(&change);
             Ok(true)
         })?;
@@ -165,12 +166,12 @@ impl Purge<'_> {
     }
 
     /// Removes the latest delete of a group, and what it covers.
-    fn group(&mut self, key: &GroupKey, group: &Group) -> Result<(), Error> {
+    fn group(&mut self, key: &GroupKey, group: &GroupSummary) -> Result<(), Error> {
         let spi = self.spi;
         spi.for_each(&GROUP, &key.values(), |row| self.change(&row, group).map(|()| true))
     }
 
-    fn change(&mut self, row: &Row, group: &Group) -> Result<(), Error> {
+    fn change(&mut self, row: &Row, group: &GroupSummary) -> Result<(), Error> {
         // SAFETY: the columns are these, and the row is there during the call.
         let change = unsafe { change_of(row, column::OP)? };
         if !group.covers(&change) {

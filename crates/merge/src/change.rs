@@ -1,21 +1,21 @@
-//! What a change writes, and when.
+//! The writes of a change, and their stamps.
 
 use crate::time::Time;
 use mana_sync_cursor::Position;
 
-/// What a change does to its record.
+/// The operation of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// The record, with its fields.
+    /// Inserts the record with its fields.
     Insert,
-    /// Some fields of it.
+    /// Writes some fields of the record.
     Update,
-    /// Its end.
+    /// Deletes the record.
     Delete,
 }
 
 impl Op {
-    /// `insert`, `update` or `delete`.
+    /// Parses `insert`, `update` or `delete`.
     pub fn parse(text: &[u8]) -> Option<Op> {
         match text {
             b"insert" => Some(Op::Insert),
@@ -26,130 +26,165 @@ impl Op {
     }
 }
 
-/// Which of two writes is the later one. No two changes have the same position.
+/// Orders writes: the write with the greater stamp is the later one. No two changes have the same position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
-    /// When it was written, as far as that is credible.
+    /// When the device wrote, or when the server recorded the change if the device gave no credible time.
     pub time: Time,
-    /// Where it stands in the log.
+    /// The position of the change in the log, which orders writes of the same time.
     pub position: Position,
 }
 
-/// A JSON object, wherever it is kept.
-pub trait Object<'a>: Copy {
-    /// A value of it.
+/// The first and the last stamp of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The stamp of the earliest write.
+    pub first: Stamp,
+    /// The stamp of the latest write.
+    pub last: Stamp,
+}
+
+/// A timestamp that a device wrote into a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTime<'a> {
+    /// The instant.
+    pub time: Time,
+    /// The RFC 3339 text, spelled as the device did.
+    pub text: &'a [u8],
+}
+
+impl<'a> DeviceTime<'a> {
+    /// Parses an RFC 3339 timestamp. Returns `None` for any other text.
+    pub fn parse(text: &'a [u8]) -> Option<Self> {
+        Some(DeviceTime { time: Time::parse(text)?, text })
+    }
+}
+
+/// A JSON object in any representation.
+pub trait JsonObject<'a>: Copy {
+    /// A JSON value in this representation.
     type Value: Copy;
-    /// The text of a key, if that is a string.
+    /// Returns the text under a key, or `None` if the key is missing or its value is not a string.
     fn string(&self, key: &[u8]) -> Option<&'a [u8]>;
-    /// All keys, each once, and their values.
+    /// Iterates over all keys, each once, with their values.
     fn fields(self) -> impl Iterator<Item = (&'a [u8], Self::Value)>;
 }
 
-/// A row of the log, as far as a merge looks at it. `O` is an [`Object`].
+/// The columns of a row of the log that merging needs. `O` is a [`JsonObject`].
 #[derive(Clone, Copy, Debug)]
 pub struct Change<O> {
-    /// What it does.
+    /// Column `op`.
     pub op: Op,
-    /// Where it stands.
+    /// Columns `epoch`, `xact` and `seq`.
     pub position: Position,
-    /// When the transaction that recorded it began.
+    /// Column `created_at`: when the server recorded the change.
     pub created_at: Time,
-    /// Column `data`, where that is an object.
+    /// Column `data`; `None` if it is not an object.
     pub data: Option<O>,
-    /// Column `field_timestamps`, where that is an object.
+    /// Column `field_timestamps`; `None` if it is not an object.
     pub field_timestamps: Option<O>,
 }
 
-/// A write of a field.
+/// A write of one field.
 #[derive(Clone, Copy, Debug)]
-pub struct Write<'a, V> {
-    /// Its name.
+pub struct FieldWrite<'a, V> {
+    /// The name of the field.
     pub name: &'a [u8],
-    /// What was written.
+    /// The value that was written.
     pub value: V,
-    /// When.
+    /// The stamp of the write.
     pub stamp: Stamp,
-    /// The time as the device spelled it, where that is the time that counts.
-    pub at: Option<&'a [u8]>,
+    /// The device's spelling of the time in `stamp`; `None` if that is the server's time.
+    pub device_time: Option<&'a [u8]>,
 }
 
-/// The key of an insert's `field_timestamps` that tells when all of it was made, as a device says it. (A field whose name is
-/// empty has the same time.)
-pub const WHOLE_CHANGE: &str = "";
+/// The key in an insert's `field_timestamps` that holds the time of the whole insert. A field with an empty name has the same key,
+/// and therefore the same time.
+pub const INSERT_TIME_KEY: &str = "";
 
-/// Keys of `data` that tell when an insert was made: the first that can be read.
-const INSERTED: &[&str] = &["updatedAt", "createdAt"];
-/// And when a delete was.
-const DELETED: &[&str] = &["deletedAt"];
+/// The keys in an insert's `data` that may hold its time. The first one with a valid timestamp counts.
+const INSERT_TIME_DATA_KEYS: &[&str] = &["updatedAt", "createdAt"];
+/// The keys in a delete's `data` that may hold its time.
+const DELETE_TIME_DATA_KEYS: &[&str] = &["deletedAt"];
 
-/// When an insert was made, as its record tells, and how that is spelled.
-pub fn inserted_at<'a>(data: impl Object<'a>) -> Option<(Time, &'a [u8])> {
-    INSERTED.iter().find_map(|key| {
-        let text = data.string(key.as_bytes())?;
-        Some((Time::parse(text)?, text))
-    })
+/// Returns the time of an insert according to the fields of its record.
+pub fn insert_time<'a>(data: impl JsonObject<'a>) -> Option<DeviceTime<'a>> {
+    INSERT_TIME_DATA_KEYS.iter().find_map(|key| DeviceTime::parse(data.string(key.as_bytes())?))
 }
 
-impl<'a, O: Object<'a>> Change<O> {
-    /// When the change as a whole was made.
+/// The time of a change or of a write.
+#[derive(Clone, Copy)]
+struct EffectiveTime<'a> {
+    time: Time,
+    /// The device's spelling of `time`; `None` if that is the server's time.
+    device_time: Option<&'a [u8]>,
+}
+
+impl<'a, O: JsonObject<'a>> Change<O> {
+    /// Returns the stamp of the change as a whole: of the insert or the delete, and of the fields that have no time of their own.
     pub fn stamp(&self) -> Stamp {
-        Stamp { time: self.time().0, position: self.position }
+        Stamp { time: self.time().0.time, position: self.position }
     }
 
-    /// The key of `data` or `field_timestamps` that the change has its time from: an insert whose fields are removed keeps it.
+    /// Returns the key of `data` or `field_timestamps` that holds the time of the change. A compaction must not remove this key from
+    /// an insert.
     pub fn time_key(&self) -> Option<&'static str> {
-        self.time().2
+        self.time().1
     }
 
-    /// Its time, as the device spelled it where that is the time that counts, and the key that it is from.
-    fn time(&self) -> (Time, Option<&'a [u8]>, Option<&'static str>) {
-        let keys = match self.op {
-            Op::Insert => INSERTED,
-            Op::Delete => DELETED,
+    /// Returns the time of the change, and the key that holds it; `None` if no key does.
+    fn time(&self) -> (EffectiveTime<'a>, Option<&'static str>) {
+        let data_keys = match self.op {
+            Op::Insert => INSERT_TIME_DATA_KEYS,
+            Op::Delete => DELETE_TIME_DATA_KEYS,
             Op::Update => &[],
         };
-        let said = match self.op {
-            Op::Insert => self.field_timestamps.and_then(|times| times.string(WHOLE_CHANGE.as_bytes())),
+        let insert_time = match self.op {
+            Op::Insert => self.field_timestamps.and_then(|times| times.string(INSERT_TIME_KEY.as_bytes())),
             Op::Update | Op::Delete => None,
         };
-        if let Some((time, spelling)) = said.and_then(|text| self.read(text)) {
-            return (time, spelling, Some(WHOLE_CHANGE));
+        if let Some(time) = insert_time.and_then(|text| self.effective_time(text)) {
+            return (time, Some(INSERT_TIME_KEY));
         }
-        for key in keys {
+        for key in data_keys {
             let text = self.data.and_then(|data| data.string(key.as_bytes()));
-            if let Some((time, spelling)) = text.and_then(|text| self.read(text)) {
-                return (time, spelling, Some(key));
+            if let Some(time) = text.and_then(|text| self.effective_time(text)) {
+                return (time, Some(key));
             }
         }
-        (self.created_at, None, None)
+        (EffectiveTime { time: self.created_at, device_time: None }, None)
     }
 
-    /// The instant that a text counts as, and the text if it says that.
-    fn read(&self, text: &'a [u8]) -> Option<(Time, Option<&'a [u8]>)> {
+    /// Returns the time that a device's timestamp stands for: the server's time if it is not credible, `None` if it is not valid.
+    fn effective_time(&self, text: &'a [u8]) -> Option<EffectiveTime<'a>> {
         let time = Time::parse(text)?;
-        Some(if time.is_credible(self.created_at) { (time, Some(text)) } else { (self.created_at, None) })
-    }
-
-    /// The writes of fields: none for a delete.
-    pub fn writes(&self) -> impl Iterator<Item = Write<'a, O::Value>> + use<'a, O> {
-        let data = self.data.filter(|_| self.op != Op::Delete);
-        let (time, spelling, _) = self.time();
-        let change = *self;
-        data.into_iter().flat_map(move |data| data.fields()).map(move |(name, value)| {
-            let own = change.field_timestamps.and_then(|times| times.string(name)).and_then(|text| change.read(text));
-            let (time, at) = own.unwrap_or((time, spelling));
-            Write { name, value, stamp: Stamp { time, position: change.position }, at }
+        Some(match time.is_credible(self.created_at) {
+            true => EffectiveTime { time, device_time: Some(text) },
+            false => EffectiveTime { time: self.created_at, device_time: None },
         })
     }
 
-    /// The first and the last write of the change, the insert and the delete themselves included. Nothing for an
-    /// update without fields.
-    pub fn span(&self) -> Option<(Stamp, Stamp)> {
+    /// Iterates over the writes of fields. A delete has none.
+    pub fn writes(&self) -> impl Iterator<Item = FieldWrite<'a, O::Value>> + use<'a, O> {
+        let data = self.data.filter(|_| self.op != Op::Delete);
+        let (change_time, _) = self.time();
+        let change = *self;
+        data.into_iter().flat_map(move |data| data.fields()).map(move |(name, value)| {
+            let text = change.field_timestamps.and_then(|times| times.string(name));
+            let own_time = text.and_then(|text| change.effective_time(text));
+            let EffectiveTime { time, device_time } = own_time.unwrap_or(change_time);
+            FieldWrite { name, value, stamp: Stamp { time, position: change.position }, device_time }
+        })
+    }
+
+    /// Returns the first and the last stamp of the change. They include the stamp of the insert or delete itself. An update without
+    /// fields has no stamps.
+    pub fn span(&self) -> Option<Span> {
         let whole = (self.op != Op::Update).then(|| self.stamp());
         let stamps = self.writes().map(|write| write.stamp).chain(whole);
         stamps.fold(None, |span, stamp| match span {
-            None => Some((stamp, stamp)),
-            Some((first, last)) => Some((stamp.min(first), stamp.max(last))),
+            None => Some(Span { first: stamp, last: stamp }),
+            Some(Span { first, last }) => Some(Span { first: stamp.min(first), last: stamp.max(last) }),
         })
     }
 }

@@ -1,47 +1,46 @@
-//! Changes that were overwritten for every reader.
+//! Which changes a compaction removes.
 //!
-//! Who sees one change of a user in a space, of an app, table and record sees all of them: the user, and the members of
-//! the space. Changes that agree in these five are a *group*. Within it, a write of a field that is not the latest makes no
-//! difference to anybody, whatever a reader has seen before: if it has not seen the latest, that is still to come.
-//! Across groups nothing is dead: somebody may see the one and not the other.
+//! A reader who sees one change of a group sees all of them: the readers are the user, and the members of the space. (A *group* is
+//! the changes to one record, app and table by one user in one space.) An overwritten write of a group therefore makes no
+//! difference to any reader, whatever the reader has received before: a reader without the later write has yet to receive it. The
+//! writes of different groups are not compared, because a reader may see one group and not the other.
 //!
-//! The time of an insert decides whether the record lives, so that the latest insert stays; and it is read from one
-//! of its fields, so that this field stays too.
+//! A compaction keeps the latest insert of a group, because its time decides whether the record is live. It also keeps the field
+//! that holds the time of that insert.
 
-use crate::change::{Change, Object, Op, Stamp};
+use crate::change::{Change, JsonObject, Op, Stamp};
 use std::collections::HashMap;
 
-/// The latest writes of a group.
+/// The latest insert of a group, and the latest write of each of its fields.
 #[derive(Clone, Debug, Default)]
-pub struct Winners {
+pub struct LatestWrites {
     fields: HashMap<Box<[u8]>, Stamp>,
     inserted: Option<Stamp>,
-    /// Whether anything was overwritten.
-    any_lost: bool,
+    may_have_overwritten: bool,
 }
 
-/// What becomes of a change.
+/// What a compaction does with a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict<'a> {
-    /// All of it lives.
+pub enum Action<'a> {
+    /// Keeps the change as it is.
     Keep,
-    /// These fields are dead.
+    /// Removes these fields from the change.
     Trim(Vec<&'a [u8]>),
-    /// All of it is dead.
+    /// Removes the change.
     Remove,
 }
 
-impl Winners {
-    /// Takes a change of the group into account.
-    pub fn add<'a, O: Object<'a>>(&mut self, change: &Change<O>) {
+impl LatestWrites {
+    /// Adds a change of the group.
+    pub fn add<'a, O: JsonObject<'a>>(&mut self, change: &Change<O>) {
         if change.op == Op::Insert {
-            self.any_lost |= self.inserted.is_some();
+            self.may_have_overwritten |= self.inserted.is_some();
             self.inserted = self.inserted.max(Some(change.stamp()));
         }
         for write in change.writes() {
             match self.fields.get_mut(write.name) {
                 Some(latest) => {
-                    self.any_lost = true;
+                    self.may_have_overwritten = true;
                     *latest = write.stamp.max(*latest);
                 }
                 None => {
@@ -51,32 +50,33 @@ impl Winners {
         }
     }
 
-    /// Whether any change of the group may have lost something.
-    pub fn any_lost(&self) -> bool {
-        self.any_lost
+    /// Returns false if no write of the group is overwritten: every change can then be kept without a second look.
+    pub fn may_have_overwritten(&self) -> bool {
+        self.may_have_overwritten
     }
 
-    /// What becomes of a change of the group, all of whose changes have been added. `has_other_data` is for one whose
-    /// `data` is JSON, but no object: that is nobody's field.
-    pub fn verdict<'a, O: Object<'a>>(&self, change: &Change<O>, has_other_data: bool) -> Verdict<'a> {
-        // Deletes stay until a purge.
-        if change.op == Op::Delete || has_other_data {
-            return Verdict::Keep;
+    /// Returns what a compaction does with a change of the group, after all changes of the group were added.
+    /// `has_non_object_data` is true if the change's `data` is JSON but not an object: such data has no fields, and is kept.
+    pub fn action<'a, O: JsonObject<'a>>(&self, change: &Change<O>, has_non_object_data: bool) -> Action<'a> {
+        // Only a purge removes deletes.
+        if change.op == Op::Delete || has_non_object_data {
+            return Action::Keep;
         }
-        let (mut dead, mut lives) = (Vec::new(), change.op == Op::Insert && self.inserted == Some(change.stamp()));
-        let mut fields = 0;
+        let is_latest_insert = change.op == Op::Insert && self.inserted == Some(change.stamp());
+        let (mut overwritten, mut is_needed) = (Vec::new(), is_latest_insert);
+        let mut field_count = 0;
         for write in change.writes() {
-            fields += 1;
+            field_count += 1;
             match self.fields.get(write.name) {
-                Some(latest) if *latest > write.stamp => dead.push(write.name),
-                _ => lives = true,
+                Some(latest) if *latest > write.stamp => overwritten.push(write.name),
+                _ => is_needed = true,
             }
         }
-        if !lives && (fields > 0 || change.op == Op::Insert) {
-            return Verdict::Remove;
+        if !is_needed && (field_count > 0 || change.op == Op::Insert) {
+            return Action::Remove;
         }
         let time_key = change.time_key().map(str::as_bytes);
-        dead.retain(|name| Some(*name) != time_key);
-        if dead.is_empty() { Verdict::Keep } else { Verdict::Trim(dead) }
+        overwritten.retain(|name| Some(*name) != time_key);
+        if overwritten.is_empty() { Action::Keep } else { Action::Trim(overwritten) }
     }
 }

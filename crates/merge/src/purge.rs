@@ -1,102 +1,107 @@
-//! Deletes that are not needed any more.
+//! Which deletes a purge removes.
 //!
-//! A delete keeps earlier writes of its record dead, also those in other spaces and by other users that a reader
-//! sees. It can go together with the writes of its own group that it killed, if for every reader the record looks the
-//! same without it. Nobody knows which spaces a reader is a member of, so that all combinations count, but for one:
-//! nobody sees the private writes of two users. (What a *group* is, see [`crate::compact`].)
+//! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A purge may
+//! remove the delete, together with the writes of the same group that it covers, if every reader sees the same record without
+//! them. (A *group* is the changes to one record, app and table by one user in one space.) The purge does not know which spaces a
+//! reader is a member of. It therefore considers all combinations, except that no reader sees the private writes of two users.
 //!
-//! For a delete *D*, every group that a reader of *D* may see must therefore have no write that its own latest delete does
-//! not cover; or only writes later than *D*, an insert among them, so that the record lives with and without *D*.
+//! A purge of a delete *D* is allowed if each group that a reader of *D* may see meets one of two conditions:
+//!
+//! - The latest delete of the group covers all of its writes.
+//! - All writes of the group that its latest delete does not cover are later than *D*, and one of them is an insert. The record is
+//!   then live with and without *D*.
 
-use crate::change::{Change, Object, Op, Stamp};
+use crate::change::{Change, JsonObject, Op, Span, Stamp};
 use crate::time::Time;
 
-/// The changes of a group, as they are read.
+/// What a purge has to know of the changes of a group.
 #[derive(Clone, Debug, Default)]
-pub struct Group {
-    /// Those that write anything.
-    changes: Vec<Span>,
+pub struct GroupSummary {
+    /// The changes that have a stamp.
+    changes: Vec<ChangeSummary>,
+    /// The latest delete.
     deleted: Option<Stamp>,
 }
 
-/// A change.
+/// What a purge has to know of a change.
 #[derive(Clone, Copy, Debug)]
-struct Span {
-    /// Its first write.
-    first: Stamp,
-    /// Its last write.
-    last: Stamp,
+struct ChangeSummary {
+    span: Span,
     is_insert: bool,
-    recorded_at: Time,
+    created_at: Time,
 }
 
-/// Which deletes a group allows to go.
+/// Which deletes a group allows a purge to remove, its own deletes and those of other groups. A greater limit allows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Limit {
-    /// None.
+pub enum PurgeLimit {
+    /// No deletes.
     None,
-    /// Those before its first living write.
+    /// The deletes before this stamp, which is that of the group's first live write.
     Before(Stamp),
-    /// All: it has no living write.
+    /// All deletes, because the group has no live write.
     All,
 }
 
-impl Limit {
-    /// Whether a delete is below it.
+impl PurgeLimit {
+    /// Returns whether a purge may remove a delete with this stamp.
     pub fn allows(self, delete: Stamp) -> bool {
         match self {
-            Limit::None => false,
-            Limit::Before(first) => delete < first,
-            Limit::All => true,
+            PurgeLimit::None => false,
+            PurgeLimit::Before(first) => delete < first,
+            PurgeLimit::All => true,
         }
     }
 }
 
-impl Group {
-    /// Takes a change of the group into account.
-    pub fn add<'a, O: Object<'a>>(&mut self, change: &Change<O>) {
+impl GroupSummary {
+    /// Adds a change of the group.
+    pub fn add<'a, O: JsonObject<'a>>(&mut self, change: &Change<O>) {
         if change.op == Op::Delete {
             self.deleted = self.deleted.max(Some(change.stamp()));
         }
-        self.changes.extend(change.span().map(|(first, last)| Span {
-            first,
-            last,
+        self.changes.extend(change.span().map(|span| ChangeSummary {
+            span,
             is_insert: change.op == Op::Insert,
-            recorded_at: change.created_at,
+            created_at: change.created_at,
         }));
     }
 
-    /// Its latest delete, if that was made before a time (the clock of its device may be ahead), and all that goes with it
-    /// recorded before: what came late may be sent once more.
-    pub fn deleted_before(&self, time: Time) -> Option<Stamp> {
-        let goes = self.changes.iter().filter(|span| Some(span.last) <= self.deleted);
-        let is_old = self.deleted.is_some_and(|deleted| deleted.time < time);
-        self.deleted.filter(|_| is_old && goes.into_iter().all(|span| span.recorded_at < time))
+    /// Returns the latest delete of the group if it is old enough to be purged.
+    ///
+    /// It is old enough if it was made before `created_before`, and if it and all changes that it covers were recorded before that
+    /// time. A change that was recorded recently may be sent again by its device, and would bring the record back after the purge.
+    pub fn delete_to_purge(&self, created_before: Time) -> Option<Stamp> {
+        let mut covered = self.changes.iter().filter(|change| Some(change.span.last) <= self.deleted);
+        // The clock of a device may be ahead, so that the time of the delete is compared too.
+        let is_old = self.deleted.is_some_and(|deleted| deleted.time < created_before);
+        self.deleted.filter(|_| is_old && covered.all(|change| change.created_at < created_before))
     }
 
-    /// Which deletes it allows to go, its own and those of others, once it has all its changes.
-    pub fn limit(&self) -> Limit {
-        let (mut first, mut inserted) = (None::<Stamp>, false);
-        for span in &self.changes {
-            if Some(span.last) <= self.deleted {
+    /// Returns which deletes the group allows a purge to remove, after all changes of the group were added.
+    pub fn limit(&self) -> PurgeLimit {
+        let (mut first_live, mut has_live_insert) = (None::<Stamp>, false);
+        for change in &self.changes {
+            let Span { first, last } = change.span;
+            if Some(last) <= self.deleted {
                 continue;
             }
-            if Some(span.first) <= self.deleted {
-                // Partly killed: without the delete, the rest would come back with it.
-                return Limit::None;
+            if Some(first) <= self.deleted {
+                // The delete covers some writes of a change that a purge would keep: without the delete they would come back.
+                return PurgeLimit::None;
             }
-            first = Some(first.map_or(span.first, |first| first.min(span.first)));
-            inserted |= span.is_insert;
+            first_live = Some(first_live.map_or(first, |first_live| first_live.min(first)));
+            has_live_insert |= change.is_insert;
         }
-        match first {
-            None => Limit::All,
-            Some(first) if inserted => Limit::Before(first),
-            Some(_) => Limit::None,
+        match first_live {
+            None => PurgeLimit::All,
+            Some(first_live) if has_live_insert => PurgeLimit::Before(first_live),
+            Some(_) => PurgeLimit::None,
         }
     }
 
-    /// Whether a change goes with the latest delete.
-    pub fn covers<'a, O: Object<'a>>(&self, change: &Change<O>) -> bool {
-        change.span().is_none_or(|(_, last)| Some(last) <= self.deleted)
+    /// Returns whether the latest delete of the group covers a change: no write of the change is later than the delete. A purge of
+    /// the delete removes the changes that it covers.
+    pub fn covers<'a, O: JsonObject<'a>>(&self, change: &Change<O>) -> bool {
+        change.span().is_none_or(|span| Some(span.last) <= self.deleted)
     }
 }

@@ -1,54 +1,55 @@
-//! Instants.
+//! Instants in time.
 
 use chrono::{DateTime, SecondsFormat};
 
-/// An instant, to the nanosecond: devices write their clocks with up to nine digits.
+/// An instant with a resolution of one nanosecond, because devices send timestamps with up to nine fractional digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
-    /// Microseconds from 2000-01-01 UTC, as PostgreSQL counts.
+    /// Microseconds since 2000-01-01 UTC: the value of a `timestamptz` of PostgreSQL.
     micros: i64,
-    /// Nanoseconds more, below 1000.
+    /// Additional nanoseconds, less than 1000.
     nanos: u16,
 }
 
-/// 2000-01-01 in seconds of Unix.
-const POSTGRES_EPOCH: i64 = 946_684_800;
+/// 2000-01-01 UTC in Unix time, in seconds.
+const POSTGRES_EPOCH_UNIX: i64 = 946_684_800;
 
-/// How much later than the row's own `created_at` a device's clock may be: five minutes.
-const SKEW: i64 = 5 * 60 * 1_000_000;
+/// How far the timestamp of a device may be ahead of the server's `created_at` of the change, in microseconds.
+const MAX_CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 
 impl Time {
-    /// A `timestamptz` of PostgreSQL; its infinities are before and after every instant.
+    /// Converts a `timestamptz` of PostgreSQL. Its infinities become the least and the greatest instant.
     pub const fn from_micros(micros: i64) -> Time {
         Time { micros, nanos: 0 }
     }
 
-    /// A `timestamptz` of PostgreSQL: nanoseconds are cut off.
+    /// Converts to a `timestamptz` of PostgreSQL. The fraction of a microsecond is cut off.
     pub const fn micros(self) -> i64 {
         self.micros
     }
 
-    /// A timestamp of RFC 3339.
+    /// Parses an RFC 3339 timestamp. Returns `None` for any other text.
     pub fn parse(text: &[u8]) -> Option<Time> {
         let time = DateTime::parse_from_rfc3339(std::str::from_utf8(text).ok()?).ok()?;
-        // A leap second has more than 10^9 nanoseconds, and is the second after it.
+        // chrono represents a leap second by 10^9 nanoseconds or more. It counts as the second that follows.
         let nanos = i64::from(time.timestamp_subsec_nanos());
-        let micros = (time.timestamp() - POSTGRES_EPOCH) * 1_000_000 + nanos / 1000;
+        let micros = (time.timestamp() - POSTGRES_EPOCH_UNIX) * 1_000_000 + nanos / 1000;
         Some(Time { micros, nanos: (nanos % 1000) as u16 })
     }
 
-    /// What a device's clock says counts, unless it is more than five minutes ahead of the server's: a device with a
-    /// wrong clock must not win for ever.
+    /// Returns whether the timestamp of a device counts, for a change that the server recorded at `created_at`. It does not if it
+    /// is more than five minutes ahead: otherwise a device with a wrong clock would win over all later writes.
     pub fn is_credible(self, created_at: Time) -> bool {
-        self <= Time { micros: created_at.micros.saturating_add(SKEW), nanos: created_at.nanos }
+        self <= Time { micros: created_at.micros.saturating_add(MAX_CLOCK_SKEW_MICROS), nanos: created_at.nanos }
     }
 
-    /// A timestamp of RFC 3339 in UTC, with as many digits as it needs. (An instant outside of the calendar, which no
-    /// timestamp of RFC 3339 names, is an empty text.)
+    /// Formats the instant as an RFC 3339 timestamp in UTC, with as many fractional digits as needed. Returns an empty text for an
+    /// instant that RFC 3339 cannot represent.
     pub fn to_rfc3339(self) -> String {
         let (seconds, micros) = (self.micros.div_euclid(1_000_000), self.micros.rem_euclid(1_000_000));
         let nanos = micros as u32 * 1000 + u32::from(self.nanos);
-        let time = seconds.checked_add(POSTGRES_EPOCH).and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
+        let time =
+            seconds.checked_add(POSTGRES_EPOCH_UNIX).and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
         time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).unwrap_or_default()
     }
 
@@ -70,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_instants_and_not_strings() {
+    fn timestamps_are_compared_as_instants() {
         let time = |text: &str| Time::parse(text.as_bytes());
         assert!(time("2026-01-01T00:00:05Z") < time("2026-01-01T00:00:05.500Z"));
         assert_eq!(time("2026-01-01T00:00:05Z"), time("2026-01-01T02:00:05.000+02:00"));
@@ -83,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_is_the_same_instant() {
+    fn a_formatted_time_parses_to_the_same_instant() {
         for (text, printed) in [
             ("2026-01-01T02:00:05.500+02:00", "2026-01-01T00:00:05.500Z"),
             ("2026-01-01T00:00:05.000Z", "2026-01-01T00:00:05Z"),

@@ -1,7 +1,7 @@
-//! Random logs of one record: several users, private and in overlapping spaces, with clocks of every kind.
+//! Random logs of one record, with several users, private and shared changes, and clocks that are right or wrong in every way.
 
 use mana_sync_cursor::Position;
-use mana_sync_merge::change::{Change, Object, Op};
+use mana_sync_merge::change::{Change, JsonObject, Op};
 use mana_sync_merge::time::Time;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -9,10 +9,11 @@ use serde_json::{Map, Value, json};
 pub const USERS: [&str; 3] = ["ann", "bob", "cem"];
 pub const SPACES: [&str; 2] = ["home", "work"];
 
+/// A row of the log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub position: Position,
-    /// Minutes.
+    /// Minutes since 2000-01-01 UTC.
     pub created_at: i64,
     pub user: &'static str,
     pub space: Option<&'static str>,
@@ -21,16 +22,17 @@ pub struct Row {
     pub field_timestamps: Value,
 }
 
-/// Changes of one record.
+/// The changes to one record, in log order.
 #[derive(Clone, Debug)]
 pub struct Log {
     pub rows: Vec<Row>,
 }
 
+/// A JSON object of serde_json.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<'a>(pub &'a Map<String, Value>);
 
-impl<'a> Object<'a> for Json<'a> {
+impl<'a> JsonObject<'a> for Json<'a> {
     type Value = &'a Value;
 
     fn string(&self, key: &[u8]) -> Option<&'a [u8]> {
@@ -53,7 +55,7 @@ impl Row {
         }
     }
 
-    /// For the simple implementation.
+    /// Converts the row for the simple implementation of merging.
     pub fn simple(&self) -> mana_sync_simple_merge::Change {
         mana_sync_simple_merge::Change {
             position: (self.position.epoch, self.position.xact, self.position.seq),
@@ -69,15 +71,16 @@ impl Row {
         (self.user, self.space)
     }
 
-    pub fn has_other_data(&self) -> bool {
+    pub fn has_non_object_data(&self) -> bool {
         !self.data.is_object() && !self.data.is_null()
     }
 
-    pub fn without(&self, dead: &[&[u8]]) -> Row {
+    /// Returns the row without some of its fields.
+    pub fn without(&self, fields: &[&[u8]]) -> Row {
         let mut row = self.clone();
         for json in [&mut row.data, &mut row.field_timestamps] {
             if let Some(object) = json.as_object_mut() {
-                object.retain(|name, _| !dead.contains(&name.as_bytes()));
+                object.retain(|name, _| !fields.contains(&name.as_bytes()));
             }
         }
         row
@@ -88,7 +91,7 @@ pub fn date(time: Time) -> chrono::DateTime<chrono::Utc> {
     chrono::DateTime::parse_from_rfc3339(&time.to_rfc3339()).unwrap().to_utc()
 }
 
-/// A clock's reading: right, early, late by a little or by far, in other spellings, or nothing that can be read.
+/// Generates the timestamps of devices: right, early, late, far in the future, in several spellings, and invalid.
 fn clocks() -> impl Strategy<Value = Value> {
     prop_oneof![
         8 => (0i64..40).prop_map(|minute| json!(text(minute, ".000Z"))),
@@ -140,7 +143,7 @@ fn rows() -> impl Strategy<Value = (Row, bool)> {
     )
 }
 
-/// A log of up to 16 changes; mostly of few users, so that there is something to overwrite.
+/// Generates a log of up to 16 changes. Many logs have only one user or no space, so that changes overwrite each other.
 pub fn logs() -> impl Strategy<Value = Log> {
     (prop::collection::vec(rows(), 0..16), any::<bool>(), any::<bool>()).prop_map(|(rows, one_user, one_space)| {
         let mut xact = 1;
