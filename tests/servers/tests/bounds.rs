@@ -1,7 +1,7 @@
-//! Whatever gets in comes out: by every way of reading, and in bounded pieces.
+//! Limits on the size of changes: every accepted change can be read in every way, and pages have a bounded size.
 //!
-//! Fails if a change that was accepted stops a reader, a dump or a replication slot; if a page grows with the changes instead of
-//! ending by its bytes; or if the server refuses a cursor that it issued.
+//! Fails if an accepted change stops a reader, a dump or a replication slot; if the size of a page depends on the size
+//! of its changes and not on the byte limit; or if the server refuses a cursor that it issued.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::process::{run, server_command};
@@ -9,13 +9,13 @@ use mana_sync_servers::{Cluster, Options};
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// A page, taken apart by the server: its length, the ids in it, its cursor, and whether there is more. (Not by serde_json, which
-/// reads no value that is nested more than 127 deep.)
+/// Calls `sync` and lets the server take the answer apart: its length, the ids in it, its cursor, and whether there is
+/// more. serde_json could not read a value that is nested more than 127 levels deep.
 const SYNC: &str = "SELECT pg_catalog.length(body::text), body ->> 'syncedUntil', (body ->> 'hasMore')::boolean,
                            ARRAY(SELECT change ->> 'id' FROM pg_catalog.json_array_elements(body -> 'serverChanges') AS change)
                     FROM mana_sync.sync('ben', 'app', $1::text::jsonb, space_ids => '{home}') AS body";
 
-/// Pushes as a plain role does; the error's message where it is refused.
+/// Pushes changes as a plain role. Returns the message of the error if the server refuses them.
 fn push(client: &mut Client, changes: &Value) -> Result<(), String> {
     let body = json!({"clientId": "phone", "changes": changes}).to_string();
     let sql = "SELECT mana_sync.push('ann', 'app', $1::text::jsonb, space_ids => '{home}')::text";
@@ -29,7 +29,7 @@ fn insert(id: &str, data: Value) -> Value {
     json!({"table": "t", "id": id, "op": "insert", "spaceId": "home", "data": {"value": data}})
 }
 
-/// Syncs a new device until there is no more: the length of each answer, and the ids that came.
+/// Syncs a new device until there is no more. Returns the length of each answer, and the ids that it received.
 fn sync_all(client: &mut Client) -> (Vec<i32>, Vec<String>) {
     let (mut since, mut lengths, mut ids) = (String::new(), Vec::new(), Vec::new());
     loop {
@@ -44,7 +44,8 @@ fn sync_all(client: &mut Client) -> (Vec<i32>, Vec<String>) {
     }
 }
 
-/// 1.1 GB of honest changes: one page of them was more than a server can send, and a new device could not begin.
+/// Pushes 1.1 GB of valid changes. Without a byte limit, one page of them is larger than a server can send, so that a
+/// new device cannot begin.
 #[test]
 fn a_new_device_gets_a_thousand_large_changes_in_pages_of_four_megabytes() {
     let cluster = Cluster::with_log(Options::default());
@@ -58,13 +59,13 @@ fn a_new_device_gets_a_thousand_large_changes_in_pages_of_four_megabytes() {
     assert_eq!(ids, (0..1000).map(|i| format!("{i:04}")).collect::<Vec<_>>());
     let most = (4 << 20) + 10_000;
     assert!(lengths.iter().all(|&length| length < most), "{:?}", lengths.iter().max());
-    // Three in a page.
+    // A page holds three of these changes.
     assert!(lengths.len() < 340, "{}", lengths.len());
     let count = "SELECT count(*) FROM mana_sync.changes_since('ben', 'app', space_ids => '{home}')";
     assert_eq!(app.query_one(count, &[]).unwrap().get::<_, i64>(0), 3);
 }
 
-/// What blocked a whole space is refused; the largest of what is taken comes out by every way there is.
+/// Changes that would block a whole space are refused. The largest accepted changes can be read in every way.
 #[test]
 fn what_is_taken_can_be_read_dumped_exported_and_replicated() {
     let cluster = Cluster::with_log(Options::default().set("wal_level", "logical"));
@@ -120,7 +121,7 @@ fn what_is_taken_can_be_read_dumped_exported_and_replicated() {
     run(&mut dump).expect("a dump");
 }
 
-/// Its text is 1.1 MB long. One of more than 131,000 spaces was refused as cut or changed.
+/// The cursor has 1.1 MB of text. Regression: a cursor of more than 131,000 spaces was refused as cut or changed.
 #[test]
 fn a_scope_of_140_000_spaces_goes_on_from_its_cursor() {
     let cluster = Cluster::with_log(Options::default());

@@ -1,7 +1,7 @@
-//! Compaction, and purges of deletes, that no reader can notice.
+//! Compaction and purges of deletes, which no reader must notice.
 //!
-//! A device here keeps the changes that it was given, and looks at the records that they make. A copy of the log that
-//! nothing is ever removed from says what these should be.
+//! A device in these tests stores the changes that it receives, and merges them into records. The expected records come
+//! from a copy of the log from which nothing is ever removed.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 const USERS: &[&str] = &["ann", "bob", "cem"];
 const SPACES: &[&str] = &["home", "work", "club"];
 
-/// A log, and a copy that keeps what is removed from it.
+/// Creates a log, and a copy of it that keeps removed changes.
 fn log_with_copy() -> Cluster {
     let cluster = Cluster::with_log(Options::default());
     cluster
@@ -41,7 +41,7 @@ fn log_with_copy() -> Cluster {
     cluster
 }
 
-/// A device that keeps what it was given.
+/// A device that stores the changes that it receives.
 #[derive(Clone)]
 struct Holder {
     user: &'static str,
@@ -61,7 +61,7 @@ impl Holder {
         logged.user == self.user || logged.change.space.as_ref().is_some_and(|space| self.spaces.contains(space))
     }
 
-    /// Joins a space, or leaves it, and then drops what others wrote there.
+    /// Joins a space, or leaves it. A device that leaves drops the changes that others wrote there.
     fn toggle(&mut self, space: &str) {
         match self.spaces.iter().position(|own| own == space) {
             Some(at) => drop(self.spaces.remove(at)),
@@ -73,7 +73,7 @@ impl Holder {
         });
     }
 
-    /// Pulls a page; a device that has to begin again discards everything. Returns how many changes came.
+    /// Pulls one page. A device that must resync discards everything first. Returns the number of changes received.
     fn page(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<usize, Error> {
         let sql = format!(
             "SELECT {COLUMNS}, cursor FROM mana_sync.changes_since($1, $2, since => $3, page_size => $4, space_ids => $5)"
@@ -100,8 +100,8 @@ impl Holder {
         Ok(())
     }
 
-    /// Pulls until there is no more, and takes the cursor of a response that says so: after a full page that was the last
-    /// one, the cursor of its last row does not.
+    /// Pulls until a page is empty, and keeps the cursor of that page. The last row of a full page has a cursor that
+    /// does not yet say that the walk has ended.
     fn settle(&mut self, client: &mut impl GenericClient, rng: &mut StdRng) -> Result<(), Error> {
         self.pull(client, rng)?;
         let sql = "SELECT mana_sync.pull($1, $2, since => $3, space_ids => $4)::text";
@@ -112,7 +112,7 @@ impl Holder {
         Ok(())
     }
 
-    /// The records that it has. Positions it was not told: `all` has them.
+    /// Merges the stored changes into records. `all` supplies the positions, which a device does not receive.
     fn records(&self, all: &HashMap<Uuid, Logged>) -> Records {
         let with_position = self.held.iter().map(|(id, held)| {
             let mut held = held.clone();
@@ -127,8 +127,9 @@ impl Holder {
     }
 }
 
-/// What comes later than a purge is not older than it, and does not update what is gone: a device that was away for longer than
-/// a purge spares deletes may bring back what was deleted (docs/reference.md, "Limits").
+/// The time of the latest purge, and the records that purges removed changes of. Writers write nothing older than the
+/// purge and do not update these records, because such an update may bring a deleted record back (docs/reference.md,
+/// "Limits").
 struct Purged {
     at: DateTime<Utc>,
     records: HashSet<String>,
@@ -139,7 +140,7 @@ impl Purged {
         Purged { at: DateTime::UNIX_EPOCH, records: HashSet::new() }
     }
 
-    /// Purges all that can go; returns how many deletes went.
+    /// Purges every delete that can be purged. Returns the number of removed deletes.
     fn purge(&mut self, keeper: &mut Client, superuser: &mut Client) -> i64 {
         let mut ids = || all_of(superuser, "mana_sync.sync_changes", APP);
         let before = ids();
@@ -152,8 +153,8 @@ impl Purged {
     }
 }
 
-/// Writes a transaction of some changes to few records, with clocks of every kind. A few of the records everybody writes to,
-/// privately and in every space; the others are one user's in one place.
+/// Writes one transaction of some changes to few records, with clocks that are right or wrong in every way. All users
+/// write to some of the records, privately and in every space; each of the other records has one user and one space.
 fn write(client: &mut Client, rng: &mut StdRng, since: &Purged) -> Result<(), Error> {
     let user = rng.random_range(0..USERS.len());
     let mut transaction = client.transaction()?;
@@ -196,7 +197,7 @@ fn write(client: &mut Client, rng: &mut StdRng, since: &Purged) -> Result<(), Er
     if rng.random_ratio(1, 10) { transaction.rollback() } else { transaction.commit() }
 }
 
-/// A reading of a device's clock: some minutes ago, far ahead, unreadable, or none.
+/// Returns the timestamp of a device: some minutes ago, far in the future, invalid, or none.
 fn clock(rng: &mut StdRng, not_before: DateTime<Utc>) -> Option<Value> {
     let ago = |seconds: i64| json!((Utc::now() - TimeDelta::seconds(seconds)).max(not_before).to_rfc3339());
     match rng.random_range(0..10) {
@@ -208,7 +209,7 @@ fn clock(rng: &mut StdRng, not_before: DateTime<Utc>) -> Option<Value> {
     }
 }
 
-/// Compacts everything; returns how many changes were removed, and how many trimmed.
+/// Compacts the whole log. Returns the numbers of removed and of trimmed changes.
 fn compact(keeper: &mut Client, batch_size: i32) -> (i64, i64) {
     let sql = "CALL mana_sync.compact(older_than => '0', batch_size => $1)";
     let row = keeper.query_one(sql, &[&batch_size]).expect("a compaction succeeds");
@@ -221,7 +222,7 @@ fn a_device_that_resumes_after_a_compaction_or_a_purge_has_the_records_of_one_th
     let cluster = log_with_copy();
     let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let mut keeper = cluster.connect("keeper", DATABASE);
-    // Somebody forgot a transaction; it has an id.
+    // A transaction with an id stays open during the test.
     let mut forgotten = cluster.app(DATABASE);
     forgotten.batch_execute("BEGIN; SELECT pg_current_xact_id()").unwrap();
     let mut devices: Vec<Holder> =
@@ -229,7 +230,7 @@ fn a_device_that_resumes_after_a_compaction_or_a_purge_has_the_records_of_one_th
     let (mut removed, mut trimmed, mut purged, mut resumed, mut resyncs) = (0, 0, 0, 0, 0);
     let mut last_purge = Purged::nothing();
     for round in 0..40 {
-        // Devices as they are at any moment, at rest or in the middle of a walk, for after the round.
+        // Copies of the devices, at rest or in the middle of a walk, which resume after the round.
         let mut earlier: Vec<Holder> = Vec::new();
         for _ in 0..25 {
             match rng.random_range(0..3) {

@@ -1,5 +1,5 @@
-//! kill -9 of the server, again and again. What was not written to the log's disk is gone, transaction ids are given out
-//! again, prepared transactions come back; cursors from before the crash still lose nothing.
+//! Repeated kill -9 of the server. A crash loses commits that were not flushed, assigns their transaction ids again,
+//! and keeps prepared transactions. Cursors from before a crash must still lose nothing.
 
 use std::collections::HashSet;
 use std::thread;
@@ -22,7 +22,8 @@ const ROUNDS: u64 = 15;
 #[test]
 fn cursors_from_before_a_crash_lose_nothing_after_it() {
     let seed = seed("crash", 9);
-    // Nothing but a cursor, a durable commit or a full page of WAL makes the server write WAL: the end of it is lost.
+    // Only a cursor, a durable commit or a full page of WAL makes the server flush WAL, so that each crash loses the
+    // end of it.
     let cluster = Cluster::with_log(Options::default().durable().set("wal_writer_delay", "10s"));
     let scopes: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["club"])];
     let mut devices = scopes.map(|(user, spaces)| Device::new(user, APP, spaces));
@@ -53,12 +54,12 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
         let again = before.map_or(0, |before| before.saturating_sub(after));
         reused += again;
 
-        // Lazily committed transactions may be gone, the others may not.
+        // Commits with synchronous_commit = off may be lost, the others may not.
         let log = log_ids(&mut superuser);
         let gone = durable.ids().difference(&log).count();
         assert_eq!(gone, 0, "round {round}: {gone} changes committed with synchronous_commit = on are not in the log");
 
-        // Ids are given out again, to transactions that are committed this time.
+        // Transactions that commit now get the same ids again.
         let (mut app, mut total) = (cluster.app(DATABASE), Difference::default());
         let mut writer = writer(rng.random(), &durable);
         for _ in 0..10 {
@@ -108,15 +109,16 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
 /// What happens just before the kill.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ending {
-    /// Everybody is at work.
+    /// Writers and devices are at work.
     Sudden,
-    /// Transactions abort, and every device pulls after that.
+    /// Transactions abort, and then every device pulls.
     AbortsPulled,
-    /// Transactions abort after the devices' last pull.
+    /// Transactions abort after the last pull of every device.
     AbortsUnseen,
 }
 
-/// Writers and devices at work for a while; `interrupt` is called while they are. After a kill they all fail, and end.
+/// Runs writers and devices for a while, and calls `interrupt` during that time. After a kill all of them fail, and
+/// end.
 fn work(
     cluster: &Cluster,
     devices: &mut [Device],
@@ -153,8 +155,8 @@ fn work(
     });
 }
 
-/// Transactions that get an id and abort, or stay open; their records are not written when the server is killed next.
-/// Returns the next transaction id, and the clients of the open ones.
+/// Runs transactions that get an id and then abort or stay open; the next kill comes before their WAL records are
+/// flushed. Returns the next transaction id, and the clients of the open transactions.
 fn quiet_end(
     cluster: &Cluster,
     devices: &mut [Device],
@@ -185,7 +187,8 @@ fn quiet_end(
         }
     }
     if ending == Ending::AbortsPulled {
-        // A new change by each, so that the devices get a cursor; together they fill no page of WAL.
+        // Each user writes one change, so that the devices get a cursor. Together the changes do not fill a page of
+        // WAL.
         for user in USERS {
             let mut transaction = app.transaction().expect("a transaction begins");
             let changes = writer.write(&mut transaction, user, 1).expect("writing succeeds");
@@ -209,39 +212,40 @@ fn writer(seed: u64, acknowledged: &Acknowledged) -> Writer<'_> {
     Writer::new(USERS, SPACES, rng(seed, 1), acknowledged)
 }
 
-/// The only error that a client may get is that its server is gone.
+/// Panics at any error of a client, except at the loss of its connection.
 fn expect_or_killed(result: Result<(), Error>) {
     if let Err(error) = result {
         assert!(error.as_db_error().is_none(), "{error}: {:?}", error.as_db_error());
     }
 }
 
-/// Every id of the log, by plain SQL.
+/// Returns every id in the log, by plain SQL.
 fn log_ids(superuser: &mut Client) -> HashSet<Uuid> {
     let rows = superuser.query("SELECT id FROM mana_sync.sync_changes", &[]).expect("the log is readable");
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// The id after the last one that was given out to a transaction which has ended.
+/// Returns the transaction id after the greatest one of a finished transaction.
 fn next_xid(superuser: &mut Client) -> u64 {
     let sql = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     let row = superuser.query_one(sql, &[]).expect("a snapshot is taken");
     row.get::<_, &str>(0).parse().expect("a transaction id is a number")
 }
 
-/// All that is new to a device whose cursor is a snapshot that does not wait for the write-ahead log.
+/// Pulls everything new for a device whose cursor is a plain snapshot. Such a cursor does not wait until the WAL is
+/// flushed.
 fn pull_by_snapshot(device: &mut Device, client: &mut Client) {
     let mut transaction = client.transaction().expect("a transaction begins");
     naive::pull_by_snapshot(device, &mut transaction).expect("a pull succeeds");
     transaction.commit().expect("a commit succeeds");
 }
 
-/// Prepared transactions, which a crash does not end.
+/// Prepared transactions, which survive a crash.
 #[derive(Default)]
 struct Prepared(Vec<(u64, String, Vec<Change>)>);
 
 impl Prepared {
-    /// Prepares one.
+    /// Prepares one transaction.
     fn prepare(&mut self, cluster: &Cluster, rng: &mut StdRng, round: u64) {
         let nobody = Acknowledged::default();
         let mut client = cluster.app(DATABASE);
@@ -252,7 +256,8 @@ impl Prepared {
         self.0.push((round, name, changes));
     }
 
-    /// Ends those that were prepared some rounds ago, one in four by a rollback; returns what was committed.
+    /// Ends the transactions that were prepared `age` rounds ago, one in four by a rollback. Returns the committed
+    /// changes.
     fn finish(&mut self, client: &mut Client, rng: &mut StdRng, round: u64, age: u64) -> Vec<Change> {
         let mut committed = Vec::new();
         self.0.retain_mut(|(prepared, name, changes)| {

@@ -1,5 +1,5 @@
-//! Clients that push, and push again what was not answered, while backends, the postmaster and the whole server are killed:
-//! what was acknowledged is there, exactly once, and every device gets it.
+//! Clients push, and push again if they get no answer, while backends, the postmaster and the whole server are killed.
+//! Every acknowledged change must be in the log exactly once, and every device must receive it.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -24,7 +24,7 @@ const SPACES: &[&str] = &["home", "work"];
 const CLIENTS: u64 = 8;
 const CRASHES: usize = 12;
 
-/// What a client has been told, durably or not.
+/// The changes that the server acknowledged, durably or with synchronous_commit = off.
 #[derive(Default)]
 struct Acknowledged {
     durable: Mutex<HashSet<Uuid>>,
@@ -32,7 +32,7 @@ struct Acknowledged {
     retries: Mutex<usize>,
 }
 
-/// A connection that is made again whenever the server is back.
+/// A connection that is opened again whenever the server is back.
 struct Patient<'a> {
     cluster: &'a Cluster,
     setting: &'static str,
@@ -40,8 +40,8 @@ struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    /// Runs `work` until it succeeds, on ever new connections; returns how many attempts failed. An error of the server that is
-    /// not about its end is a fault.
+    /// Runs `work` on new connections until it succeeds, and returns the number of failed attempts. Panics at a server
+    /// error that is not about the end of the server or of the connection.
     fn insist<T>(&mut self, stop: &Stop, mut work: impl FnMut(&mut Client) -> Result<T, Error>) -> Option<(T, usize)> {
         let mut failures = 0;
         loop {
@@ -55,7 +55,7 @@ impl Patient<'_> {
             match self.client.as_mut().map(&mut work) {
                 Some(Ok(result)) => return Some((result, failures)),
                 Some(Err(error)) => {
-                    // 57P01 to 57P03: it shuts down, has crashed, or starts.
+                    // 57P01 to 57P03: the server shuts down, has crashed, or is starting.
                     let code = error.code().map(|code| code.code().to_string());
                     assert!(code.as_ref().is_none_or(|code| code.starts_with("57P0")), "{error}: {code:?}");
                     self.client = None;
@@ -136,7 +136,7 @@ fn what_was_acknowledged_is_there_once_after_every_kind_of_crash() {
             thread::sleep(Duration::from_millis(rng.random_range(300..700)));
             match crash % 3 {
                 0 => {
-                    // The postmaster ends the others, and starts anew.
+                    // The postmaster terminates the other backends and restarts.
                     let mut superuser = cluster.superuser(DATABASE);
                     let sql = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' AND state = 'active' ORDER BY random() LIMIT 1";
                     let pid: i32 = superuser.query_one(sql, &[]).map(|row| row.get(0)).unwrap_or(0);
@@ -179,7 +179,7 @@ fn what_was_acknowledged_is_there_once_after_every_kind_of_crash() {
     for mut device in devices {
         device.pull(&mut app, 100).unwrap();
         let mut difference = device.compare(&mut superuser);
-        // A change that was lost with synchronous_commit off has not been shown before it was lost.
+        // Changes that were lost with synchronous_commit = off were not shown to any device before.
         difference.assert_exact(&device.user);
         difference.foreign.clear();
         total.add(difference);

@@ -1,7 +1,7 @@
-//! What a client can rely on in a cursor's text, and what becomes of a cursor that is used elsewhere.
+//! The guarantees about the text of a cursor, and cursors that are used in another place than the one they are from.
 //!
-//! Fails if a newer cursor sorts before an older one, if a cursor grows beyond what is promised, or if a cursor of
-//! another reader, table, extension or time hides rows.
+//! Fails if a newer cursor sorts before an older one; if a cursor grows beyond the documented size; or if a cursor of
+//! another reader, table, log or time hides rows.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Device, Options};
@@ -13,7 +13,7 @@ fn write(app: &mut Client, user: &str, table: &str, count: i32) {
     app.execute(sql, &[&table, &user, &count]).unwrap();
 }
 
-/// One page of a table, or of all; the ids' number and the cursor.
+/// Pulls one page of a table, or of all tables. Returns the number of rows and the cursor.
 fn page(
     app: &mut Client,
     user: &str,
@@ -34,7 +34,7 @@ fn text_order_is_age_order() {
     let mut others: Vec<Client> = (0..6).map(|_| cluster.app(DATABASE)).collect();
     let mut device = Device::new("ann", "app", &["home", "work"]);
     let mut cursors: Vec<String> = Vec::new();
-    // Transactions that begin in one order and end in another, so that the ids in progress come and go.
+    // Transactions begin in one order and end in another, so that the set of ids in progress keeps changing.
     for round in 0..120_usize {
         let other = &mut others[round % 6];
         match round * 7 % 5 {
@@ -75,7 +75,7 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     let (few, many) = (length(&mut app, 3), length(&mut app, 103));
     assert!(few < 100 && many - few <= 802, "{few} {many}");
 
-    // Transactions that stay open, each with a row for Ann, and gaps between their ids: 2,500 have room.
+    // Open transactions, each with a row for Ann and with gaps between their ids. A cursor has room for 2,500 of them.
     let open = |superuser: &mut Client, i: i32| {
         superuser
             .batch_execute(&format!(
@@ -94,8 +94,8 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     assert!((5000..=6000).contains(&cursor.len()), "{}", cursor.len());
     device.compare(&mut superuser).assert_exact("2,500 open writers");
 
-    // 3,400 have not. What the cursor has no room for comes again, and yet each walk gets to its end: in pages of
-    // three all that is there has come after as many as are needed for it, and a few for what comes again.
+    // A cursor has no room for 3,400 of them. Rows of transactions without room come again, but each walk must end:
+    // pages of three rows deliver all rows within the necessary number of pages, and a few more for the repeated rows.
     (2500..3400).for_each(|i| open(&mut superuser, i));
     write(&mut app, "ann", "notes", 30);
     let mut longest = 0;
@@ -113,7 +113,7 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     device.compare(&mut superuser).assert_complete("after the open writers committed");
 }
 
-/// The spaces take all the room of a cursor, and a writer that is open is named in spite of it.
+/// The spaces use all the room of a cursor. The cursor names an open writer nevertheless.
 #[test]
 fn a_walk_over_many_spaces_ends_beside_an_open_writer() {
     let cluster = Cluster::with_log(Options::default());
@@ -159,11 +159,11 @@ fn a_cursor_from_within_a_walk_goes_back_for_another_table() {
         write(&mut app, "ann", "tasks", 2);
     }
     let (_, walk) = page(&mut app, "ann", "app", Some("notes"), rest.as_deref(), 4);
-    // The same walk goes on; for another table, and for all, it begins again where it began.
+    // The walk continues with the same table. It starts over with another table, or with all tables.
     assert_eq!(page(&mut app, "ann", "app", Some("notes"), walk.as_deref(), 100).0, 6);
     assert_eq!(page(&mut app, "ann", "app", Some("tasks"), walk.as_deref(), 100).0, 10);
     assert_eq!(page(&mut app, "ann", "app", None, walk.as_deref(), 100).0, 20);
-    // A client with one cursor a table sends the smallest: that of the walk, not of a later rest.
+    // A client with one cursor a table sends the smallest of them, which is the cursor within the walk.
     let (_, later) = page(&mut app, "ann", "app", Some("tasks"), rest.as_deref(), 100);
     assert!(rest < later && walk < later);
 }
@@ -176,7 +176,7 @@ fn an_exactly_full_page_does_not_end_the_walk_for_good() {
     let mut device = Device::new("ann", "app", &[]);
     assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
     assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
-    // Nothing is left in the walk; what is written now has to come with the next page, filled up from a new walk.
+    // The walk has no rows left. A change that is written now must come with the next page, which a new walk fills.
     write(&mut app, "ann", "notes", 5);
     assert_eq!(device.pull_page(&mut app, 3).unwrap(), 3);
     write(&mut app, "ann", "notes", 1);
@@ -198,7 +198,7 @@ fn a_cursor_outlives_neither_the_log_nor_the_servers_time() {
     }
     let (_, future) = page(&mut app, "ann", "app", None, None, 1000);
     drop(app);
-    // The server goes back to its old data directory, and says so to a cursor from its future.
+    // The server is set back to its old data directory, and refuses a cursor from its future.
     cluster.put_back(copy);
     let mut app = cluster.app(DATABASE);
     let error = app
@@ -208,7 +208,8 @@ fn a_cursor_outlives_neither_the_log_nor_the_servers_time() {
     assert_eq!(error.code().code(), "55000");
     assert!(error.message().starts_with("resync required"), "{}", error.message());
     assert!(error.hint().unwrap().contains("from the beginning"));
-    // In the wire format it is said, not raised; sync stores nothing, and syncedUntil is the beginning.
+    // The wire format reports this in the answer and raises no error. `sync` stores nothing, and syncedUntil is the
+    // beginning.
     let pull = "SELECT mana_sync.pull('ann', 'app', since => $1)::text";
     let sync = "SELECT mana_sync.sync('ann', 'app', jsonb_build_object('since', $1::text, 'changes',
                     jsonb '[{\"table\": \"t\", \"id\": \"r\", \"op\": \"delete\"}]'))::text";
@@ -222,7 +223,7 @@ fn a_cursor_outlives_neither_the_log_nor_the_servers_time() {
     }
     assert_eq!(page(&mut app, "ann", "app", None, None, 1000).0, 2);
 
-    // Another log, made after the first was dropped: the cursor is of a history that is not this one's.
+    // A new log is created after the first one was dropped: the cursor belongs to an epoch that this log does not have.
     let (_, cursor) = page(&mut app, "ann", "app", None, None, 1000);
     cluster
         .superuser(DATABASE)

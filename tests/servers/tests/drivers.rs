@@ -1,7 +1,8 @@
-//! The programs of docs/drivers.md, with the drivers that they are about.
+//! The example programs of docs/drivers.md, run with the drivers that they describe.
 //!
-//! Fails if one of them does not print what the page says; if what the page calls wrong works; or if a driver whose prepared statements are
-//! turned off fails behind PgBouncer all the same. Where a driver could not be had, that is said and counted as skipped.
+//! Fails if a program does not print what the page shows; if code that the page calls wrong works; or if a driver
+//! without prepared statements fails behind PgBouncer. A test whose driver is not available says so and counts as
+//! skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -17,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// A program of the page, and its output.
+/// Returns a program of the page, and its output.
 fn of_page(name: &str) -> (String, String) {
     let page = std::fs::read_to_string(root().join("docs/drivers.md")).expect("the page is there");
     let (_, rest) = page.split_once(&format!("<!-- {name} -->\n")).unwrap_or_else(|| panic!("the page has no {name}"));
@@ -26,7 +27,7 @@ fn of_page(name: &str) -> (String, String) {
     (blocks.next().expect("the program"), blocks.next().expect("its output"))
 }
 
-/// What runs programs of a kind, as scripts/drivers.sh has set it up.
+/// Returns the interpreter that scripts/drivers.sh has set up in this environment variable.
 fn interpreter(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -35,18 +36,18 @@ fn skipped(name: &str) {
     println!("skipped: {name}, its driver could not be installed; see scripts/drivers.sh");
 }
 
-/// Runs a program with the environment that the page speaks of.
+/// Runs a program with the environment variables that the page describes.
 fn run(mut command: Command, host: &str, port: u16) -> Output {
     command.env("PGHOST", host).env("PGPORT", port.to_string()).env("PGUSER", APP_ROLE).env("PGDATABASE", DATABASE);
     command.env("USER", APP_ROLE).output().expect("the program runs")
 }
 
 fn text(bytes: &[u8]) -> String {
-    // psql puts blanks behind the titles of its columns.
+    // psql pads column titles with blanks.
     String::from_utf8_lossy(bytes).lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a program into a directory, and returns what runs it.
+/// Writes a program into a directory. Returns the command that runs it.
 fn written(dir: &TempDir, name: &str, source: &str) -> Option<Command> {
     let path = dir.path().join(name);
     std::fs::write(&path, source).expect("it can be written");
@@ -71,7 +72,7 @@ fn written(dir: &TempDir, name: &str, source: &str) -> Option<Command> {
     }
 }
 
-/// Runs a program of the page, changed or not, on a log of its own.
+/// Runs a program of the page, with or without a change to it, on a new log.
 fn output_of(name: &str, change: impl FnOnce(String) -> String) -> Option<Output> {
     let dir = tempfile::tempdir().expect("a directory");
     let command = written(&dir, name, &change(of_page(name).0))?;
@@ -125,7 +126,7 @@ fn psql() {
     assert_prints_what_the_page_says("psql.sql");
 }
 
-/// Cargo builds the one of the page, before the tests of this crate.
+/// Cargo builds the program of the page before it runs the tests of this crate.
 #[test]
 fn tokio_postgres() {
     let (source, expected) = of_page("tokio_postgres.rs");
@@ -137,7 +138,7 @@ fn tokio_postgres() {
     assert_eq!(text(&output.stdout), text(expected.as_bytes()), "{}", text(&output.stderr));
 }
 
-/// A `&str` is no jsonb for this driver, and it says so before it sends anything.
+/// This driver does not accept a `&str` for a jsonb parameter, and refuses it before it sends anything.
 #[test]
 fn tokio_postgres_takes_json_as_text_with_a_cast_or_as_a_type_of_json() {
     let cluster = Cluster::with_log(Options::default());
@@ -156,7 +157,8 @@ fn tokio_postgres_takes_json_as_text_with_a_cast_or_as_a_type_of_json() {
     assert_eq!(inserted(as_json), "1");
 }
 
-/// A text for `$1::jsonb` is made a JSON string by this driver: the extension refuses it, where it would otherwise be a push without changes.
+/// This driver turns a text for `$1::jsonb` into a JSON string. The extension refuses it; otherwise it would be a push
+/// without changes.
 #[test]
 fn postgres_js_makes_a_json_string_of_a_text_without_a_cast_to_text() {
     const SOURCE: &str = r#"
@@ -175,7 +177,8 @@ await sql.end();
     assert_eq!(text(&output.stdout), "1\n22023 changeset must be an object", "{}", text(&output.stderr));
 }
 
-/// A cluster behind PgBouncer, with two connections to it for all. None where there is no PgBouncer, which is said.
+/// Starts a cluster behind PgBouncer, which has two connections to it for all clients. Without PgBouncer it says so and
+/// returns `None`.
 fn pooled() -> Option<(Cluster, Bouncer)> {
     let Some(pgbouncer) = interpreter("MANA_SYNC_PGBOUNCER") else {
         println!("skipped: PgBouncer is not there");
@@ -186,8 +189,9 @@ fn pooled() -> Option<(Cluster, Bouncer)> {
     Some((cluster, bouncer))
 }
 
-/// Runs a program behind PgBouncer with each of the options, and compares what it prints. In each program a client runs a query until its
-/// driver has prepared it, and once more while another client has the pooler's connection on which it was prepared.
+/// Runs a program behind PgBouncer with each of the options, and compares what it prints. In each program a client runs
+/// a query until its driver has prepared it, and runs it again while another client holds the server connection on
+/// which it was prepared.
 fn assert_behind_a_pooler(name: &str, source: &str, cases: &[(&str, &str)]) {
     let Some((_cluster, bouncer)) = pooled() else { return };
     for (options, expected) in cases {
@@ -241,7 +245,7 @@ asyncio.run(main())
     assert_behind_a_pooler("beside.py", SOURCE, &[("{}", "26000"), (r#"{"statement_cache_size": 0}"#, "false")]);
 }
 
-/// This driver prepares only queries with a name.
+/// This driver prepares only named queries.
 #[test]
 fn node_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     const SOURCE: &str = r#"
@@ -263,14 +267,14 @@ await other.end();
     assert_behind_a_pooler("beside.mjs", SOURCE, &[(r#"{"name": "pull"}"#, "26000"), ("{}", "false")]);
 }
 
-/// The second query of the client is in a transaction: outside of one the driver tries again by itself.
+/// The second query of the client is in a transaction: outside a transaction the driver retries by itself.
 #[test]
 fn postgres_js_behind_a_pooler_that_knows_no_prepared_statements() {
     assert_behind_a_pooler("beside.mjs", BESIDE_ANOTHER, &[("{}", "26000"), (r#"{"prepare": false}"#, "false")]);
 }
 
-/// Drivers in several processes give their statements the same names. This fails if the page is wrong that a pooler that does not know of
-/// them runs another client's statement, or if `query_typed` does not help.
+/// Drivers in several processes use the same statement names. Fails if a pooler that does not track prepared statements
+/// does not run another client's statement, as the page says it does, or if `query_typed` does not avoid this.
 #[test]
 fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     let Some((_cluster, bouncer)) = pooled() else { return };
@@ -280,20 +284,20 @@ fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     let mine = transaction.prepare("SELECT 'mine'").unwrap();
     let names = transaction.query_typed("SELECT name FROM pg_prepared_statements", &[]).unwrap();
     let name = answer(names.into_iter().next().expect("it has a name"));
-    // As the driver does in another process, where it begins to count as well.
+    // The driver in another process counts its statements from the same number.
     let mut beside = other.transaction().unwrap();
     beside.batch_execute(&format!("PREPARE {name} AS SELECT 'of another client'")).unwrap();
     transaction.commit().unwrap();
     beside.commit().unwrap();
-    // PgBouncer gives out the connection that was used last: that of the other client.
+    // PgBouncer hands out the connection that was used last, which is that of the other client.
     let mut transaction = one.transaction().unwrap();
     assert_eq!(answer(transaction.query_one(&mine, &[]).unwrap()), "of another client");
     assert_eq!(answer(transaction.query_typed("SELECT 'mine'", &[]).unwrap().remove(0)), "mine");
     transaction.commit().unwrap();
 }
 
-/// A client that runs a query twice, the second time in a transaction (outside of one the driver tries again by itself), while another client
-/// has the pooler's connection on which it was prepared.
+/// A client that runs a query twice while another client holds the server connection on which it was prepared. The
+/// second time is in a transaction, because outside a transaction the driver retries by itself.
 const BESIDE_ANOTHER: &str = r#"
 import postgres from "postgres";
 const options = { max: 1, ...JSON.parse(process.argv[2]) };

@@ -1,4 +1,4 @@
-//! Epochs: how one begins, by itself and by `begin_epoch`, and ids of 64 bits.
+//! Epochs: how they begin, automatically and by `begin_epoch`, and 64-bit transaction ids.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +18,10 @@ fn record(client: &mut impl GenericClient) -> Uuid {
     client.query_one(RECORD, &[]).expect("a change is recorded").get(0)
 }
 
-/// A data directory that was copied and put back: cursors from the time in between are refused. After `begin_epoch` they go on.
-/// What had been written until then with ids that they have seen otherwise they lack, as the documentation says; of what is
-/// written from then on nothing, whoever was connected and writing all the time.
+/// A data directory is copied and put back. Cursors from the time after the copy are refused until `begin_epoch` is
+/// called, and accepted from then on. As documented, they lack changes that were written before that call with
+/// transaction ids which they had already seen. They lack nothing that is written after it, whoever is connected and
+/// writing during the call.
 #[test]
 fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more() {
     let cluster = Cluster::with_log(Options::default().durable());
@@ -63,7 +64,7 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
                 }
             });
         }
-        // They write in the old epoch, with ids that the cursor has seen.
+        // These writes are in the old epoch, with transaction ids that the cursor has seen.
         thread::sleep(Duration::from_millis(20));
         let number: i32 = superuser.query_one("SELECT mana_sync.begin_epoch()", &[]).unwrap().get(0);
         begun.store(true, Ordering::SeqCst);
@@ -79,7 +80,7 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     let missing = later.iter().filter(|id| !old.delivered.contains(id)).count();
     println!("{} changes written after begin_epoch, {missing} of them lost", later.len());
     assert!(later.len() > 50 && missing == 0);
-    // A device that begins now, or goes on from here, has everything once.
+    // A device that begins now, or resumes from here, has every change once.
     let mut fresh = Device::new("ann", "app", &[]);
     fresh.pull(&mut app, 7).unwrap();
     fresh.compare(&mut superuser).assert_exact("a fresh device");
@@ -90,7 +91,8 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     fresh.compare(&mut superuser).assert_exact("a device that goes on");
 }
 
-/// The file that says where a timeline left its parent. Without it the server would take its log for one of another history.
+/// The timeline history file says where a timeline left its parent. Without it the server would take the log for that
+/// of another history.
 #[test]
 fn a_server_without_the_history_file_of_its_timeline_refuses() {
     let primary = Cluster::with_log(Options::default());
@@ -108,7 +110,7 @@ fn a_server_without_the_history_file_of_its_timeline_refuses() {
     for error in [device.pull(&mut app, 10).expect_err("no pull"), app.query_one(RECORD, &[]).expect_err("no write")] {
         assert_eq!(error.code(), Some(&SqlState::UNDEFINED_FILE), "{error}");
     }
-    // Who has known it goes on.
+    // A backend that has read the file before continues to work.
     record(&mut connected);
     std::fs::rename(&aside, &file).unwrap();
     record(&mut app);
@@ -116,8 +118,8 @@ fn a_server_without_the_history_file_of_its_timeline_refuses() {
     device.compare(&mut standby.superuser(DATABASE)).assert_exact("with the file again");
 }
 
-/// Transaction ids have 64 bits in cursors and in the log, and 32 in most of the server. Cursors from before the 32 bits were used
-/// up, at rest, in a walk, and beside a transaction that is open across the boundary.
+/// Transaction ids have 64 bits in cursors and in the log, and 32 bits in most of the server. Cursors from before the
+/// 32-bit wraparound are used after it: at rest, in a walk, and with a transaction that is open across the boundary.
 #[test]
 fn cursors_from_before_the_32_bit_boundary() {
     const AHEAD: u64 = 500;
@@ -155,9 +157,9 @@ fn cursors_from_before_the_32_bit_boundary() {
     }
 }
 
-/// The first row of a server's history opens an epoch. While the transaction of the first writer is open, everybody else writes,
-/// commits and rolls back in the same epoch without waiting for it, as a plain role, in REPEATABLE READ too; and nothing is lost
-/// whoever of them commits.
+/// The first row on a new history opens an epoch. While the transaction of the first writer is open, other writers
+/// write, commit and roll back in the same epoch without waiting for it, as a plain role and at REPEATABLE READ too.
+/// Nothing is lost, whichever of them commits.
 #[test]
 fn first_writers_of_an_epoch_wait_for_nobody() {
     const WRITERS: usize = 12;
@@ -169,7 +171,7 @@ fn first_writers_of_an_epoch_wait_for_nobody() {
         device.pull(&mut app, 10).unwrap();
     }
     for round in 0..6 {
-        // A copy of a database is on another history.
+        // A copy of a database has another history.
         let database = format!("copy{round}");
         let sql = format!("CREATE DATABASE {database} TEMPLATE {DATABASE}");
         cluster.superuser("template1").batch_execute(&sql).unwrap();
@@ -177,7 +179,7 @@ fn first_writers_of_an_epoch_wait_for_nobody() {
         let mut clients: Vec<Client> = (0..WRITERS).map(|_| cluster.app(&database)).collect();
         let mut open = first.transaction().unwrap();
         record(&mut open);
-        // All are at their first write at the same moment.
+        // All writers start their first write at the same time.
         let barrier = Barrier::new(WRITERS);
         thread::scope(|scope| {
             for (i, client) in clients.iter_mut().enumerate() {
@@ -185,13 +187,13 @@ fn first_writers_of_an_epoch_wait_for_nobody() {
                 scope.spawn(move || {
                     let repeatable = i % 2 == 1;
                     let level = if repeatable { IsolationLevel::RepeatableRead } else { IsolationLevel::ReadCommitted };
-                    // A wait for the open transaction would last for ever without this.
+                    // Without a timeout, a wait for the open transaction would never end.
                     client.batch_execute("SET lock_timeout = '20s'").unwrap();
                     let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
                     transaction.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
                     barrier.wait();
                     let id = record(&mut transaction);
-                    // Who has written pulls, and sees its own row, and with an old snapshot no other new one.
+                    // A writer pulls: it sees its own row and, with an old snapshot, no other new row.
                     let mut own = Device::new("ann", "app", &[]);
                     let rows = own.pull(&mut transaction, 100).unwrap();
                     assert!(own.delivered.contains(&id) && (rows == 2 || !repeatable), "{rows} rows");

@@ -1,8 +1,8 @@
-//! The log survives its server: devices that hold cursors from before a failover, a recovery to a point in time, or a dump and
-//! restore, at rest or in the middle of a walk, get everything that is in the log afterwards.
+//! Devices with cursors from before a failover, a point-in-time recovery, or a dump and restore. They are at rest or in
+//! the middle of a walk, and must receive everything that is in the log afterwards.
 //!
-//! Repeats are allowed here, and counted; each test also checks that transaction ids were used again, without which it would
-//! show nothing.
+//! Repeated changes are allowed here, and counted. Each test also checks that transaction ids were reused, because it
+//! would prove nothing otherwise.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,7 +22,7 @@ const USERS: &[&str] = &["ann", "bob", "cem"];
 const SPACES: &[&str] = &["home", "work"];
 const SCOPES: &[(&str, &[&str])] = &[("ann", &["home"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["work"])];
 
-/// Commits some transactions of random size.
+/// Commits a number of transactions of random size.
 fn write(client: &mut Client, transactions: usize, rng: &mut StdRng) {
     let acknowledged = Acknowledged::default();
     let mut writer = Writer::new(USERS, SPACES, rng.clone(), &acknowledged);
@@ -33,7 +33,7 @@ fn write(client: &mut Client, transactions: usize, rng: &mut StdRng) {
     *rng = writer.rng;
 }
 
-/// Devices of every scope as they are now: at rest, and after some pages of a walk.
+/// Returns devices of every scope in their current state: at rest, and after some pages of a walk.
 fn devices(client: &mut Client, rng: &mut StdRng) -> Vec<Device> {
     let mut devices = Vec::new();
     for &(user, spaces) in SCOPES {
@@ -49,7 +49,7 @@ fn devices(client: &mut Client, rng: &mut StdRng) -> Vec<Device> {
     devices
 }
 
-/// Devices go on as they are: some pull a page, some all, some nothing.
+/// Each device continues: it pulls a page, pulls everything, or does nothing.
 fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
     for device in devices {
         match rng.random_range(0..3) {
@@ -60,21 +60,21 @@ fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
     }
 }
 
-/// Devices pull to the end.
+/// Every device pulls to the end.
 fn all_pull(devices: &mut [Device], client: &mut Client) {
     for device in devices {
         device.pull(client, 50).unwrap();
     }
 }
 
-/// All devices pull to the end; nothing that is in the log is missing.
+/// Every device pulls to the end, and must then have everything that is in the log.
 fn assert_complete(what: &str, devices: &mut [Device], cluster: &Cluster, rng: &mut StdRng) {
     let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let mut total = Difference::default();
     for device in devices.iter_mut() {
         device.pull(&mut client, rng.random_range(1..40)).unwrap();
         let mut difference = device.compare(&mut superuser);
-        // What was lost with a server is on the device all the same.
+        // Changes that were lost with a server remain on the device.
         difference.foreign.clear();
         difference.assert_complete(&format!("{what}: {}", device.user));
         total.add(difference);
@@ -83,7 +83,7 @@ fn assert_complete(what: &str, devices: &mut [Device], cluster: &Cluster, rng: &
     assert!(total.expected > 0);
 }
 
-/// The greatest transaction id in the log, and the least of the latest epoch.
+/// Returns the greatest transaction id in the log, and the least one of the latest epoch.
 fn ids(superuser: &mut Client) -> (i64, i64) {
     let sql = "SELECT max(xact::text::bigint), min(xact::text::bigint) FILTER (WHERE epoch = (SELECT max(epoch) FROM mana_sync.sync_changes))
                FROM mana_sync.sync_changes";
@@ -91,13 +91,14 @@ fn ids(superuser: &mut Client) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
-/// Cuts a standby off: it gets nothing any more from its primary.
+/// Disconnects a standby from its primary.
 fn cut_off(standby: &Cluster) {
     standby.superuser(DATABASE).batch_execute("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
     standby.restart();
 }
 
-/// Promotes a standby while connections to it ask which epoch they would write in; returns the connections.
+/// Promotes a standby while other connections to it ask for the epoch that they would write in. Returns these
+/// connections.
 fn promote_while_asked_for_its_epoch(standby: &Cluster) -> Vec<Client> {
     let promoted = AtomicBool::new(false);
     let mut clients: Vec<Client> = (0..4).map(|_| standby.app(DATABASE)).collect();
@@ -106,7 +107,7 @@ fn promote_while_asked_for_its_epoch(standby: &Cluster) -> Vec<Client> {
             scope.spawn(|| {
                 while !promoted.load(Ordering::SeqCst) {
                     let ask = "SELECT count(mana_sync.current_epoch()) FROM generate_series(1, 200)";
-                    // As a standby becomes a primary, a call may be refused that would have to open an epoch.
+                    // During the promotion, a call that would have to open an epoch may be refused.
                     let _ = client.query_one(ask, &[]);
                 }
             });
@@ -125,11 +126,11 @@ fn a_failover_that_loses_a_tail() {
     write(&mut app, 20, &mut rng);
     let mut all = devices(&mut app, &mut rng);
     let standby = primary.standby("standby");
-    // A standby of the standby: it is read from all the time, and sees the promotion as it is replicated to it.
+    // A cascading standby. It serves reads all the time, and the promotion reaches it by replication.
     let watcher = standby.standby("watcher");
     primary.wait_until_caught_up(&standby);
     cut_off(&standby);
-    // The tail that will be lost, and cursors from it; the standbys serve pulls meanwhile.
+    // The end of the log, which will be lost, and cursors from it. The standbys serve pulls meanwhile.
     write(&mut app, 30, &mut rng);
     all.extend(devices(&mut app, &mut rng));
     let (mut connected, mut watched) = (standby.app(DATABASE), watcher.app(DATABASE));
@@ -142,8 +143,8 @@ fn a_failover_that_loses_a_tail() {
     let (last, _) = ids(&mut primary.superuser(DATABASE));
     primary.kill();
     standby.promote();
-    // Pulls before anybody has written on the new primary, and then the first to write is a backend that has been there since
-    // it was a standby.
+    // Devices pull before anybody has written on the new primary. The first writer is then a backend that was connected
+    // while the server was a standby.
     let mut app = standby.app(DATABASE);
     for client in [&mut app, &mut connected, &mut watched] {
         go_on(&mut all, client, &mut rng);
@@ -180,7 +181,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         let standby = server.standby(&format!("standby{turn}"));
         let watcher = standby.standby(&format!("watcher{turn}"));
         let (mut connected, mut watched) = (standby.app(DATABASE), watcher.app(DATABASE));
-        // A transaction that keeps its snapshot while rows are replicated, over the promotion.
+        // A transaction that keeps its snapshot during replication and the promotion.
         let mut keeps = standby.app(DATABASE);
         let mut old = keeps.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().unwrap();
         old.query_one("SELECT count(*) FROM mana_sync.sync_changes", &[]).unwrap();
@@ -197,7 +198,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         app = connected;
         go_on(&mut all, &mut app, &mut rng);
         go_on(&mut all, &mut watched, &mut rng);
-        // The second one sees only reads before the next.
+        // The second server serves only reads before the next switchover.
         if turn != 1 {
             write(&mut app, 10, &mut rng);
             asked.iter_mut().for_each(|client| write(client, 2, &mut rng));
@@ -214,18 +215,19 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         assert_complete(&format!("switchover {turn}, on a standby"), &mut all.clone(), &watcher, &mut rng);
         assert_complete(&format!("switchover {turn}"), &mut all, &server, &mut rng);
     }
-    // Two standbys of it, promoted separately; devices move from one to the other.
+    // Two standbys of it are promoted separately. Devices move from one to the other.
     let (left, right) = (server.standby("left"), server.standby("right"));
     write(&mut app, 10, &mut rng);
     server.wait_until_caught_up(&left);
     server.wait_until_caught_up(&right);
     drop(app);
-    // Both get all of it, and go on from the same point.
+    // Both standbys replay all of the log, and continue from the same point.
     server.stop();
     left.promote();
     right.promote();
     let (mut on_left, mut on_right) = (left.app(DATABASE), right.app(DATABASE));
-    // Others use transaction ids on one of them before anybody writes to the log; that is no future to the other.
+    // Other transactions use ids on one server before anybody writes to the log there. The other server must not take
+    // this for its future.
     on_left
         .batch_execute("DO 'BEGIN FOR i IN 1..2000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
         .unwrap();
@@ -263,7 +265,7 @@ fn a_recovery_to_a_point_in_time() {
     all.extend(devices(&mut app, &mut rng));
     let mut superuser = primary.superuser(DATABASE);
     superuser.batch_execute("SELECT pg_create_restore_point('then')").unwrap();
-    // These pulls are undone.
+    // The recovery undoes these pulls.
     write(&mut app, 20, &mut rng);
     go_on(&mut all, &mut app, &mut rng);
     all.extend(devices(&mut app, &mut rng));
@@ -285,7 +287,7 @@ fn a_recovery_to_a_point_in_time() {
 fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
     let mut rng = rng(seed("restore", 5), 0);
     let old = Cluster::with_log(Options::default());
-    // So that its ids are far ahead of a new cluster's.
+    // The transaction ids get far ahead of those of a new cluster.
     old.superuser(DATABASE)
         .batch_execute("DO 'BEGIN FOR i IN 1..5000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END'")
         .unwrap();
@@ -305,7 +307,7 @@ fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
         assert!(first < last, "the new cluster is not younger");
         assert_complete(&format!("restored from a {format} dump"), &mut devices, &new, &mut rng);
     }
-    // Another database of the same cluster, whose ids go on.
+    // Another database of the same cluster, where transaction ids continue.
     old.superuser(DATABASE).batch_execute("CREATE DATABASE other").unwrap();
     old.dump_into(DATABASE, "custom", &old, "other");
     let mut client = old.app("other");
@@ -319,8 +321,8 @@ fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
     }
 }
 
-/// A log that moves to another cluster by a dump, is written on there, and moves back: the first cluster is on a history then that
-/// has an epoch, and nobody has written on since.
+/// A log moves to another cluster by a dump, is written there, and moves back. The first cluster then has a history
+/// with an epoch that nobody has continued since.
 #[test]
 fn a_dump_that_goes_to_another_cluster_and_comes_back() {
     let mut rng = rng(seed("there and back", 5), 0);
@@ -336,7 +338,7 @@ fn a_dump_that_goes_to_another_cluster_and_comes_back() {
     go_on(&mut all, &mut app_there, &mut rng);
     here.superuser(DATABASE).batch_execute("DROP EXTENSION mana_sync").unwrap();
     there.dump_into(DATABASE, "custom", &here, DATABASE);
-    // Pulls here before anybody has written, and then both go on, with devices that move between them.
+    // Devices pull here before anybody has written. Then both logs are written, and devices move between them.
     let mut app = here.app(DATABASE);
     all_pull(&mut all, &mut app);
     for _ in 0..3 {
@@ -349,13 +351,14 @@ fn a_dump_that_goes_to_another_cluster_and_comes_back() {
     }
 }
 
-/// The log and its companions are replicated row by row to a new cluster, beside writers, and then clients are moved there.
+/// Logical replication copies the log and its companion tables to a new cluster while writers write. Then the clients
+/// move there.
 #[test]
 fn logical_replication_and_a_switchover() {
     const TABLES: &str = "mana_sync.sync_changes, mana_sync.epochs, mana_sync.purges, mana_sync.purged_transactions";
     let mut rng = rng(seed("logical", 5), 0);
     let publisher = Cluster::with_log(Options::default().set("wal_level", "logical"));
-    // Its ids are far behind, and then in the middle of those of the publisher.
+    // Its transaction ids are far behind those of the publisher, and later in the middle of them.
     let subscriber = Cluster::with_log(Options::default());
     let mut app = publisher.app(DATABASE);
     write(&mut app, 20, &mut rng);
@@ -369,7 +372,7 @@ fn logical_replication_and_a_switchover() {
         go_on(&mut all, &mut app, &mut rng);
     }
     all.extend(devices(&mut app, &mut rng));
-    // While it is being replicated into, no pull is answered there: it could miss what comes later.
+    // A subscriber answers no pull during replication, because it could miss rows that arrive later.
     let mut there = subscriber.app(DATABASE);
     for pull in [
         "SELECT * FROM mana_sync.changes_since('ann', 'app')",
@@ -396,7 +399,7 @@ fn logical_replication_and_a_switchover() {
     assert_complete("logical replication", &mut all, &subscriber, &mut rng);
 }
 
-/// pg_upgrade keeps transaction ids and gives the cluster another system identifier.
+/// pg_upgrade keeps transaction ids, and gives the cluster a new system identifier.
 #[test]
 fn an_upgrade_to_a_newer_major_version() {
     let Some(bin) = newer_bin() else {
@@ -404,7 +407,7 @@ fn an_upgrade_to_a_newer_major_version() {
         return;
     };
     let mut rng = rng(seed("upgrade", 5), 0);
-    // A worker that were connected to a database of the new server would make pg_upgrade fail.
+    // pg_upgrade would fail if a worker were connected to a database of the new server.
     let settings = [("shared_preload_libraries", "mana_sync"), ("mana_sync.wakeup_databases", "postgres, template1")];
     let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
     let old = Cluster::with_log(options);
@@ -415,8 +418,8 @@ fn an_upgrade_to_a_newer_major_version() {
     drop(app);
     let new = match old.upgraded(&bin, &settings) {
         Ok(new) => new,
-        // Minor releases of late 2026 give columns an option that older ones of other majors do not know. No table at all can be
-        // taken over from the one to the other.
+        // Recent minor releases add a column option that older minor releases of other majors do not know. pg_upgrade
+        // can then transfer no table at all between the two.
         Err(error) if error.contains("unrecognized parameter \"pg_attver\"") => {
             println!("skipped: the newer server is an older release, which cannot take over any table of this one's");
             return;

@@ -1,4 +1,4 @@
-//! The harness itself: a server, a standby, a device, a kill.
+//! Tests of the harness itself: a server, a standby, a device, a kill.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Device, Options};

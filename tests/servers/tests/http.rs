@@ -1,8 +1,8 @@
-//! The example of an HTTP front end, on a real server: several devices, live streams, everything that can be wrong with
-//! a request, and failures at the worst moment.
+//! The HTTP front end of the examples on a real server: several devices, live streams, every kind of bad request, and
+//! failures at critical moments.
 //!
-//! Fails if a change is lost or stored twice, if somebody sees what is another's, or if an error has the wrong status or
-//! tells what is inside.
+//! Fails if a change is lost or stored twice; if a user sees data of another user; or if an error has the wrong status
+//! or reveals internal information.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
@@ -26,7 +26,7 @@ use postgres::Client;
 use postgres::types::Type;
 use serde_json::{Value, json};
 
-/// How many changes are in the log, but for the first.
+/// Returns the number of changes in the log, without the first one.
 fn stored(client: &mut Client) -> i64 {
     client.query_one("SELECT count(*) - 1 FROM mana_sync.sync_changes", &[]).expect("the log can be counted").get(0)
 }
@@ -35,7 +35,7 @@ fn changeset(changes: &[Value]) -> String {
     json!({"changes": changes}).to_string()
 }
 
-/// Without what the server adds.
+/// Returns changes without the keys that the server adds.
 fn plain(mut changes: Vec<Value>) -> Vec<Value> {
     for change in &mut changes {
         let change = change.as_object_mut().expect("a change is an object");
@@ -67,7 +67,7 @@ fn three_devices_of_a_user_have_the_same_history() {
         assert_eq!(json!(plain(tablet.pull(limit))), json!([added, edited, removed]));
         assert_eq!(tablet.pull(limit), [] as [Value; 0]);
     }
-    // A device that lost its data gets its own changes too.
+    // A device that has lost its data also receives its own changes.
     assert_eq!(http.device("ann", "phone").pull(100).len(), 3);
     assert_eq!(http.device("ben", "phone").pull(100), [] as [Value; 0]);
     let (status, body) = phone.get("/sync/other/pull");
@@ -125,13 +125,13 @@ fn only_a_valid_token_lets_in() {
     let public = "-----BEGIN PUBLIC KEY-----\n\
         MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n-----END PUBLIC KEY-----\n";
     let url = database_url(&cluster);
-    // In one line too, as files with environment variables want it.
+    // The key also works on a single line, as environment files need it.
     for pem in [public.to_string(), public.replace('\n', "\\n")] {
         let http = Http::with(&[("DATABASE_URL", &url), ("JWT_ED25519_PUBLIC_KEY", &pem)]);
         let mut device = http.device("ann", "laptop");
         device.token = encode(&Header::new(Algorithm::EdDSA), &claims, &private).unwrap();
         assert_eq!(device.pull(10).len(), 1);
-        // The public key is no secret.
+        // The public key is not a secret, and must not be accepted as one.
         for secret in [SECRET, &pem] {
             device.token = sign(&claims, secret);
             assert_eq!(device.get("/sync/todo/pull").0, 401);
@@ -185,7 +185,7 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
     let (_, body) = device.post(r#"{"changes": [{"table": "t", "id": "1", "op": "upsert"}]}"#);
     assert!(body["detail"].as_str().unwrap().starts_with("Argument: changeset."), "{body}");
 
-    // Within the limit, and beyond it.
+    // A body within the limit, and one beyond it.
     let large =
         |id: &str, length| json!({"table": "items", "id": id, "op": "insert", "data": {"t": "x".repeat(length)}});
     let (status, body) = device.post(&changeset(&[large("1", 9 * 1024 * 1024)]));
@@ -218,7 +218,7 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
         assert_eq!(status, expected, "{path} {body}");
         assert_eq!(body["error"].is_string(), status != 200, "{path}");
     }
-    // What is not among the errors of a request is told to the log only.
+    // An unexpected error goes only to the log.
     let mut superuser = cluster.superuser(DATABASE);
     superuser.batch_execute("SELECT mana_sync.revoke_access('app')").unwrap();
     let (status, body) = device.post(&changeset(&[insert("tea")]));
@@ -236,7 +236,7 @@ fn each_error_has_its_status_and_tells_nothing_internal() {
     assert!(http.log().contains("P0001 inside "), "{}", http.log());
     superuser.batch_execute("DROP TRIGGER trouble ON mana_sync.sync_changes").unwrap();
 
-    // milk, bread and the two large ones; nothing of what was refused.
+    // The log has milk, bread and the two large changes, and none of the refused ones.
     assert_eq!(stored(&mut superuser), 4);
     assert_eq!(device.pull(100).len(), 4);
 }
@@ -249,7 +249,7 @@ fn a_server_that_went_back_in_time_answers_409() {
     device.sync(json!([insert("milk")]));
     let copy = cluster.copy_data();
     for i in 0..20 {
-        // The pool may give out one connection to the server that was stopped.
+        // The pool may still hand out one connection to the stopped server.
         wait_until("the server is back", || device.post(&changeset(&[insert(&i.to_string())])).0 == 200);
     }
     device.pull(100);
@@ -262,7 +262,7 @@ fn a_server_that_went_back_in_time_answers_409() {
     assert_eq!((status, &body["resyncRequired"]), (409, &json!(true)), "{body}");
     let (status, body) = device.post(&json!({"since": device.cursor, "changes": [insert("tea")]}).to_string());
     assert_eq!((status, &body["resyncRequired"]), (409, &json!(true)), "{body}");
-    // A stream that was open says so, and ends.
+    // An open stream reports the error, and ends.
     let event = events.next(PATIENCE);
     assert_eq!((event.name.as_str(), &json!(event.id)), ("resync", &body["syncedUntil"]), "{event:?}");
     assert!(event.data.contains("\"resyncRequired\""), "{event:?}");
@@ -324,7 +324,7 @@ fn a_database_that_stops_is_a_503_until_it_is_back() {
     assert_eq!(device.pull(10).len() + http.device("ann", "tablet").pull(10).len(), 3);
 }
 
-/// A proxy before a cluster's socket that keeps back what the database answers to `sync`, while it is told to.
+/// A proxy in front of a cluster's socket. It holds back the database's answers to `sync` while it is told to.
 struct Proxy {
     port: u16,
     hold: Arc<AtomicBool>,
@@ -337,7 +337,7 @@ impl Proxy {
         let (socket, hold) = (cluster.socket_dir().join(".s.PGSQL.5432"), proxy.hold.clone());
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // Ends both directions when one ends.
+                // When one direction ends, both end.
                 let Ok(server) = UnixStream::connect(&socket) else { continue };
                 let held = Arc::new(AtomicBool::new(false));
                 let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
@@ -361,7 +361,7 @@ impl Proxy {
     }
 }
 
-/// Copies what `pass` lets pass, until the end.
+/// Copies the data that `pass` accepts, until the end of the stream.
 fn copy(from: &mut impl Read, to: &mut impl Write, pass: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 65536];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -420,7 +420,7 @@ fn users_that_share_one_connection_of_a_pooler_see_their_own() {
     join(&cluster, "ann", "ann's");
     join(&cluster, "ben", "ben's");
 
-    // Requests of both at once, some of which fail within the call.
+    // Both users send requests at the same time, and some of them fail within the call.
     const ROUNDS: usize = 40;
     thread::scope(|scope| {
         for user in ["ann", "ben"] {
@@ -444,7 +444,8 @@ fn users_that_share_one_connection_of_a_pooler_see_their_own() {
         }
     });
 
-    // The same on connections of our own: statements with a user, transactions with a scope, and without either.
+    // The same on direct connections: statements that name a user, transactions with a scope, and statements without
+    // either.
     let (mut one, mut two) = (bouncer.connect(), bouncer.connect());
     let count =
         "SELECT count(*), count(*) FILTER (WHERE user_id = 'ben'), pg_backend_pid() FROM mana_sync.sync_changes";
@@ -464,7 +465,7 @@ fn users_that_share_one_connection_of_a_pooler_see_their_own() {
             match round % 3 {
                 0 => transaction.commit().unwrap(),
                 1 => transaction.rollback().unwrap(),
-                // An error ends it.
+                // An error ends the scope.
                 _ => drop(transaction.query_typed("SELECT 1 / 0", &[]).expect_err("it is an error")),
             }
         }

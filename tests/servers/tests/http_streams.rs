@@ -1,6 +1,7 @@
-//! Live streams of the example of an HTTP front end, on a real server: what is committed comes while a device waits.
+//! Live streams of the HTTP front end of the examples, on a real server: committed changes reach a device while it
+//! waits.
 //!
-//! Fails if a change does not come in time, comes to somebody who may not see it, or if a stream outlives its token.
+//! Fails if a change arrives late, if a user who may not see it receives it, or if a stream outlives its token.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 fn a_member_of_a_space_gets_a_change_while_it_waits() {
     let preloaded = Options::default().set("shared_preload_libraries", "mana_sync");
     let cluster = cluster_with(preloaded.set("mana_sync.wakeup_databases", DATABASE));
-    // By a wake-up: the timer is a minute away.
+    // A wake-up delivers the change: the timer would take a minute.
     let http = polling(&cluster, "60");
     let within = Duration::from_secs(1);
     join(&cluster, "ann", "home");
@@ -31,7 +32,7 @@ fn a_member_of_a_space_gets_a_change_while_it_waits() {
     let event = events.next(PATIENCE);
     assert_eq!(event.records(), ["milk"]);
     ben.cursor = event.id;
-    // The connection listens by now, or the first change comes with the pull that makes up for it.
+    // The connection listens by now. Otherwise the first change comes with the pull that follows LISTEN.
     for (round, id) in ["tea", "jam", "bread"].iter().enumerate() {
         let start = Instant::now();
         ann.sync(json!([insert_with(id, "spaceId", "home"), insert("diary")]));
@@ -41,13 +42,13 @@ fn a_member_of_a_space_gets_a_change_while_it_waits() {
     }
     assert!(stranger.is_silent(Duration::from_millis(500)));
 
-    // A connection that was lost goes on where it was, without what its own device wrote meanwhile.
+    // A stream that was interrupted resumes at its position, without the changes that its own device wrote meanwhile.
     drop(events);
     ben.clone().sync(json!([insert_with("his", "spaceId", "home")]));
     let again = ben.stream("since=");
     assert_eq!(again.next(PATIENCE).records(), ["tea", "jam", "bread"]);
     assert!(again.is_silent(Duration::from_millis(500)));
-    // Only what it asks for; and what comes afterwards too.
+    // The stream delivers only the requested table, including later changes.
     ben.cursor = String::new();
     let collections = ben.stream("collections=notes,lists");
     let note = r#"{"table": "notes", "id": "note", "op": "insert", "spaceId": "home", "data": {"n": 1.50}}"#;
@@ -56,7 +57,7 @@ fn a_member_of_a_space_gets_a_change_while_it_waits() {
     let event = collections.next(within);
     assert_eq!(event.records(), ["note"]);
     assert!(event.data.contains("1.50"), "numbers keep every digit: {}", event.data);
-    // Its cursor is good for what it asked for.
+    // Its cursor is valid for the requested table.
     ben.cursor = event.id;
     assert!(ben.stream("collections=notes,lists").is_silent(Duration::from_millis(500)));
     assert!(collections.is_silent(Duration::from_millis(500)));
@@ -65,7 +66,7 @@ fn a_member_of_a_space_gets_a_change_while_it_waits() {
 #[test]
 fn a_stream_ends_with_its_token_and_a_member_that_left_gets_no_more() {
     let cluster = cluster();
-    // Where there are no channels, and no connection to listen on, a stream polls.
+    // Without channels, and without a connection that listens, a stream polls.
     let drop =
         "ALTER EXTENSION mana_sync DROP FUNCTION mana_sync.user_channel(text); DROP FUNCTION mana_sync.user_channel";
     cluster.superuser(DATABASE).batch_execute(drop).unwrap();
@@ -86,7 +87,7 @@ fn a_stream_ends_with_its_token_and_a_member_that_left_gets_no_more() {
     cluster.superuser(DATABASE).batch_execute("DELETE FROM memberships WHERE user_id = 'ben'").unwrap();
     ann.sync(json!([insert_with("tea", "spaceId", "home")]));
     assert!(events.is_silent(POLLED));
-    // Joining brings the whole history of the space.
+    // A device that joins a space receives its whole history.
     join(&cluster, "ben", "home");
     assert_eq!(events.next(POLLED).records(), ["milk", "tea"]);
 
@@ -101,7 +102,7 @@ fn a_stream_ends_with_its_token_and_a_member_that_left_gets_no_more() {
 fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
     let cluster = cluster();
     let mut superuser = cluster.superuser(DATABASE);
-    // Names that must be quoted, and no worker that sends anything but what this test sends.
+    // The names need quoting, and only this test sends notifications, because there is no worker.
     superuser
         .batch_execute(
             r#"CREATE OR REPLACE FUNCTION mana_sync.user_channel(user_id text) RETURNS text LANGUAGE sql
@@ -112,7 +113,7 @@ fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
         .unwrap();
     join(&cluster, "ann", "home");
     join(&cluster, "ben", "home");
-    // What the connection that listens did last, and its process.
+    // Returns the last statement of the listening connection, and its process id.
     let listener = |client: &mut Client| -> Option<(String, i32)> {
         let sql = "SELECT query, pid FROM pg_stat_activity WHERE query ~ 'LISTEN' AND pid <> pg_backend_pid()";
         client.query_opt(sql, &[]).unwrap().map(|row| (row.get(0), row.get(1)))
@@ -126,7 +127,7 @@ fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
     superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('home'), '')").unwrap();
     let records = |events: &mana_sync_servers::http::Events| events.next(Duration::from_secs(1)).records();
     assert_eq!((records(&first), records(&second)), (vec!["milk".into()], vec!["milk".into()]));
-    // The channels of others, and that of everyone.
+    // The channels of other users, and the everyone channel.
     http.device("ben", "phone").sync(json!([insert("diary")]));
     superuser.batch_execute("SELECT pg_notify(mana_sync.user_channel('ann'), '')").unwrap();
     superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('work'), '')").unwrap();
@@ -134,14 +135,14 @@ fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
     superuser.batch_execute("SELECT pg_notify(mana_sync.everyone_channel(), '{}')").unwrap();
     assert_eq!((records(&first), records(&second)), (vec!["diary".into()], vec!["diary".into()]));
 
-    // A wake-up that nobody hears, because the connection is lost.
+    // Nobody receives this wake-up, because the listening connection is lost.
     ann.sync(json!([insert_with("tea", "spaceId", "home")]));
     let pid = listener(&mut superuser).expect("it listens").1;
     superuser.execute("SELECT pg_terminate_backend($1)", &[&pid]).unwrap();
     assert_eq!(first.next(PATIENCE).records(), ["tea"]);
     assert_eq!(second.next(PATIENCE).records(), ["tea"]);
 
-    // The channels are left with the last stream: the server notices that a client is gone when it next sends.
+    // The last stream of a channel ends the LISTEN. The server notices at its next send that a client is gone.
     let channel: String = superuser.query_one("SELECT mana_sync.space_channel('home')", &[]).unwrap().get(0);
     let unlisten = format!("UNLISTEN \"{}\";", channel.replace('"', "\"\""));
     drop((first, second));

@@ -1,5 +1,6 @@
-//! An upgrade of the operating system can bring rules of another order for text: an index in the old order then hides rows.
-//! (glibc 2.28 was such an upgrade, and a standby on another release has the same trouble.) The log's order is that of bytes.
+//! An upgrade of the operating system can change the sort order of text; an index in the old order then hides rows.
+//! glibc 2.28 was such an upgrade, and a standby on another release of the system has the same problem. The log
+//! therefore orders text by its bytes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,15 +11,15 @@ use mana_sync_servers::{Cluster, Device, Options};
 use rand::seq::IndexedRandom;
 use rand::{Rng, rngs::StdRng};
 
-/// Database of the locale that changes.
+/// The database with the locale that changes.
 const DATABASE: &str = "moved";
 const LOCALE: &str = "aa_ZZ.utf8";
-/// Somebody with many apps.
+/// A user with many apps.
 const EXPORTER: &str = "exporter";
 const APPS: usize = 400;
 const USERS: usize = 400;
 const SPACES: usize = 60;
-/// More than fit into one leaf of an index, so that there is an order to be lost in.
+/// More rows than fit into one leaf page of an index, so that a changed order can hide some.
 const ROWS: usize = 10;
 
 #[test]
@@ -74,7 +75,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
     pull(&cluster, &mut fresh);
     compare(&cluster, &fresh).assert_exact("a first sync after the upgrade");
 
-    // Each record was written before and after: by the index of records they are one.
+    // Each record was written before and after the upgrade. The index of records must find both changes.
     let mut client = cluster.app(DATABASE);
     for Device { user, app, spaces, .. } in &devices {
         for row in 0..ROWS {
@@ -88,7 +89,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
             assert_eq!(changes, 2, "changes of record {row} of {user}");
         }
     }
-    // The front end of the examples finds every space of its users, by the index.
+    // The HTTP front end of the examples finds every space of its users by an index.
     let mut front_end = cluster.app(DATABASE);
     front_end.batch_execute("SET enable_seqscan = off").expect("a setting is set");
     for Device { user, spaces, .. } in &devices {
@@ -97,7 +98,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
         let found: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
         assert_eq!(found, spaces.iter().cloned().collect(), "spaces of {user}");
     }
-    // Wherever one batch ends the next one goes on.
+    // Each batch continues where the one before ended.
     let mut superuser = cluster.superuser(DATABASE);
     superuser
         .batch_execute("CALL mana_sync.compact(older_than => '0', batch_size => 100)")
@@ -111,7 +112,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
         )
         .expect("rows are counted");
     assert_eq!((left.get(0), left.get(1)), ((USERS * ROWS) as i64, 0i64), "of two changes the later is left");
-    // An export goes from one app of its user to the next.
+    // An export continues from one app of its user to the next.
     let exported: i64 = client
         .query_one("SELECT count(DISTINCT app_id) FROM mana_sync.export_changes($1)", &[&EXPORTER])
         .expect("an export is read")
@@ -119,7 +120,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
     assert_eq!(exported as usize, apps.len(), "apps of an export");
 }
 
-/// Ids as people and programs choose them, which locales sort in their own ways.
+/// Returns ids as people and programs choose them. Locales sort such ids in different ways.
 fn names(count: usize, rng: &mut StdRng) -> Vec<String> {
     const PARTS: [&str; 24] = [
         "a", "A", "b", "B", "ch", "h", "i", "z", "Z", "y", "ä", "é", "ss", "ß", "0", "10", "9", "-", "_", ".", " ",
@@ -136,7 +137,7 @@ fn record(user: &str, row: usize) -> String {
     format!("{user}/{row}")
 }
 
-/// A change of each record of each user, some in a space.
+/// Writes a change to each record of each user, some of them in a space.
 fn write(cluster: &Cluster, devices: &[Device], value: &str, rng: &mut StdRng) {
     let mut client = cluster.app(DATABASE);
     let statement = client
@@ -150,7 +151,7 @@ fn write(cluster: &Cluster, devices: &[Device], value: &str, rng: &mut StdRng) {
     let mut transaction = client.transaction().expect("a transaction begins");
     for (i, row) in places {
         let Device { user, spaces, .. } = &devices[i];
-        // The same record in the same space, each time.
+        // The same record is in the same space each time.
         let space = (row % 3 == 0).then(|| &spaces[0]);
         transaction
             .execute(&statement, &[&record(user, row), user, &space, &value, spaces])
@@ -159,7 +160,7 @@ fn write(cluster: &Cluster, devices: &[Device], value: &str, rng: &mut StdRng) {
     transaction.commit().expect("a transaction commits");
 }
 
-/// A change in each of the apps.
+/// Writes a change in each of the apps.
 fn write_in(cluster: &Cluster, apps: &[String]) {
     let write = "SELECT mana_sync.record_change(id, 'notes', 'one', $1, NULL, 'update', 'phone', '{}') FROM unnest($2::text[]) AS app (id)";
     cluster.app(DATABASE).execute(write, &[&EXPORTER, &apps]).expect("changes are recorded");
@@ -181,7 +182,7 @@ fn compare(cluster: &Cluster, devices: &[Device]) -> Difference {
     total
 }
 
-/// What is there is in the table, whatever its indexes say.
+/// Settings under which a query reads the table itself, whatever its indexes contain.
 const WITHOUT_INDEXES: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
 
 fn sorts_before(cluster: &Cluster, one: &str, other: &str) -> bool {

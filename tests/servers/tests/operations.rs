@@ -1,8 +1,8 @@
-//! What docs/operations.md says of dumps, upgrades and worker processes.
+//! The statements of docs/operations.md about dumps, upgrades and worker processes.
 //!
-//! Fails if a dump that is called right there has no change in it, if one that is called wrong has (the page would be out of date), or if
-//! the check that it offers does not tell them apart; if a wake-up worker runs in a binary upgrade; or if a server with too few worker
-//! processes does not say so. Further tests say themselves what they would fail for.
+//! Fails if a dump that the page calls right has no changes, if a dump that it calls wrong has them, or if the check on
+//! the page does not tell them apart; if a wake-up worker runs during a binary upgrade; or if a server with too few
+//! worker processes does not warn. The doc comment of each further test says when it fails.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn workers(client: &mut Client) -> i64 {
     client.query_one(WORKERS, &[]).unwrap().get(0)
 }
 
-/// The commands of the page that begin with a word, each with what follows it in a comment.
+/// Returns the commands of the page that begin with a word, each with the comment that follows it.
 fn commands(first: &str) -> Vec<(Vec<String>, String)> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
@@ -49,7 +49,7 @@ fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
     .unwrap();
     let client = |name: &str| {
         let mut command = server_command(name);
-        // Where the server's user may write.
+        // A directory that the server's user may write to.
         command.current_dir(cluster.socket_dir());
         command.env("PGHOST", cluster.socket_dir()).env("PGUSER", "postgres");
         command
@@ -67,7 +67,7 @@ fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
         assert_eq!(has_the_log, comment.starts_with("right"), "{words:?} {comment}");
         assert!(comment.starts_with("right") || comment.starts_with("wrong"), "{comment}");
     }
-    // Those that are right are complete: restored, they answer a device as the server that they are of.
+    // The right dumps are complete: restored, they answer a device as the original server does.
     cluster.superuser("log").batch_execute("CREATE EXTENSION mana_sync").unwrap();
     let state = "SELECT concat_ws(' ', count(*), max(created_at), max(seq),
                      (SELECT count(*) FROM mana_sync.epochs), (SELECT count(*) FROM mana_sync.purges),
@@ -79,13 +79,14 @@ fn the_dumps_of_the_page_have_the_log_or_have_not_as_it_says() {
     for database in ["whole", "log", "extension"] {
         run(client("pg_restore").args(["-d", database, &format!("{database}.dump")])).expect("it is restored");
         assert_eq!(of(&mut cluster.superuser(database)), expected, "{database}");
-        // What the application may do comes with CREATE EXTENSION.
+        // CREATE EXTENSION grants the application its privileges again.
         let pulled = cluster.app(database).execute("SELECT mana_sync.pull('ada', 'todo')", &[]);
         assert_eq!(pulled.is_ok(), database != "log", "{database}");
     }
 }
 
-/// pg_upgrade failed with "database is being accessed by other users", when the old cluster could not be started any more.
+/// Regression: pg_upgrade failed with "database is being accessed by other users", at a time when the old cluster could
+/// not be started any more.
 #[test]
 fn no_worker_runs_in_a_binary_upgrade() {
     let options = Options::default()
@@ -94,7 +95,7 @@ fn no_worker_runs_in_a_binary_upgrade() {
     let cluster = Cluster::with_log(options);
     let mut superuser = cluster.superuser(DATABASE);
     wait_until("both workers run", || workers(&mut superuser) == 2);
-    // With a worker in it, a database cannot be copied. That is what pg_upgrade does.
+    // A database with a connected worker cannot be copied, and pg_upgrade copies databases.
     let copy = "CREATE DATABASE copy TEMPLATE template1";
     let error = superuser.batch_execute(copy).expect_err("the worker is connected to it");
     assert_eq!(error.code().expect("a code").code(), "55006");
@@ -110,8 +111,8 @@ fn no_worker_runs_in_a_binary_upgrade() {
     wait_until("they are back", || workers(&mut superuser) == 2);
 }
 
-/// This fails if a wake-up worker runs while pg_upgrade does. The upgrade is to the same version, which pg_upgrade allows, so that no
-/// machine has to skip it.
+/// Fails if a wake-up worker runs during pg_upgrade. The upgrade is to the same version, which pg_upgrade allows, so
+/// that this test needs no second version.
 #[test]
 fn pg_upgrade_leaves_the_settings_of_both_servers_as_they_are() {
     let settings = [("shared_preload_libraries", "mana_sync"), ("mana_sync.wakeup_databases", "postgres, template1")];
@@ -150,7 +151,7 @@ fn a_server_whose_worker_processes_are_few_says_so() {
     }
 }
 
-/// This fails if the page is wrong about eight databases: that all but the last have a worker, and that no parallel query has one.
+/// Fails if the page is wrong about eight databases: all but the last have a worker, and no parallel query gets one.
 #[test]
 fn of_eight_workers_the_last_does_not_start() {
     let names: Vec<String> = (0..8).map(|i| format!("d{i}")).collect();
@@ -182,8 +183,9 @@ fn of_eight_workers_the_last_does_not_start() {
     assert!(plan.contains(&"Workers Launched: 0".into()), "{plan:?}");
 }
 
-/// Scopes of many spaces are long. This fails if a call or a scope takes a lock for each of its spaces or changes, or if a space id is in
-/// the server's log though nobody asked for statements there; or if the page is wrong about what is there when somebody does.
+/// Scopes of many spaces are long. Fails if a call or a scope takes a lock for each of its spaces or changes; if a
+/// space id is in the server's log although statements are not logged; or if the page is wrong about what the log
+/// contains when they are.
 #[test]
 fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements() {
     let cluster = Cluster::with_log(Options::default());
@@ -199,7 +201,7 @@ fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements()
     let pull = "SELECT mana_sync.pull('ben', 'todo', space_ids => $1) ->> 'hasMore'";
     assert_eq!(transaction.query_one(pull, &[&spaces]).unwrap().get::<_, String>(0), "false");
     transaction.execute("SELECT mana_sync.with_scope('ben', $1)", &[&spaces]).unwrap();
-    // The tables of the log and their indexes, once each; max_locks_per_transaction is 64.
+    // The tables of the log and their indexes are locked once each; max_locks_per_transaction is 64.
     let locks: i64 =
         transaction.query_one("SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid()", &[]).unwrap().get(0);
     assert!((1..=40).contains(&locks), "{locks}");
@@ -223,7 +225,7 @@ fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements()
     assert!(cluster.server_log().len() < log.len() + 10_000, "their beginning is there");
 }
 
-/// It was a WARNING in every session that used the log.
+/// Regression: there was a WARNING in every session that used the log.
 #[test]
 fn a_setting_that_stayed_when_the_library_is_not_preloaded_any_more_is_no_warning() {
     let cluster = Cluster::with_log(Options::default().set("mana_sync.wakeup_databases", DATABASE));

@@ -1,8 +1,9 @@
-//! Devices of the original service, which are in the field and cannot be changed, on a thousand random schedules.
+//! Devices of the original service, which are in the field and cannot be changed, in a thousand random schedules.
 //!
-//! Fails if one of them ends without a record that `mana_sync.records` says its user sees, with one more, or with another value; or
-//! if its queue is stuck. The same check must report loss where a fault of earlier builds is put between device and server: cursors that
-//! are greater than timestamps, and a wire that refuses what an op does not use.
+//! Fails if such a device ends without a record that `mana_sync.records` returns for its user, with an additional
+//! record, or with another value; or if its queue is stuck. The same check must report a loss when one of two earlier
+//! faults is put between device and server: cursors that sort after timestamps, and a wire format that refuses keys
+//! which the op does not use.
 
 use std::sync::Mutex;
 use std::thread;
@@ -18,7 +19,7 @@ use rand::rngs::StdRng;
 use serde_json::{Value, json};
 
 const SPACES: [&str; 2] = ["home", "work"];
-/// Users and their spaces. Ann has two devices.
+/// The users and their spaces. Ann has two devices.
 const DEVICES: [(&str, &str, &[&str]); 4] = [
     ("ann", "ann phone", &["home", "work"]),
     ("ann", "ann laptop", &["home", "work"]),
@@ -26,7 +27,7 @@ const DEVICES: [(&str, &str, &[&str]); 4] = [
     ("cem", "cem phone", &[]),
 ];
 
-/// Honest clocks: no two readings are the same, and each is in the past.
+/// A correct clock. No two readings are the same, and each is in the past.
 struct Clock(DateTime<Utc>);
 
 impl Clock {
@@ -40,21 +41,22 @@ impl Clock {
     }
 }
 
-/// How a schedule ended.
+/// The result of a schedule.
 #[derive(Default, Debug)]
 struct Outcome {
     writes: usize,
     lost_answers: usize,
     purges: usize,
     late_devices: usize,
-    /// How often a device of our own wire had to begin again.
+    /// How often a device of the current wire format had to resync.
     resyncs: usize,
-    /// Differences between devices and records.
+    /// Differences between the devices and `mana_sync.records`.
     differences: Vec<String>,
     stuck: Vec<String>,
 }
 
-/// Plays a schedule in an app of its own. One after the other in a log: a purge is of all apps.
+/// Plays a schedule in an app of its own. Schedules in one log are played one after the other, because a purge affects
+/// all apps.
 fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Outcome {
     let app = format!("{fault:?} {seed}");
     let mut rng = rng(seed, 1);
@@ -63,7 +65,7 @@ fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Out
     let mut devices: Vec<OriginalDevice> =
         DEVICES.iter().map(|(user, client, spaces)| device(user, client, spaces)).collect();
     let mut online = vec![true; devices.len()];
-    // Readers of our own wire, of whom one is a member: they are told the changes themselves.
+    // Readers of the current wire format, one of whom is a member. They receive the changes themselves.
     let mut ours = [Device::new("ann", &app, &SPACES), Device::new("dan", &app, &SPACES[..1])];
     let mut resyncs = 0;
     for step in 0..40 {
@@ -86,7 +88,7 @@ fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Out
             _ => {}
         }
     }
-    // Everybody is online, and syncs until nothing moves: what one pushes last the others get in the next round.
+    // All devices are online and sync until nothing moves: what one pushes last, the others receive in the next round.
     for _ in 0..3 {
         devices.iter_mut().for_each(|device| sync_all(device, client));
     }
@@ -103,7 +105,7 @@ fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Out
                 break;
             }
         }
-        // What was purged since it came is not in the log any more.
+        // Changes that were purged after their arrival are not in the log any more.
         let difference = device.compare(owner);
         assert!(
             difference.lost.is_empty() && difference.repeated == 0,
@@ -114,7 +116,7 @@ fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Out
     outcome
 }
 
-/// A user does something: makes a record, private or in a space, or writes to one that lives on the device, or deletes it.
+/// A user creates a record, private or in a space, or writes to a live record of the device, or deletes it.
 fn write(device: &mut OriginalDevice, new: &str, rng: &mut StdRng, clock: &mut Clock) {
     let table = TABLES[rng.random_range(0..TABLES.len())];
     let living = device.living(table);
@@ -148,7 +150,7 @@ fn sync(device: &mut OriginalDevice, client: &mut Client, rng: &mut StdRng, outc
         loses
     });
     outcome.lost_answers += lost;
-    // As a user does who looks at one screen: not every push is followed by a pull.
+    // As with a user who looks at one screen: not every push is followed by a pull.
     if rng.random_range(0..3) > 0 {
         device.pull(client, [1, 3, 100][rng.random_range(0..3)]);
     }
@@ -159,7 +161,8 @@ fn sync_all(device: &mut OriginalDevice, client: &mut Client) {
     device.pull(client, 100);
 }
 
-/// A page for a device of our own wire; whether there is more, and how often it had to discard what it had and begin again.
+/// Pulls one page for a device of the current wire format. Returns whether there is more, and how often the device had
+/// to resync.
 fn pull_page(device: &mut Device, client: &mut Client, page_size: i32) -> (bool, usize) {
     let sql = "SELECT mana_sync.pull($1, $2, since => $3, page_size => $4, space_ids => $5)::text";
     let row = client.query_one(sql, &[&device.user, &device.app, &device.cursor, &page_size, &device.spaces]);
@@ -175,8 +178,8 @@ fn pull_page(device: &mut Device, client: &mut Client, page_size: i32) -> (bool,
     (page["hasMore"] == json!(true), 0)
 }
 
-/// A purge of everybody's deletes, of which somebody in another app has one. As its documentation asks, no device of this kind has been
-/// away for longer than what is purged: all have synced since.
+/// Purges all deletes; a user of another app has one too. As the documentation requires, no device has been offline for
+/// longer than the purge interval: all have synced since.
 fn purge(client: &mut Client, owner: &mut Client, app: &str, devices: &mut [OriginalDevice], outcome: &mut Outcome) {
     let eve = "SELECT mana_sync.record_change($1, 't', 'r', 'eve', NULL, op, 'c') FROM unnest('{insert,delete}'::text[]) AS op";
     owner.execute(eve, &[&format!("of eve beside {app}")]).expect("eve's record");
@@ -187,7 +190,7 @@ fn purge(client: &mut Client, owner: &mut Client, app: &str, devices: &mut [Orig
     outcome.purges += usize::from(deletes.get::<_, i64>(0) > 0);
 }
 
-/// Plays schedules from two clusters, and adds their outcomes up.
+/// Plays schedules on two clusters, and adds up their outcomes.
 fn play_all(seed: u64, schedules: u64, fault: Fault) -> Outcome {
     let total = Mutex::new(Outcome::default());
     thread::scope(|scope| {
@@ -238,7 +241,7 @@ fn devices_in_the_field_end_with_what_records_says() {
     );
 }
 
-/// What proves that the test above can fail: both faults were those of earlier builds.
+/// Proves that the test above can fail. Earlier builds had both faults.
 #[test]
 fn the_same_check_reports_greater_cursors_and_a_strict_wire() {
     let seed = seed("original_devices", 15);

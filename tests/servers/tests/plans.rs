@@ -1,8 +1,8 @@
-//! What a pull reads of a log of a million rows: the shape of its plans, and buffers. Never time.
+//! What a pull reads of a log of a million rows: the shape of its plans, and buffers. Times are not measured.
 //!
-//! Fails if a branch of a pull is anything else than an ordered scan of the index that is made for it, or if a pull
-//! touches more pages because the log is longer, because transactions are open that have nothing to do with it, or
-//! because the reader is in many spaces. The statements run inside `changes_since`; auto_explain shows them.
+//! Fails if a branch of a pull is not an ordered scan of the index that is made for it; or if a pull touches more pages
+//! because the log is longer, because unrelated transactions are open, or because the reader is in many spaces. The
+//! statements run inside `changes_since`; auto_explain shows their plans.
 
 use std::sync::mpsc::{Receiver, channel};
 
@@ -11,10 +11,10 @@ use mana_sync_servers::{Cluster, Options};
 use postgres::{Client, Config, NoTls};
 use serde_json::Value;
 
-/// Spaces that rows are in.
+/// The number of spaces that have rows.
 const SPACES: usize = 100;
 
-/// Adds rows `from..to` of other users, a transaction for each 10,000, half of them in spaces.
+/// Adds rows `from..to` of other users, 10,000 in each transaction. Half of them are in spaces.
 fn add_rows(superuser: &mut Client, from: i32, to: i32) {
     for start in (from..to).step_by(10_000) {
         add_transaction(superuser, start, start + 10_000);
@@ -37,7 +37,7 @@ fn analyze(superuser: &mut Client) {
     superuser.batch_execute("VACUUM ANALYZE mana_sync.sync_changes").unwrap();
 }
 
-/// A session as the application's role that sees the plans of everything that it runs.
+/// A session of the application's role that sees the plans of all statements it runs.
 struct Explained {
     client: Client,
     notices: Receiver<String>,
@@ -47,9 +47,9 @@ struct Explained {
 struct Pull {
     rows: usize,
     cursor: Option<String>,
-    /// Plans of the reading statements.
+    /// The plans of the reading statements.
     plans: Vec<Value>,
-    /// Shared buffers hit or read by the whole call.
+    /// The shared buffers that the whole call hit or read.
     buffers: i64,
 }
 
@@ -78,7 +78,7 @@ impl Explained {
         self.pull_filtered(user, spaces, since, page_size, None)
     }
 
-    /// The plans of the statements that another call runs.
+    /// Runs another call, and returns the plans of its statements.
     fn run(&mut self, sql: &str) -> Vec<Value> {
         while self.notices.try_recv().is_ok() {}
         self.client.query(sql, &[]).unwrap();
@@ -88,13 +88,13 @@ impl Explained {
             .collect()
     }
 
-    /// What auto_explain has said since.
+    /// Returns the plans that auto_explain has reported since the last time.
     fn plans(&self) -> Vec<Value> {
         let plan = |message: String| serde_json::from_str(&message[message.find('{')?..]).expect("a plan in JSON");
         self.notices.try_iter().filter_map(plan).collect()
     }
 
-    /// A pull that leaves out the rows of a client.
+    /// Pulls without the rows of one client.
     fn pull_filtered(
         &mut self,
         user: &str,
@@ -125,20 +125,20 @@ fn buffers(plan: &Value) -> i64 {
     plan["Shared Hit Blocks"].as_i64().unwrap() + plan["Shared Read Blocks"].as_i64().unwrap()
 }
 
-/// A plan's nodes.
+/// Returns the nodes of a plan.
 fn nodes(plan: &Value) -> Vec<&Value> {
     let inner = plan["Plans"].as_array().into_iter().flatten().flat_map(nodes);
     std::iter::once(plan).chain(inner).collect()
 }
 
-/// Rows that the scans of the log returned.
+/// Returns the number of rows that the scans of the log returned.
 fn rows_read(pull: &Pull) -> i64 {
     let scans =
         pull.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Relation Name"] == "sync_changes");
     scans.map(|scan| scan["Actual Rows"].as_f64().unwrap() as i64 * scan["Actual Loops"].as_f64().unwrap() as i64).sum()
 }
 
-/// Rows that the scans of the log looked at, those included that a filter left out.
+/// Returns the number of rows that the scans of the log read, including those that a filter removed.
 fn rows_seen(pull: &Pull) -> i64 {
     let scans =
         pull.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Relation Name"] == "sync_changes");
@@ -149,8 +149,8 @@ fn rows_seen(pull: &Pull) -> i64 {
     rows_read(pull) + left_out.sum::<i64>()
 }
 
-/// What is wrong with a pull's plans: every scan of the log has to be an ordered one of the index made for it, bounded by
-/// the position, and nothing is sorted.
+/// Returns what is wrong with the plans of a pull. Every scan of the log must be an ordered scan of the index made for
+/// it, with the position as a bound, and nothing may be sorted.
 fn fault(pull: &Pull) -> Option<String> {
     let mut scans = 0;
     for plan in &pull.plans {
@@ -191,25 +191,25 @@ fn a_pull_reads_what_it_returns_and_little_more() {
     let cluster = Cluster::with_log(options);
     let (mut superuser, mut app) = (cluster.superuser(DATABASE), cluster.app(DATABASE));
 
-    // A backend that planned its statements while the table was empty keeps ordered index scans.
+    // A backend that planned its statements while the table was empty must keep ordered index scans.
     let mut early = Explained::new(&cluster);
     assert_eq!(early.pull("reader", 3, None, 10).rows, 0);
     app.batch_execute("SELECT mana_sync.record_change('app', 'notes', 'own', 'reader', NULL, 'insert', 'c', '{}')")
         .unwrap();
     early.pull("reader", 3, None, 10);
 
-    // The check of ids that are pushed again, planned while the table is a page.
+    // The look-up of ids that are pushed again is planned while the table has one page.
     const AGAIN: &str = "SELECT mana_sync.push('ann', 'app', '{\"changes\": [
         {\"eventId\": \"0190f5fe-7c00-7000-8000-000000000001\", \"table\": \"t\", \"id\": \"r\", \"op\": \"delete\", \"spaceId\": \"\"}]}')::text";
     analyze(&mut superuser);
     (0..2).for_each(|_| drop(early.run(AGAIN)));
 
-    // A table that nobody has analysed, for a session that plans now.
+    // A new session plans its statements while the table has not been analyzed.
     add_rows(&mut superuser, 0, 10_000);
     let unknown = Explained::new(&cluster).pull("reader", 3, None, 1000);
     assert_eq!(unknown.rows, 151);
     assert_ordered(&unknown, "not analysed");
-    // Pushed again, with the plan of then and a new one: found by the index of ids.
+    // The ids are pushed again, with the old plan and with a new one. Both must use the index of ids.
     for session in [&mut early, &mut Explained::new(&cluster)] {
         let plans = session.run(AGAIN);
         let scans: Vec<&Value> = plans
@@ -220,7 +220,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert!(!scans.is_empty() && scans.iter().all(|scan| scan["Index Name"] == "sync_changes_pkey"), "{plans:#?}");
     }
 
-    // An empty pull of a reader in three spaces, at 10 k rows of others and at a million.
+    // A reader in three spaces pulls nothing new, with 10,000 rows of others in the log and with a million.
     analyze(&mut superuser);
     let at_rest = |explained: &mut Explained, spaces: usize| {
         let mut cursor = None;
@@ -244,17 +244,17 @@ fn a_pull_reads_what_it_returns_and_little_more() {
     let large = early.pull("reader", 3, Some(&cursor), 1000);
     assert_eq!(large.rows, 0);
     assert_ordered(&large, "empty pull, 1 M rows");
-    // To start a function scan takes longer than to look into an index: there is one, for the spaces, as all parts read
-    // the same range. (Others are in the sub-selects of the policy.)
+    // Starting a function scan costs more than an index descent. There is one function scan, for the spaces, because
+    // all parts read the same range. The policies have others in their sub-selects.
     let looped =
         large.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Node Type"] == "Nested Loop");
     let from: Vec<&Value> = looped.map(|node| &node["Plans"][0]["Function Name"]).collect();
     assert_eq!(from, ["unnest"], "{:#}", large.plans[0]);
     println!("buffers of an empty pull, 3 spaces: {} at 10 k rows, {} at 1 M", small.buffers, large.buffers);
-    // An index of a million rows is one level deeper: one page more for each of the four scans.
+    // An index of a million rows is one level deeper: each of the four scans reads one page more.
     assert!(large.buffers <= small.buffers * 6 / 5 + 4, "{} {}", small.buffers, large.buffers);
 
-    // Sessions whose settings would have it otherwise, and find them as they were.
+    // Sessions whose settings would lead to other plans. The call must leave these settings unchanged.
     for settings in [
         "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET plan_cache_mode = force_custom_plan; SET jit_above_cost = 0",
         "SET random_page_cost = 1000; SET cpu_index_tuple_cost = 1000; SET plan_cache_mode = force_generic_plan",
@@ -273,7 +273,8 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert_eq!(changed.len(), asked.len());
     }
 
-    // A page over a hundred spaces reads about a page, and the last page of the walk what the first does.
+    // A page over a hundred spaces reads about as much as a page needs, and the last page of a walk as much as the
+    // first.
     let mut walk = Vec::new();
     let mut since = None;
     loop {
@@ -292,7 +293,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert_ordered(pull, "a page over 100 spaces");
         let read = rows_read(pull);
         assert!((1000..=2500).contains(&read), "a page of 1,000 rows over {SPACES} spaces read {read}");
-        // A row is a page of its own at worst, and each space a descent of its index.
+        // In the worst case each row is on a page of its own, and each space costs one descent of its index.
         assert!(pull.buffers <= 2500 + 5 * SPACES as i64, "{}", pull.buffers);
     }
     println!(
@@ -301,7 +302,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         walk.iter().map(|pull| pull.buffers).collect::<Vec<_>>()
     );
 
-    // One user's first sync: 5,000 rows in pages of 500, the last one like the first.
+    // The first sync of one user: 5,000 rows in pages of 500. The last page must read as much as the first.
     let mut pages = Vec::new();
     let mut since = None;
     loop {
@@ -319,7 +320,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
     let (first, last) = (pages[0], pages[9]);
     assert!(last <= first * 6 / 5 + 4, "{pages:?}");
 
-    // A hundred open writers that have an id and do nothing, for a reader in 3 spaces and one in 100.
+    // A hundred open writers that have an id and do nothing, for a reader in 3 spaces and for one in 100.
     for spaces in [3, SPACES] {
         let cursor = at_rest(&mut early, spaces);
         app.batch_execute("SELECT pg_current_xact_id()").unwrap();
@@ -338,9 +339,9 @@ fn a_pull_reads_what_it_returns_and_little_more() {
             alone.buffers, crowded.buffers
         );
         assert!(crowded.buffers <= alone.buffers * 6 / 5 + 4, "{} {}", alone.buffers, crowded.buffers);
-        // They end. The next pull looks for what they wrote, and does not probe each space for each of them.
+        // The writers end. The next pull looks for what they wrote, without probing each space for each writer.
         idle.iter_mut().for_each(|client| client.batch_execute("COMMIT").unwrap());
-        // Once before, for the plans of statements that have not been needed so far.
+        // One pull before it plans the statements that have not been needed so far.
         early.pull("reader", spaces, Some(&cursor), 1000);
         let ended = early.pull("reader", spaces, Some(&cursor), 1000);
         assert_eq!(ended.rows, 0);
@@ -349,9 +350,9 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert!(ended.buffers <= alone.buffers * 2 + 20, "{} {}", alone.buffers, ended.buffers);
     }
 
-    // The same with many rows of others between the ids, in every space: at most a descent of the index for each
-    // writer that has ended and each space, and few of the rows between, which the reader has had. And with few rows
-    // between many ids: these rows, and no descent for each id.
+    // The same with many rows of others between the ids, in every space: at most one index descent for each ended
+    // writer and space, and few of the rows between, which the reader has received. With few rows between many ids:
+    // these rows, and no descent for each id.
     for (writers, every, rows, spaces) in [(50, 1, 10_000, 3), (50, 1, 10_000, SPACES), (150, 10, 200, SPACES)] {
         let mut idle: Vec<Client> = (0..writers).map(|_| cluster.app(DATABASE)).collect();
         for (number, client) in idle.iter_mut().enumerate() {
@@ -382,8 +383,8 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert!(ended.plans.len() <= 20, "{}", ended.plans.len());
     }
 
-    // A user with a long history of his own pulls nothing: before and after a writer has ended that was open
-    // all the while, and with a filter that would leave out each of his rows.
+    // A user with many rows of its own pulls nothing new, before and after the end of a writer that was open all the
+    // time, and with a filter that would remove each of its rows.
     let history =
         "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
          SELECT 'app', 'notes', 'r' || i, 'heavy', 'insert', 'phone', 's' || i % 3, '{}'
@@ -413,7 +414,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         }
     }
 
-    // The same check notices a plan that has to do without one of the indexes.
+    // The same check must report a plan without one of the indexes.
     for index in ["sync_changes_own_idx", "sync_changes_space_idx"] {
         let valid = |is: bool| {
             format!("UPDATE pg_index SET indisvalid = {is} WHERE indexrelid = 'mana_sync.{index}'::regclass")
@@ -442,14 +443,14 @@ fn maintenance_reads_the_log_in_the_order_of_its_index() {
     let mut explained = Explained::new(&cluster);
     explained.client.batch_execute("RESET ROLE").unwrap();
     for (call, statement, least) in [
-        // Batches go on behind the one before.
+        // Each batch continues after the one before.
         (
             "CALL mana_sync.compact(older_than => '0', batch_size => 1000, dry_run => true)",
             "> ROW($1, $2, $3, $4, $5)",
             10,
         ),
         ("CALL mana_sync.compact(user_id => 'u7', older_than => '0', dry_run => true)", "> ROW($1, $2, $3, $4, $5)", 1),
-        // A record with a delete is read whole.
+        // A record with a delete is read completely.
         ("SELECT mana_sync.purge_deleted('0')", "ELSE c.space_id END DESC", 20),
     ] {
         let brief = |text: &str| text.replace("OPERATOR(pg_catalog.>)", ">");
@@ -470,7 +471,8 @@ fn maintenance_reads_the_log_in_the_order_of_its_index() {
     }
 }
 
-/// The space of a change that names none. The plan is made while the table is empty, and never read more than a few descents since.
+/// `push` looks up the space of a change that names none. The plan is made while the table is empty, and must never
+/// read more than a few index descents later.
 #[test]
 fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
     let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
@@ -496,7 +498,8 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
     };
     assert_eq!(lookup("new", "an empty log").1, None);
 
-    // An id that 100,000 others use for a private record of theirs, and 1,000 for one in a space; and Ann's own long history.
+    // A record id that 100,000 other users use for a private record, and 1,000 for one in a space; and the long history
+    // of Ann's own record.
     let mut filler = cluster.superuser(DATABASE);
     let insert = "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data) SELECT 'app', 'notes',";
     for rows in [

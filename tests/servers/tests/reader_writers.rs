@@ -1,8 +1,9 @@
-//! Devices that write and pull in one transaction: at every isolation level, within savepoints, committed, prepared or rolled
-//! back, with the answer kept or lost, and with a cursor that goes to another connection while the transaction is open.
+//! Devices that write and pull in one transaction: at every isolation level, within savepoints, with a commit, a
+//! PREPARE or a rollback, with the answer kept or lost, and with a cursor that another connection uses while the
+//! transaction is open.
 //!
-//! Fails if a device misses a change or is given one twice. A reader whose cursor is a plain snapshot runs along, is
-//! counted by the same code, and must have lost changes: a snapshot takes what its own transaction writes later for seen.
+//! Fails if a device misses a change or receives one twice. A reader whose cursor is a plain snapshot runs beside them,
+//! is counted by the same code, and must lose changes: a snapshot treats later writes of its own transaction as seen.
 
 use std::collections::HashSet;
 use std::thread;
@@ -32,9 +33,9 @@ struct Tally {
     rolled_back: usize,
     prepared: usize,
     not_serializable: usize,
-    /// Pages that were pulled within a transaction that had written.
+    /// Pages that were pulled in a transaction that had written before.
     pages_after_writes: usize,
-    /// Pages that were pulled elsewhere with the cursor of an open transaction.
+    /// Pages that were pulled on another connection with the cursor of an open transaction.
     pages_elsewhere: usize,
 }
 
@@ -49,13 +50,13 @@ impl Tally {
     }
 }
 
-/// A device that writes as well.
+/// A device that also writes.
 struct ReaderWriter<'a> {
     device: Device,
-    /// The same reader with a plain snapshot for a cursor.
+    /// The same reader, with a plain snapshot as its cursor.
     by_snapshot: Device,
     writer: Writer<'a>,
-    /// All that it ever wrote, rolled back or not.
+    /// All changes that the device ever wrote, rolled back or not.
     written: HashSet<Uuid>,
     has_written: bool,
     elsewhere: Client,
@@ -96,11 +97,11 @@ impl ReaderWriter<'_> {
         }
     }
 
-    /// Prepares, pulls, and ends what was prepared; the latter two on the other connection.
+    /// Prepares the transaction, pulls, and commits it or rolls it back. The latter two use the other connection.
     fn in_two_phases(&mut self, mut transaction: Transaction) -> Result<(), Error> {
         let name: u64 = self.writer.rng.random();
         transaction.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
-        // Ends the client's transaction object; the server has none any more, and only warns.
+        // Ends the transaction object of the client. The server has no transaction any more, and only warns.
         transaction.commit()?;
         self.tally.prepared += 1;
         self.pull_elsewhere()?;
@@ -108,7 +109,7 @@ impl ReaderWriter<'_> {
         self.elsewhere.batch_execute(&format!("{verb} PREPARED '{name}'"))
     }
 
-    /// Some writes and pulls in any order, with savepoints.
+    /// Writes and pulls some times in random order, with savepoints.
     fn steps(&mut self, transaction: &mut Transaction, depth: usize) -> Result<(), Error> {
         for _ in 0..self.writer.rng.random_range(1..=6) {
             match self.writer.rng.random_range(0..10) {
@@ -147,7 +148,8 @@ impl ReaderWriter<'_> {
         self.device.pull_page(&mut self.elsewhere, page_size(&mut self.writer.rng)).map(|_| ())
     }
 
-    /// What was pulled in a transaction that was rolled back has reached the device, or has not.
+    /// A transaction that pulled was rolled back. The device keeps what it pulled, or forgets it as if the answer had
+    /// been lost.
     fn forget_or_keep(&mut self, before: Device) {
         if self.writer.rng.random_bool(0.5) {
             self.device = before;
@@ -158,7 +160,7 @@ impl ReaderWriter<'_> {
 #[test]
 fn devices_that_write_and_pull_in_one_transaction_lose_and_repeat_nothing() {
     let seed = seed("reader_writers", 24);
-    // Not a row is written before they all begin: the first transactions of the log may be rolled back.
+    // No row is written before all devices begin, so that the first transactions of the log may be rolled back.
     let cluster = Cluster::with_log(Options::default());
     let (acknowledged, stop) = (Acknowledged::default(), Stop::after(TIME));
     let mut done = Vec::new();
@@ -199,7 +201,7 @@ fn devices_that_write_and_pull_in_one_transaction_lose_and_repeat_nothing() {
     for both in &mut done {
         both.device.pull(&mut app, 1000).expect("the rest is read");
         let mut difference = both.device.compare(&mut superuser);
-        // Its own rows that were rolled back after it was given them are nobody else's.
+        // Rows of its own that the device received and then rolled back must not reach anybody else.
         difference.foreign.retain(|id| !both.written.contains(id));
         println!("{}: {difference}; {:?}", both.device.user, both.tally);
         difference.assert_exact(&both.device.user);

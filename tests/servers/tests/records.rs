@@ -1,4 +1,4 @@
-//! Merged records on a real server, against a second, deliberately simple implementation.
+//! Merged records on a real server, compared with a second, deliberately simple implementation of merging.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use rand::seq::IndexedRandom;
 
 const APP: &str = "couchdb";
 
-/// Pushes the whole history, line by line.
+/// Pushes the whole history, one changeset for each line of the file.
 fn push_all(client: &mut Client, pushes: &[Push]) {
     let statement = client.prepare("SELECT mana_sync.push($1, $2, $3::text::jsonb)::text").unwrap();
     for push in pushes {
@@ -23,7 +23,7 @@ fn push_all(client: &mut Client, pushes: &[Push]) {
     }
 }
 
-/// The changes of the file's lines, in their order.
+/// Returns the changes of the file in the order of its lines.
 fn lines(pushes: &[Push]) -> Vec<Logged> {
     let of_app = pushes.iter().filter(|push| push.app == APP);
     let changes = of_app.flat_map(|push| push.changes.iter().map(move |change| (push, change)));
@@ -83,7 +83,7 @@ fn records_of_the_history_are_those_of_the_simple_merge() {
     }
     assert!(all.len() > 4000 && living(all.clone()).len() < all.len());
 
-    // The aggregate by itself, of several processes.
+    // The aggregate by itself, in several parallel processes.
     superuser
         .batch_execute(
             "SET parallel_setup_cost = 0; SET cpu_operator_cost = 1; SET min_parallel_table_scan_size = 0;
@@ -107,7 +107,7 @@ fn records_of_the_history_are_those_of_the_simple_merge() {
     }
 }
 
-/// Rows and bytes of the log, when nothing is in it but what is.
+/// Rewrites the log with VACUUM FULL. Returns the number of its rows, the bytes of its table and the bytes of its indexes.
 fn size(superuser: &mut Client) -> (i64, i64, i64) {
     superuser.batch_execute("VACUUM FULL mana_sync.sync_changes").unwrap();
     let row = superuser
@@ -165,7 +165,8 @@ fn the_history_before_and_after_a_compaction() {
 fn one_record_is_read_by_its_index_whoever_else_has_one_of_the_same_id() {
     let cluster = Cluster::with_log(Options::default());
     let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
-    // A record that each of 20,000 users has privately, and a thousand spaces have; and one that is long.
+    // A record id that each of 20,000 users has privately and that a thousand spaces have, and another record with a
+    // long history.
     superuser
         .batch_execute(
             "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, client_id, data)
@@ -183,7 +184,7 @@ fn one_record_is_read_by_its_index_whoever_else_has_one_of_the_same_id() {
         let count = |key: &str| plan[0]["Plan"][key].as_i64().expect("a count");
         count("Shared Hit Blocks") + count("Shared Read Blocks")
     };
-    // The entries of the index that have the record's id are read, whoever's they are; the rows are not.
+    // The scan reads all index entries of the record id, of whatever user, but not their rows.
     for (sql, most) in [
         ("SELECT * FROM mana_sync.records('user 20000', 'app', 'settings', 'theme')", 300),
         (

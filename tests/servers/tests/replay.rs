@@ -1,7 +1,7 @@
-//! Real input: 18 years of a public repository's history as pushes (13,417 of them, 36,629 changes, 300 users, 118 spaces),
-//! replayed from several connections at once, while a device for each user keeps pulling.
+//! Real input: 18 years of a public repository's history as pushes, replayed on several connections at once while a
+//! device for each user keeps pulling.
 //!
-//! The file is not part of the repository; without it the test says so and is skipped.
+//! The file is not part of the repository. Without it the test says so and is skipped.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ fn every_device_holds_the_history_that_its_scope_allows_once() {
                         early += devices[device].pull_page(&mut client, page_size(&mut rng)).expect("a page is read");
                         pages += 1;
                     }
-                    // Whoever is still in the middle of a walk finishes it with what came since.
+                    // A device in the middle of a walk finishes it, with the changes that arrived meanwhile.
                     for device in devices {
                         device.pull_by(&mut client, || page_size(&mut rng)).expect("the rest is read");
                     }
@@ -92,7 +92,7 @@ const RECORD_CHANGE: &str = "SELECT mana_sync.record_change(
     app_id => $1, table_name => $2, record_id => $3, user_id => $4, space_id => $5, op => $6, client_id => $7,
     data => $8, field_timestamps => $9, schema_version => $10, id => $11)";
 
-/// Records one push as one transaction.
+/// Records one push in one transaction.
 fn record(client: &mut Client, statement: &Statement, push: &Push) -> Result<(), Error> {
     let mut transaction = client.transaction()?;
     for c in &push.changes {
@@ -117,7 +117,7 @@ fn record(client: &mut Client, statement: &Statement, push: &Push) -> Result<(),
     transaction.commit()
 }
 
-/// What the file itself says that a device should have.
+/// Returns the changes that a device must have according to the file.
 fn in_file(pushes: &[Push], device: &Device) -> HashSet<Uuid> {
     let pushes = pushes.iter().filter(|push| push.app == device.app);
     let changes = pushes.flat_map(|push| push.changes.iter().map(|change| (&push.user, change)));

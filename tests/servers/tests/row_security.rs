@@ -1,7 +1,7 @@
-//! Row security, as the plain role that an application connects as.
+//! Row-level security, tested as the plain role that an application connects as.
 //!
-//! Fails if that role can read, by any path, a row that its scope does not allow, or write one as somebody else. That
-//! the check can fail is shown once: with a policy that lets everything through, it reports the leak.
+//! Fails if that role can read, in any way, a row outside its scope, or write a row as another user. One test proves
+//! that the check can fail: with a policy that allows everything, it reports the leak.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
@@ -13,7 +13,7 @@ use mana_sync_servers::{Cluster, Device, Options};
 use postgres::{Client, Config, NoTls};
 use rand::Rng;
 
-/// What a statement that has to fail gets.
+/// Returns the SQLSTATE, message and detail of a statement that must fail.
 #[track_caller]
 fn refusal(client: &mut Client, sql: &str) -> (String, String, Option<String>) {
     let error = client.batch_execute(sql).expect_err(sql);
@@ -29,19 +29,19 @@ fn refused(client: &mut Client, sql: &str) {
     assert_eq!(code, "42501", "{sql}: {message}");
 }
 
-/// `BEGIN` in a scope.
+/// Executes `BEGIN` and sets a scope.
 fn begin(client: &mut Client, user: &str, spaces: &[&str]) {
     client.batch_execute("BEGIN").unwrap();
     client.execute("SELECT mana_sync.with_scope($1, $2)", &[&user, &spaces]).unwrap();
 }
 
-/// Records that the session sees in plain SQL.
+/// Returns the records that the session sees in plain SQL.
 fn visible(client: &mut Client) -> BTreeSet<String> {
     let rows = client.query("SELECT record_id FROM mana_sync.sync_changes", &[]).unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// What a statement prints after another one in the same transaction, in psql.
+/// Returns what a statement prints in psql after another one in the same transaction.
 fn psql(cluster: &Cluster, first: &str, then: &str) -> BTreeSet<String> {
     let mut psql = server_command("psql");
     psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "app", "-d", DATABASE, "-h"]).arg(cluster.socket_dir());
@@ -55,7 +55,7 @@ fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|id| id.to_string()).collect()
 }
 
-/// A log with two users, a space that both are in, and one that only Ben is in.
+/// Creates a log with two users, a space that both are members of, and one that only Ben is a member of.
 fn log() -> (Cluster, Client) {
     let cluster = Cluster::with_log(Options::default());
     let mut app = cluster.app(DATABASE);
@@ -92,7 +92,7 @@ fn no_scope_sees_nothing_and_a_scope_ends_with_its_transaction() {
     assert_eq!(visible(&mut app), none, "an empty user, empty spaces");
     app.batch_execute("ROLLBACK").unwrap();
     refused(&mut app, "SELECT * FROM mana_sync.changes_since(NULL, 'app')");
-    // A call's own scope is the call's alone, after an error too.
+    // The scope of a call ends with the call, after an error too.
     assert_eq!(app.query("SELECT * FROM mana_sync.changes_since('ann', 'app')", &[]).unwrap().len(), 2);
     refusal(&mut app, "SELECT mana_sync.record_change('app', 'notes', '', 'ann', NULL, 'insert', 'c')");
     assert_eq!(visible(&mut app), none, "after calls");
@@ -142,7 +142,7 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
             export.iter().map(|row| row.get(0)).collect::<BTreeSet<String>>(),
             set(&["ann private", "ann shared"])
         );
-        // COPY TO, and a view of the role's own: row security follows.
+        // COPY TO, and a view that the role owns: row-level security applies.
         let spaces = spaces.join(",");
         let copied = psql(
             &cluster,
@@ -195,7 +195,7 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
         begin(&mut app, "ann", &["shared"]);
         refused(&mut app, sql);
     }
-    // COPY FROM is not supported by PostgreSQL under row security at all.
+    // PostgreSQL does not support COPY FROM under row-level security at all.
     let mut copier = cluster.app(DATABASE);
     begin(&mut copier, "ann", &["shared"]);
     let error = copier
@@ -204,7 +204,7 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
         .unwrap();
     assert_eq!(error.code().unwrap().code(), "0A000");
 
-    // An id that is taken says so, and nothing of the row that has it.
+    // The error for a duplicate id tells nothing about the existing row.
     let taken: uuid::Uuid = superuser
         .query_one("SELECT id FROM mana_sync.sync_changes WHERE record_id = 'ben private'", &[])
         .unwrap()
@@ -219,7 +219,7 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
         let (code, message, detail) = refusal(&mut app, &sql);
         assert_eq!((code.as_str(), detail), ("23505", None), "{message}");
     }
-    // Were UPDATE and DELETE granted, the policies would still leave a member the rows of its own only.
+    // If UPDATE and DELETE were granted, the policies would still limit a member to its own rows.
     superuser.batch_execute("GRANT UPDATE, DELETE ON mana_sync.sync_changes TO app").unwrap();
     for sql in ["UPDATE mana_sync.sync_changes SET data = NULL", "DELETE FROM mana_sync.sync_changes"] {
         begin(&mut app, "ann", &["shared"]);
@@ -228,14 +228,14 @@ fn a_user_neither_reads_nor_writes_what_is_anothers() {
     }
     begin(&mut app, "ann", &["shared"]);
     refused(&mut app, "UPDATE mana_sync.sync_changes SET user_id = 'ben' WHERE user_id = 'ann'");
-    // With a policy that checks nothing, the forged row is written: the refusals above were the policy's.
+    // With a policy that checks nothing, the forged row is written: the policy caused the refusals above.
     superuser.batch_execute("CREATE POLICY weak ON mana_sync.sync_changes FOR INSERT WITH CHECK (true)").unwrap();
     begin(&mut app, "ann", &["shared"]);
     assert_eq!(app.execute(insert, &[]).unwrap(), 1);
     app.batch_execute("ROLLBACK").unwrap();
 }
 
-/// Texts that reach a client while a leaky function, which costs next to nothing, is in the query.
+/// Returns the texts that reach a client while a query calls a leaky function of very low cost.
 fn leaked(cluster: &Cluster, user: &str) -> String {
     let (sender, notices) = channel();
     let mut app = Config::new()
@@ -272,7 +272,7 @@ fn a_leaky_function_sees_what_the_scope_sees_and_the_check_notices_a_weak_policy
     let seen = leaked(&cluster, "ann");
     assert!(seen.contains("saw ann private") && seen.contains("saw ben shared"), "{seen}");
     assert!(!seen.contains("ben private") && !seen.contains("ben other"), "{seen}");
-    // The same check with a policy that lets everything through.
+    // The same check with a policy that allows everything.
     cluster.superuser(DATABASE).batch_execute("CREATE POLICY weak ON mana_sync.sync_changes USING (true)").unwrap();
     let seen = leaked(&cluster, "ann");
     assert!(seen.contains("saw ben private") && seen.contains("saw ben other"), "{seen}");
@@ -283,14 +283,14 @@ fn statistics_of_the_log_are_not_shown() {
     let (cluster, mut app) = log();
     let mut superuser = cluster.superuser(DATABASE);
     superuser.batch_execute("ANALYZE mana_sync.sync_changes").unwrap();
-    // They hold values of every user's rows, as the superuser sees.
+    // The statistics contain values of every user's rows, as the superuser sees.
     let sql = "SELECT concat(most_common_vals, histogram_bounds) FROM pg_stats
                WHERE schemaname = 'mana_sync'";
     let shown = |client: &mut Client| -> String {
         client.query(sql, &[]).unwrap().iter().map(|row| row.get::<_, String>(0)).collect()
     };
     let all = shown(&mut superuser);
-    // Of the table, and of the expression in the index of records.
+    // The statistics of the table, and of the expression in the index of records.
     assert!(all.contains("ben private") && all.contains("{\"\",shared}"), "{all}");
     begin(&mut app, "ann", &["shared"]);
     assert_eq!(shown(&mut app), "");
@@ -314,7 +314,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
     for sql in [change("other", "'{shared}'"), change("other", "'{}'"), change("sha", "'{shared}'")] {
         refused(&mut app, &sql);
     }
-    // One id with a comma is not two: nobody could name such a space.
+    // An id with a comma does not count as two ids, because no scope could name such a space.
     let error = app.batch_execute(&change("shared,other", "'{shared,other}'")).expect_err("a comma");
     assert_eq!(error.code().expect("a code").code(), "22023");
     begin(&mut app, "ann", &["shared"]);
@@ -325,7 +325,8 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         begin(&mut app, "ann", &["shared"]);
         refused(&mut app, &sql);
     }
-    // Memberships unknown: anybody may, as in the original, unless the setting says otherwise.
+    // With unknown memberships, anybody may write into any space, as in the original service, unless the setting
+    // forbids it.
     app.batch_execute(&change("other", "NULL")).unwrap();
     begin(&mut app, "ann", &[]);
     app.batch_execute(&insert("other")).unwrap();
@@ -343,11 +344,11 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         superuser.batch_execute(on).unwrap();
         refused(&mut cluster.app(DATABASE), &change("other", "NULL"));
         cluster.app(DATABASE).batch_execute(&change("shared", "'{shared}'")).unwrap();
-        // A fresh connection has not loaded the library: the setting is a placeholder that anybody may set.
+        // A new connection has not loaded the library: the setting is a placeholder that anybody may set.
         for turn_off in ["SET", "SET LOCAL", "SET SESSION"] {
             let mut fresh = cluster.app(DATABASE);
             fresh.batch_execute("BEGIN").unwrap();
-            // Refused, or without effect.
+            // The connection is refused, or the setting has no effect.
             if fresh.batch_execute(&format!("{turn_off} mana_sync.strict_spaces = off")).is_err() {
                 fresh.batch_execute("ROLLBACK; BEGIN").unwrap();
             }
@@ -371,7 +372,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         for turn_off in ["SET", "SET LOCAL"] {
             refused(&mut loaded, &format!("{turn_off} mana_sync.strict_spaces = off"));
         }
-        // Ways around it that a plain role has in a fresh connection; each is refused, or without effect.
+        // Ways around the setting that a plain role has in a new connection. Each must be refused, or have no effect.
         for way in [
             &["ALTER ROLE app SET mana_sync.strict_spaces = off"][..],
             &["ALTER ROLE app IN DATABASE postgres SET mana_sync.strict_spaces = off"],
@@ -382,7 +383,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
         ] {
             let mut fresh = cluster.app(DATABASE);
             for statement in way {
-                // Refused where it is a role's setting.
+                // PostgreSQL refuses it as a setting of the role.
                 let done = fresh.batch_execute(statement);
                 assert!(done.is_err() || !statement.starts_with("ALTER"), "{statement}");
             }
@@ -398,7 +399,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
             fresh.batch_execute("SAVEPOINT s; SET LOCAL mana_sync.strict_spaces = off").unwrap();
         }
         refused(&mut fresh, &insert("other"));
-        // The SET of a function is in force before the first statement of it loads the library.
+        // The SET clause of a function takes effect before its first statement loads the library.
         let mut fresh = cluster.app(DATABASE);
         let function = format!(
             "CREATE FUNCTION pg_temp.sneak() RETURNS void LANGUAGE plpgsql SET mana_sync.strict_spaces = off
@@ -406,7 +407,7 @@ fn writing_into_a_space_takes_membership_where_it_is_known() {
             insert("other")
         );
         match fresh.batch_execute(&function) {
-            // Where PostgreSQL does not let it be created.
+            // PostgreSQL may refuse to create the function.
             Err(error) => assert_eq!(error.code().unwrap().code(), "42501"),
             Ok(()) => {
                 fresh.batch_execute("BEGIN; SET LOCAL app.current_user_id = 'ann'").unwrap();
@@ -424,11 +425,11 @@ fn random_operations_do_what_a_small_model_does() {
     let (cluster, seed) = (Cluster::with_log(Options::default()), seed("row_security", 6));
     let mut rng = rng(seed, 0);
     let mut app = cluster.app(DATABASE);
-    // The model: who wrote each record, and where; and who is in which space.
+    // The model: the author and the space of each record, and the members of each space.
     let mut records: BTreeMap<String, (usize, Option<usize>)> = BTreeMap::new();
     let mut members: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let mut devices: Vec<Device> = (0..USERS).map(|user| Device::new(&format!("user {user}"), "app", &[])).collect();
-    // What each device was given, and which spaces its user ever joined: their rows may come again.
+    // What each device received, and which spaces its user ever joined: rows of these may come again.
     let mut given: Vec<BTreeSet<String>> = vec![BTreeSet::new(); USERS];
     let mut joined: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let name = |space: usize| format!("space {space}");
@@ -453,7 +454,7 @@ fn random_operations_do_what_a_small_model_does() {
                 }
             }
             1..=3 => {
-                // A write, by function or in plain SQL, into any space; as oneself or as somebody else.
+                // A write, by function or in plain SQL, into any space, as the own user or as another one.
                 let space = Some(rng.random_range(0..SPACES * 2)).filter(|space| *space < SPACES);
                 let author = if rng.random_range(0..4) == 0 { rng.random_range(0..USERS) } else { user };
                 let (record, author_name) = (format!("r{step}"), format!("user {author}"));
@@ -467,7 +468,7 @@ fn random_operations_do_what_a_small_model_does() {
                                VALUES ('app', 'notes', $1, $2, $3, 'insert', 'c')";
                     transaction.execute(sql, &[&record, &author_name, &space.map(name)])
                 };
-                // With no space in the scope, memberships are not known.
+                // A scope without spaces leaves the memberships unknown.
                 let member = space.is_none_or(|space| members[user].is_empty() || members[user].contains(&space));
                 assert_eq!(written.is_ok(), author == user && member, "step {step}: {written:?}");
                 match written {
@@ -500,7 +501,7 @@ fn random_operations_do_what_a_small_model_does() {
                 reads += 1;
             }
             _ => {
-                // From a cursor to the end, with whatever has changed since.
+                // A pull from a cursor to the end, whatever has changed since.
                 let device = &mut devices[user];
                 device.spaces = spaces;
                 let sql = "SELECT record_id, cursor

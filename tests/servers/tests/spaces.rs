@@ -1,7 +1,8 @@
 //! Spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
 //!
-//! Fails if a member misses a row that was written before it joined, is given another space's rows again, goes on
-//! getting rows of a space that it left, or loses its own rows in a space that it left in the middle of a walk.
+//! Fails if a member misses a row that was written before it joined; if it receives rows of another space again; if it
+//! still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the middle
+//! of a walk.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Device, Options};
@@ -9,7 +10,7 @@ use postgres::Client;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-/// Writes `count` changes and returns nothing: the oracle reads them from the log.
+/// Writes `count` changes. It returns nothing, because the oracle reads them from the log.
 fn write(app: &mut Client, user: &str, space: Option<&str>, count: i32) {
     app.execute(
         "SELECT mana_sync.record_change('app', 'notes', 'r' || i, $1, $2, 'insert', 'c', '{}') FROM generate_series(1, $3) AS i",
@@ -22,7 +23,7 @@ fn spaces(ids: &[&str]) -> Vec<String> {
     ids.iter().map(|id| id.to_string()).collect()
 }
 
-/// How many rows of each space a log has, by author.
+/// Returns the number of rows that the device has received from a space, for each author.
 fn count(device: &Device, superuser: &mut Client, space: Option<&str>) -> BTreeMap<String, usize> {
     let sql = "SELECT id, user_id FROM mana_sync.sync_changes WHERE space_id IS NOT DISTINCT FROM $1";
     let mut counts = BTreeMap::new();
@@ -45,26 +46,26 @@ fn joining_brings_the_history_and_leaving_stops_it() {
     }
     write(&mut app, "ann", Some("work"), 5);
 
-    // Ann begins in one space; her own rows in another come as hers.
+    // Ann begins as a member of one space. Her own rows in another space reach her as her own.
     let mut ann = Device::new("ann", "app", &["home"]);
     assert_eq!(ann.pull(&mut app, 3).unwrap(), 20);
     ann.compare(&mut superuser).assert_exact("in one space");
 
-    // She joins: its whole history, her own five rows in it again, and nothing else.
+    // Ann joins. She receives the whole history of the space, including her own five rows again, and nothing else.
     ann.spaces = spaces(&["home", "work"]);
     assert_eq!(ann.pull(&mut app, 4).unwrap(), 15);
     let difference = ann.compare(&mut superuser);
     difference.assert_complete("joined");
     assert_eq!(difference.repeated, 5);
 
-    // She leaves: what is written there then is not hers, but for what she writes herself.
+    // Ann leaves. Of what is written there afterwards, she receives only her own changes.
     ann.spaces = spaces(&["home"]);
     write(&mut app, "ben", Some("work"), 7);
     write(&mut app, "ann", Some("work"), 2);
     write(&mut app, "ben", Some("home"), 3);
     assert_eq!(ann.pull(&mut app, 100).unwrap(), 5);
 
-    // She joins again: all of it again.
+    // Ann joins again, and receives everything again.
     ann.spaces = spaces(&["work", "home"]);
     assert_eq!(ann.pull(&mut app, 100).unwrap(), 5 + 5 + 5 + 7 + 2);
     ann.compare(&mut superuser).assert_complete("joined again");
@@ -73,13 +74,13 @@ fn joining_brings_the_history_and_leaving_stops_it() {
         BTreeMap::from([("ann".into(), 7), ("ben".into(), 12), ("cid".into(), 5)])
     );
 
-    // And is at rest.
+    // The walk has ended: a further pull returns nothing.
     assert_eq!(ann.pull(&mut app, 100).unwrap(), 0);
     write(&mut app, "cid", Some("work"), 1);
     assert_eq!(ann.pull(&mut app, 100).unwrap(), 1);
 }
 
-/// A device that knows of each row who wrote it and in which space, and of each space how often it was joined.
+/// A device that knows the author and the space of each row, and how often each space was joined.
 struct Watched<'a> {
     device: Device,
     log: &'a HashMap<Uuid, (String, Option<String>)>,
@@ -89,10 +90,10 @@ struct Watched<'a> {
 }
 
 impl Watched<'_> {
-    /// Another page, in these spaces. Panics at a row that the scope does not allow.
+    /// Pulls a page as a member of these spaces. Panics at a row outside the scope.
     fn page(&mut self, app: &mut Client, current: &[&str], size: i32) -> usize {
         let current = spaces(current);
-        // Where nothing has been pulled yet, nothing can come again.
+        // Before the first pull, no row can come again.
         for space in current.iter().filter(|space| self.device.cursor.is_some() && !self.device.spaces.contains(space))
         {
             *self.joins.entry(space.clone()).or_default() += 1;
@@ -107,7 +108,7 @@ impl Watched<'_> {
         ids.len()
     }
 
-    /// Panics unless every row came, and none again but those of a space for each time that it was joined.
+    /// Panics unless every row came, and came again only for each time that its space was joined.
     fn check(&self) {
         for (id, (user, space)) in self.log {
             let times = self.times.get(id).copied().unwrap_or(0);
@@ -136,7 +137,7 @@ fn joining_and_leaving_in_the_middle_of_a_walk() {
     let rows = superuser.query("SELECT id, user_id, space_id FROM mana_sync.sync_changes", &[]).unwrap();
     let log = rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
     let mut again = 0;
-    // From the beginning, and from a cursor that has seen a part of it; with every change of membership.
+    // Walks from the beginning, and from a cursor that has seen a part, with every possible change of membership.
     for begin in [None, Some(7), Some(100)] {
         for (before, during, after) in [
             (&["home"][..], &["home", "work"][..], &["home", "work"][..]),
@@ -163,7 +164,7 @@ fn joining_and_leaving_in_the_middle_of_a_walk() {
             }
         }
     }
-    // Some rows must have come again, or nothing was watched.
+    // Some rows must have come again; otherwise the test has checked nothing.
     assert!(again > 0);
 }
 
@@ -178,7 +179,7 @@ fn a_space_is_not_covered_by_a_standby_that_is_behind() {
     write(&mut app, "ben", Some("home"), 4);
     write(&mut app, "ann", None, 1);
 
-    // The cursor has seen more than the standby; on that one, the space that Ann joins cannot be shown in full.
+    // The cursor has seen more than the standby has. The standby cannot show the space that Ann joins completely.
     let mut ann = Device::new("ann", "app", &[]);
     assert_eq!(ann.pull(&mut app, 10).unwrap(), 1);
     ann.spaces = spaces(&["home"]);

@@ -1,5 +1,5 @@
-//! Readers that go to the primary for one page and to a standby for the next, in the middle of a page walk too, while
-//! writers write and the standby's replay is paused and resumed. Nothing is lost.
+//! Readers that alternate between the primary and a standby from page to page, also in the middle of a walk, while
+//! writers write and the replay of the standby is paused and resumed. Nothing may be lost.
 
 use std::thread;
 use std::time::Duration;
@@ -27,8 +27,9 @@ fn readers_alternate_between_a_primary_and_a_standby_that_falls_behind() {
     run(&primary, &[&standby], &[&standby], "on", seed);
 }
 
-/// A standby's snapshot names subtransactions as open, which are finished for a cursor of the primary: the standby shows
-/// all that the cursor has seen nevertheless, goes on with its walk, and gives a space that is joined there.
+/// The snapshot of a standby lists subtransactions as open that are finished for a cursor of the primary. The standby
+/// must nevertheless show everything that the cursor has seen, continue its walk, and deliver a space that is joined
+/// there.
 #[test]
 fn a_standby_that_has_caught_up_goes_on_beside_open_savepoints() {
     let primary = Cluster::with_log(Options::default());
@@ -61,8 +62,9 @@ fn a_standby_that_has_caught_up_goes_on_beside_open_savepoints() {
     member.compare(&mut superuser).assert_exact("a space that was joined on the standby");
 }
 
-/// A standby shows a transaction before its replay has passed the end of it, which takes long where the commit drops
-/// files. A cursor from that moment, used on a standby that has replayed all but the commit, has seen more than that shows.
+/// A standby shows a transaction before its replay has passed the end of the commit record, which takes long if the
+/// commit drops files. A cursor from that moment is used on a standby that has replayed everything before the commit:
+/// the cursor has seen more than that standby shows.
 #[test]
 fn a_standby_shows_a_commit_while_it_is_replaying_it() {
     const TABLES: usize = 4000;
@@ -108,8 +110,8 @@ fn a_standby_shows_a_commit_while_it_is_replaying_it() {
     ann.compare(&mut primary.superuser(DATABASE)).assert_exact("a space joined on the standby behind");
 }
 
-/// The commits wait until two standbys have applied them. One of the two pauses, so that the other shows them before the
-/// primary does, for as long as the pause.
+/// Each commit waits until two standbys have applied it. One of the two pauses, so that the other shows the commit
+/// before the primary does, for the length of the pause.
 #[test]
 fn readers_alternate_between_a_primary_and_a_synchronous_standby_that_shows_commits_first() {
     let primary = Cluster::with_log(Options::default());
@@ -120,8 +122,8 @@ fn readers_alternate_between_a_primary_and_a_synchronous_standby_that_shows_comm
     assert!(shown_first > 0, "the standby never showed a change before the primary did: nothing is proven");
 }
 
-/// Writers, readers on the primary and all standbys, and pauses of some standbys; then everything must be there, once. Returns
-/// how many changes a standby delivered while the primary did not show them.
+/// Runs writers, readers on the primary and all standbys, and pauses of some standbys. Then every change must be there
+/// once. Returns how many changes a standby delivered before the primary showed them.
 fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronous_commit: &str, seed: u64) -> usize {
     let acknowledged = Acknowledged::default();
     let stop = Stop::after(TIME);
@@ -133,7 +135,7 @@ fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronou
             .map(|number| {
                 let mut writer = Writer::new(USERS, SPACES, rng(seed, number), acknowledged);
                 let mut client = primary.app(DATABASE);
-                // Every other writer waits for what the test is about, the others for what is usual.
+                // Every other writer uses the synchronous_commit of the test; the others use the default.
                 let level = if number % 2 == 0 { synchronous_commit } else { "on" };
                 client.batch_execute(&format!("SET synchronous_commit = {level}")).expect("the level is known");
                 scope.spawn(move || {
@@ -178,7 +180,7 @@ fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronou
 
     let (mut app, mut superuser) = (primary.app(DATABASE), primary.superuser(DATABASE));
     let mut total = Difference::default();
-    // The rest comes from a standby and from the primary; each must then agree that there is no more.
+    // The remaining changes come from a standby and from the primary. Each must then report that there is no more.
     for standby in standbys {
         primary.wait_until_caught_up(standby);
         for device in &mut devices {
@@ -205,10 +207,10 @@ fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronou
     ahead
 }
 
-/// A device that goes to a server of its choice for each page.
+/// A device that chooses a server for each page.
 struct Reader {
     device: Device,
-    /// The primary first.
+    /// The primary comes first.
     servers: Vec<Client>,
     superuser: Client,
     rng: StdRng,
@@ -226,7 +228,7 @@ impl Reader {
         Self { device: Device::new(user, APP, spaces), servers, superuser, rng, pages, ahead: 0 }
     }
 
-    /// A few pages from one server.
+    /// Pulls a few pages from one server.
     fn visit(&mut self) {
         let server = self.rng.random_range(0..self.servers.len());
         for _ in 0..self.rng.random_range(1..4) {

@@ -1,8 +1,8 @@
-//! Eight writers and four readers at once for a fixed time. Nothing is lost, nothing comes twice, and nothing waits: not
-//! even for the writing transaction that is open in another database all the while.
+//! Eight writers and four readers run concurrently for a fixed time. No change is lost or delivered twice, and no pull
+//! waits, not even for a transaction that stays open in another database.
 //!
-//! Two readers without the extension's cursor run along, and are counted by the same code: one with a timestamp, which
-//! must have lost changes, and one that waits for open transactions, which must have been late.
+//! Two readers without the cursors of the extension run beside them and are counted by the same code: one with a
+//! timestamp, which must lose changes, and one that waits for open transactions, which must deliver late.
 
 use std::thread;
 use std::time::Duration;
@@ -21,16 +21,16 @@ const SCOPES: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), 
 const WRITERS: u64 = 8;
 const TIME: Duration = Duration::from_secs(20);
 
-/// A device, and whether each of its pulls gave it all that was committed before the pull began.
+/// A device that checks whether each of its pulls delivered everything that was committed before the pull began.
 struct Reader<'a> {
     device: Device,
     acknowledged: &'a Acknowledged,
     pulls: usize,
-    /// How many of the acknowledged changes have been looked for.
+    /// The number of acknowledged changes that were looked up on the device.
     looked_at: usize,
-    /// How many of these were for the device.
+    /// The number of these that the device may see.
     awaited: usize,
-    /// How many of these did not come with the next pull.
+    /// The number of these that did not come with the next pull.
     late: usize,
 }
 
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         Self { device: Device::new(user, APP, spaces), acknowledged, pulls: 0, looked_at: 0, awaited: 0, late: 0 }
     }
 
-    /// A pull in whatever way, until there is no more.
+    /// Pulls with `by`, which must pull until there is no more, and counts the changes that come late.
     fn pull(&mut self, by: impl FnOnce(&mut Device)) {
         let before = self.acknowledged.len();
         by(&mut self.device);
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
         self.looked_at = before;
     }
 
-    /// Pulls, in whatever way, with pauses until it is time to stop.
+    /// Pulls with `by`, with pauses, until it is time to stop.
     fn pull_until(mut self, stop: &Stop, mut rng: StdRng, mut by: impl FnMut(&mut Device, &mut StdRng)) -> Self {
         while !stop.is_due() {
             self.pull(|device| by(device, &mut rng));
@@ -100,7 +100,7 @@ fn nothing_is_lost_repeated_or_late_under_concurrent_writers() {
         });
         let timestamp_pullers = [SCOPES[0], SCOPES[2]].map(|scope_of_device| {
             spawn(scope_of_device, |device, client, rng| {
-                // Each page sorts the whole scope, so that small ones would take for ever.
+                // Each page sorts the whole scope, so that small pages would take too long.
                 naive::pull_by_timestamp(device, client, rng.random_range(100..2000)).expect("a pull succeeds");
             })
         });

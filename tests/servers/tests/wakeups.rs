@@ -1,7 +1,7 @@
-//! Wake-ups: who listens hears of what was committed, soon, and not once for every change.
+//! Wake-ups: a listener is notified soon after a commit, and not once for every change.
 //!
-//! Fails if a commit is not followed by a notification on the channels of its user and space, if an abort is, or if the
-//! worker does not outlive what happens to its server.
+//! Fails if a commit is not followed by a notification on the channels of its user and space; if an aborted transaction
+//! is; or if the worker does not survive what happens to its server.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Waits for the worker, and for what it says as it begins.
+/// Waits until the worker runs and has sent its first notification. Returns its process id.
 fn worker_is_there(cluster: &Cluster) -> i32 {
     let mut superuser = cluster.superuser(DATABASE);
     let sql =
@@ -38,7 +38,7 @@ fn worker_is_there(cluster: &Cluster) -> i32 {
     pid.unwrap()
 }
 
-/// A connection that listens to a user's and a space's channel, and to that of everyone.
+/// Opens a connection that listens to the channels of a user and of a space, and to the everyone channel.
 fn listen(cluster: &Cluster, user: &str, space: &str) -> Client {
     let mut client = cluster.app(DATABASE);
     let sql = "SELECT mana_sync.user_channel($1), mana_sync.space_channel($2), mana_sync.everyone_channel()";
@@ -51,7 +51,8 @@ fn listen(cluster: &Cluster, user: &str, space: &str) -> Client {
     client
 }
 
-/// The notifications that come within a time, as (channel's kind, payload): 0 is the user's, 1 the space's, 2 everyone's.
+/// Returns the notifications that arrive within a time, as (channel, payload). Channel 0 is that of the user, 1 that of
+/// the space, and 2 the everyone channel.
 fn heard(client: &mut Client, user: &str, space: &str, time: Duration) -> Vec<(usize, Value)> {
     let sql = "SELECT ARRAY[mana_sync.user_channel($1), mana_sync.space_channel($2), mana_sync.everyone_channel()]";
     let channels: Vec<String> = client.query_one(sql, &[&user, &space]).unwrap().get(0);
@@ -65,7 +66,7 @@ fn write(client: &mut Client, user: &str, space: Option<&str>, table: &str, devi
     client.execute(sql, &[&user, &space, &table, &device]).unwrap();
 }
 
-/// A server that has just become a primary, or has become one again, wakes.
+/// Asserts that wake-ups work on a server that has just become a primary, for the first time or again.
 fn assert_wakes(cluster: &Cluster) {
     worker_is_there(cluster);
     let (mut app, mut listener) = (cluster.app(DATABASE), listen(cluster, "ann", "home"));
@@ -74,7 +75,7 @@ fn assert_wakes(cluster: &Cluster) {
     assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
 }
 
-/// A wake-up comes within this time, also on a machine that is busy.
+/// The time within which a wake-up arrives, even on a busy machine.
 const SOON: Duration = Duration::from_secs(2);
 
 #[test]
@@ -93,7 +94,7 @@ fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
     assert_eq!(serde_json::from_str::<Value>(first.unwrap().payload()).unwrap(), told);
     assert_eq!(heard(&mut listener, "ann", "home", SOON), [(1, told)]);
 
-    // Others' rows elsewhere, an abort, a subtransaction that is rolled back, and an open transaction.
+    // Rows of others elsewhere, an aborted transaction, a subtransaction that is rolled back, and an open transaction.
     write(&mut app, "ben", None, "notes", "phone");
     write(&mut app, "ben", Some("work"), "notes", "phone");
     let mut transaction = app.transaction().unwrap();
@@ -112,7 +113,7 @@ fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
     app.batch_execute("COMMIT").unwrap();
     assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
 
-    // A released savepoint, a push and a plain INSERT count; several tables and devices come together.
+    // A released savepoint, a push and a plain INSERT count. Several tables and devices come in one notification.
     app.batch_execute(
         "BEGIN; SELECT mana_sync.with_scope('ann', '{home}'); SAVEPOINT s;
          SELECT mana_sync.push('ann', 'app', '{\"clientId\": \"laptop\", \"changes\": [
@@ -125,7 +126,7 @@ fn a_commit_wakes_its_user_and_space_and_an_abort_nobody() {
     let one = json!({"app": "app", "tables": ["tasks"], "clients": ["laptop"]});
     assert_eq!(heard(&mut listener, "ann", "home", SOON), [(0, both), (1, one)]);
 
-    // More than fits into a payload: the short form. More than fits into the feed: everyone.
+    // If a payload would be too long, it is empty. If the feed is full, the everyone channel is notified.
     app.batch_execute(
         "SELECT count(mana_sync.record_change('app', i || repeat('x', 100), 'r', 'ann', NULL, 'insert', 'c', '{}'))
          FROM generate_series(1, 200) AS i",
@@ -158,7 +159,7 @@ fn many_commits_are_few_wake_ups_and_the_last_one_is_after_all() {
         }
     });
     let (mut count, mut reader, mut device) = (0, cluster.app(DATABASE), Device::new("ann", "app", &["home"]));
-    // What the wake-ups alone lead to: a pull for each.
+    // The pulls that the wake-ups alone lead to.
     while listener.notifications().timeout_iter(SOON).next().unwrap().is_some() {
         count += 1;
         device.pull(&mut reader, 5000).unwrap();
@@ -176,14 +177,14 @@ fn the_worker_outlives_what_happens() {
     let (mut app, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let mut listener = listen(&cluster, "ann", "home");
     heard(&mut listener, "ann", "home", SOON);
-    // It holds nothing open while it waits.
+    // The worker holds no transaction open while it waits.
     write(&mut app, "ann", None, "notes", "phone");
     assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'
                AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL OR xact_start IS NOT NULL)";
     assert_eq!(superuser.query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);
 
-    // Dropped and created again: the worker is the same, the channels are others.
+    // The extension is dropped and created again: the worker is the same, the channels are new.
     let pid = worker_is_there(&cluster);
     superuser
         .batch_execute("DROP EXTENSION mana_sync; SELECT pg_sleep(0.2); CREATE EXTENSION mana_sync; SELECT mana_sync.grant_access('app')")
@@ -194,7 +195,8 @@ fn the_worker_outlives_what_happens() {
     assert_eq!(heard(&mut listener, "ann", "home", SOON).len(), 1);
     assert_eq!(worker_is_there(&cluster), pid);
 
-    // An error in it, here a key that is gone: it comes back, and tells everyone once it can.
+    // An error in the worker, here because the key is missing. The worker restarts, and notifies the everyone channel
+    // as soon as it can.
     superuser
         .batch_execute("CREATE TABLE kept AS TABLE mana_sync.channel_key; DELETE FROM mana_sync.channel_key")
         .unwrap();
@@ -204,7 +206,8 @@ fn the_worker_outlives_what_happens() {
     let told = heard(&mut listener, "ann", "home", Duration::from_secs(4));
     assert!(told.contains(&(2, json!({}))), "{told:?}");
 
-    // It waits for a lock while it sends. What is written meanwhile comes afterwards, and what is written then.
+    // The worker waits for a lock while it sends. What is written meanwhile is notified afterwards, together with later
+    // changes.
     let lock = "BEGIN; LOCK TABLE mana_sync.channel_key IN ACCESS EXCLUSIVE MODE";
     let waits = |superuser: &mut Client| {
         let sql =
@@ -225,7 +228,7 @@ fn the_worker_outlives_what_happens() {
     write(&mut app, "ann", None, "after", "phone");
     assert_eq!(tables(heard(&mut listener, "ann", "home", SOON)), r#"["after"]"#);
 
-    // Terminated in such a wait; otherwise; and the server killed.
+    // The worker is terminated in such a wait, and without one; then the server is killed.
     locker.batch_execute(lock).unwrap();
     write(&mut app, "ann", None, "before", "phone");
     wait_until("the worker waits for the lock", || waits(&mut superuser).is_some());
@@ -240,7 +243,7 @@ fn the_worker_outlives_what_happens() {
     cluster.kill_and_restart();
     assert_wakes(&cluster);
 
-    // A standby has none until it is promoted.
+    // A standby has no worker until it is promoted.
     let standby = cluster.standby("standby1");
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'";
     assert_eq!(standby.superuser(DATABASE).query_one(sql, &[]).unwrap().get::<_, i64>(0), 0);

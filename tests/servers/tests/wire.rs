@@ -1,7 +1,7 @@
-//! Whole bodies of requests: `push`, `pull` and `sync` on a real server.
+//! Whole request bodies: `push`, `pull` and `sync` on a real server.
 //!
-//! Fails if a push that is sent again is stored again, if a change does not come back as it was sent, or if a bad
-//! changeset leaves something behind, or does worse than being refused.
+//! Fails if a push that is sent again is stored again; if a change does not come back as it was sent; or if a bad
+//! changeset leaves something behind or is not refused properly.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Barrier;
@@ -22,14 +22,14 @@ use uuid::Uuid;
 
 const PUSH: &str = "SELECT mana_sync.push($1, $2, $3::text::jsonb)::text";
 
-/// Pushes a changeset; returns how many changes were inserted, and how many had been there.
+/// Pushes a changeset. Returns how many changes were inserted, and how many were duplicates.
 fn push(client: &mut Client, user: &str, app: &str, changeset: &str) -> Result<(u64, u64), Error> {
     let row = client.query_one(PUSH, &[&user, &app, &changeset])?;
     let answer: Value = serde_json::from_str(row.get(0)).expect("an answer in JSON");
     Ok((answer["inserted"].as_u64().unwrap(), answer["duplicates"].as_u64().unwrap()))
 }
 
-/// A page in the wire format.
+/// Pulls one page in the wire format.
 fn pull(client: &mut Client, device: &Device, page_size: i32) -> Value {
     let sql = "SELECT mana_sync.pull($1, $2, since => $3, page_size => $4, space_ids => $5)::text";
     let values: [&(dyn postgres::types::ToSql + Sync); 5] =
@@ -158,7 +158,8 @@ fn ten_megabytes_go_in_and_out() {
     assert_eq!(changes[1000]["fields"]["text"]["value"].as_str().unwrap().len(), 10_000_000);
 }
 
-/// Databases of other encodings: the extension can be created, and what comes out is JSON that has what went in.
+/// Databases in other encodings: the extension can be created, and the answers are JSON with the characters that were
+/// pushed.
 #[test]
 fn other_encodings_keep_their_characters() {
     let cluster = Cluster::new(Options::default());
@@ -179,13 +180,13 @@ fn other_encodings_keep_their_characters() {
             assert_eq!(back, sent, "{encoding}");
         }
     }
-    // A message has what its encoding and UTF-8 have in common.
+    // An error message contains only characters that its encoding shares with UTF-8.
     let bad = "{\"changes\": [{\"table\": \"t\", \"id\": \"r\", \"op\": \"update\", \"fields\": {\"k\u{e9}y\": 1}}]}";
     let error = push(&mut cluster.app("latin1"), "ann", "app", bad).expect_err("a field is an object");
     assert_eq!(error.as_db_error().unwrap().message(), "changes[0].fields.k?y must be an object");
 }
 
-/// A backlog of more than a page: `sync` has no size, and says that there is more.
+/// A backlog of more than one page: `sync` has no page size, and says that there is more.
 #[test]
 fn a_sync_brings_a_page_of_a_thousand_and_says_that_there_is_more() {
     let cluster = Cluster::with_log(Options::default());
@@ -211,8 +212,8 @@ fn a_sync_brings_a_page_of_a_thousand_and_says_that_there_is_more() {
     assert_eq!(sizes, [(1000, true), (500, false)]);
 }
 
-/// On a standby `pull` works as on the primary, keeps the cursor where the standby cannot tell more, and a `sync` that has
-/// nothing to record is a pull.
+/// On a standby, `pull` works as on the primary. It returns the same cursor if the standby cannot deliver more, and a
+/// `sync` without changes is a pull.
 #[test]
 fn a_standby_pulls_and_syncs_without_changes() {
     let primary = Cluster::with_log(Options::default());
@@ -244,7 +245,8 @@ fn a_standby_pulls_and_syncs_without_changes() {
     assert_eq!(error.code().unwrap().code(), "25006");
 }
 
-/// What must come back for a changeset that was stored: the wire format's rules, written once more.
+/// Returns what must come back for a changeset that was stored. This is a second implementation of the rules of the
+/// wire format.
 fn expected(changeset: &Value) -> Vec<Value> {
     let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
     let version = |of: &Value| {
@@ -281,7 +283,7 @@ fn expected(changeset: &Value) -> Vec<Value> {
                 present(change.get("deletedAt")).into_iter().for_each(|at| drop(back.insert("deletedAt".into(), at)));
             }
         }
-        // What a change does not say of its space the one before it of the same record has said; an empty one is none.
+        // A change without a space takes that of the previous change to the same record; an empty space means private.
         let record = (change["table"].to_string(), change["id"].to_string());
         let space = present(change.get("spaceId")).or(space.filter(Value::is_string));
         let space = space.or_else(|| spaces.get(&record).cloned());
@@ -294,7 +296,7 @@ fn expected(changeset: &Value) -> Vec<Value> {
         present(change.get("actor")).into_iter().for_each(|actor| drop(back.insert("actor".into(), actor)));
         changes.push(Value::Object(back));
     }
-    // Times that are missing: the earliest that a later change of the record says, where that is in the past.
+    // A missing time is the earliest time of a later change to the same record, if that is in the past.
     let said: Vec<Vec<(DateTime<Utc>, Value)>> = changes.iter().map(times).collect();
     for (place, change) in changes.iter_mut().enumerate() {
         let is_later =
@@ -317,7 +319,7 @@ fn expected(changeset: &Value) -> Vec<Value> {
             _ => {}
         }
     }
-    // What is sent twice is stored once.
+    // A change that is sent twice is stored once.
     let mut seen = HashSet::new();
     let mut is_new = sent.iter().map(|change| {
         let id: Option<Uuid> = present(change.get("eventId")).map(|id| id.as_str().unwrap().parse().unwrap());
@@ -327,7 +329,7 @@ fn expected(changeset: &Value) -> Vec<Value> {
     changes
 }
 
-/// The times that a change says.
+/// Returns the times that a change contains.
 fn times(change: &Value) -> Vec<(DateTime<Utc>, Value)> {
     let read = |value: &Value| Some((DateTime::parse_from_rfc3339(value.as_str()?).ok()?.to_utc(), value.clone()));
     match change["op"].as_str().unwrap() {
@@ -341,7 +343,7 @@ fn times(change: &Value) -> Vec<(DateTime<Utc>, Value)> {
     }
 }
 
-/// Makes changesets: valid ones, and mutations of them.
+/// Generates changesets, and mutates them.
 struct Fuzz(StdRng);
 
 impl Fuzz {
@@ -425,7 +427,7 @@ impl Fuzz {
         json!({"clientId": "phone", "since": "", "schemaVersion": 1, "changes": changes})
     }
 
-    /// Changes something somewhere.
+    /// Changes one random part of a value.
     fn mutate(&mut self, value: &mut Value) {
         let stop = self.0.random_range(0..4) == 0;
         match value {
@@ -467,7 +469,7 @@ impl Fuzz {
     }
 }
 
-/// The seeded fuzz: each changeset comes back as it was sent, or is refused and nothing of it stays.
+/// A seeded fuzz test: each changeset comes back as it was sent, or is refused without leaving anything behind.
 #[test]
 fn mutated_changesets_come_back_equal_or_are_refused() {
     const COUNT: usize = 20_000;
@@ -486,7 +488,7 @@ fn mutated_changesets_come_back_equal_or_are_refused() {
                 }
                 let mut text = changeset.to_string();
                 if fuzz.0.random_range(0..20) == 0 {
-                    // What the parser of JSON refuses by itself.
+                    // The JSON parser of PostgreSQL refuses it.
                     text = text.replacen("phone", fuzz.pick(&["\\u0000", "\\ud800", "\"", "\u{1}"]), 1);
                 }
                 let outcome = match push(&mut client, &user, "app", &text) {
