@@ -1,4 +1,4 @@
-//! Bytes on disk of the same rows in both stores.
+//! Measures the bytes on disk of the same rows in both stores.
 
 use mana_sync_servers::Options;
 use mana_sync_servers::cluster::DATABASE;
@@ -10,7 +10,7 @@ use crate::server::{fill, server};
 
 const ROWS: u64 = 200_000;
 
-/// Bytes a row, indexes and out-of-line values included.
+/// Returns the bytes per row, including indexes and out-of-line values.
 pub fn disk() -> Result<Part> {
     let mut part = Part::new("disk", format!("{ROWS} rows of 200 bytes, one in 500 of 20 kB, as they were written"));
     for (batch, of) in [(1, "one-row transactions"), (1000, "transactions of 1,000 rows")] {

@@ -1,5 +1,5 @@
-//! What pulls and pushes cost as the log grows, with the number of spaces, beside transactions that stay open, and beside
-//! writers whose commits are not on disk yet.
+//! Measures what pulls and pushes cost as the log grows, with the number of spaces, beside transactions that stay open,
+//! and beside writers whose commits are not flushed yet.
 
 use std::thread;
 
@@ -15,10 +15,10 @@ use crate::single::{ORIGINAL, RECORD_CHANGE};
 use crate::times::{Times, in_turns};
 
 const SECONDS: u32 = 1;
-/// Clients and seconds of changes that use up the room in old pages of 10 M rows.
+/// Clients and seconds of writing that fill the free space in old pages of a log of 10 million rows.
 const USE_UP: (usize, u32) = (4, 30);
 const SYNCHRONOUS_COMMIT_OFF: &str = "-c synchronous_commit=off";
-/// Transactions that have an id and stay open.
+/// Number of transactions that have an id and stay open.
 const IDLE: usize = 100;
 /// A user with a few rows.
 const USER: &str = "user5";
@@ -33,13 +33,13 @@ SELECT set_config('app.current_user_space_ids', :list, true);
 SELECT id, table_name, record_id, op, data, field_timestamps, client_id, created_at, schema_version, space_id, actor FROM original.sync_changes WHERE (user_id = :user OR space_id = ANY(:spaces)) AND app_id = 'app' AND created_at > :since AND client_id != '' ORDER BY created_at ASC LIMIT 1000;
 COMMIT;";
 
-/// Logs of these sizes, in rows of others; 10 M only when asked for.
+/// Returns the log sizes to measure, in rows of other users. The largest size is measured only on request.
 fn sizes() -> Vec<u64> {
     let most = std::env::var("ROWS").ok().and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
     [10_000, 100_000, 1_000_000, 10_000_000].into_iter().filter(|&rows| rows <= most).collect()
 }
 
-/// Ratios of the largest log to the smallest, and the other ratios at the largest.
+/// Returns the ratios between the largest and the smallest log, and the other ratios for the largest log.
 pub fn growth(count: usize) -> Result<Part> {
     let sizes = sizes();
     let (smallest, largest) = (sizes[0], sizes[sizes.len() - 1]);
@@ -55,7 +55,7 @@ pub fn growth(count: usize) -> Result<Part> {
         in_turns(count, &mut times, |i| if i == 0 { reader.pull(&large) } else { reader.original_pull(&large) })?;
         part.point("empty pull against log size", "changes_since", size as f64, times[0].spread().median * 1000.0);
         part.point("empty pull against log size", "the original", size as f64, times[1].spread().median * 1000.0);
-        // As the contract has it, and otherwise for the record.
+        // The contract names this size. The other sizes are recorded only.
         let contract = (size == 1_000_000).then_some(Contract::AtLeast(30.0));
         part.compare(&times[0], &times[1], contract);
         times.iter().for_each(|times| part.duration(times));
@@ -67,18 +67,18 @@ pub fn growth(count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// The same in a small log and in a large one.
+/// Compares the same calls in a small and in a large log.
 fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64), count: usize) -> Result<()> {
     let clusters = [large, small];
     let readers = [Reader::new(large.0, USER, &SPACES)?, Reader::new(small.0, USER, &SPACES)?];
     let mut times = clusters.map(|(_, rows)| Times::new(format!("empty pull of 3 spaces, {rows} rows of others")));
     in_turns(count, &mut times, |i| readers[i].pull(clusters[i].0))?;
     part.compare(&times[0], &times[1], Some(Contract::AtMost(1.2)));
-    // VACUUM has noted what is left of old pages, and the next rows that fit go there: each time a page to read, and to
-    // write to the WAL as a whole.
+    // VACUUM has recorded the free space of old pages, and the next rows go there: each needs a page that is read, and
+    // written to the WAL in full.
     let contract = Some(Contract::AtMost(1.2));
     changes_against_size(part, clusters, ("record_change just after VACUUM", &RECORD_CHANGE), contract, count)?;
-    // A small log has used that up by now.
+    // A small log has no such free space left.
     let (clients, seconds) = USE_UP;
     pgbench(large.0, &RECORD_CHANGE, clients, seconds, SYNCHRONOUS_COMMIT_OFF)?;
     for (cluster, _) in clusters {
@@ -88,7 +88,7 @@ fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64),
     changes_against_size(part, clusters, ("the original's transaction", &ORIGINAL), None, count)
 }
 
-/// Changes one by one in two logs, and what the servers did for them.
+/// Measures single changes in two logs, and what the servers did for them.
 fn changes_against_size(
     part: &mut Part,
     clusters: [(&Cluster, u64); 2],
@@ -98,7 +98,7 @@ fn changes_against_size(
 ) -> Result<()> {
     let of = |rows: u64| format!("{name}, {rows} rows of others");
     let mut times = clusters.map(|(_, rows)| Times::new(of(rows)));
-    // Not counted: who comes first reads what the others find in memory.
+    // An uncounted run first: the first one reads pages that the others then find in memory.
     for (cluster, _) in clusters {
         pgbench(cluster, script, 1, SECONDS, SYNCHRONOUS_COMMIT_OFF)?;
     }
@@ -114,7 +114,7 @@ fn changes_against_size(
     Ok(())
 }
 
-/// What a server has done, which explains the times.
+/// The work of a server, which explains the times.
 struct Effort {
     transactions: f64,
     wal_bytes: f64,
@@ -131,18 +131,18 @@ impl Effort {
         Ok(Effort { transactions: row.get(0), wal_bytes: row.get(1), pages_read: row.get(2) })
     }
 
-    /// Bytes of WAL and pages read, of each transaction.
+    /// Returns the bytes of WAL and the pages read per transaction since `before`.
     fn a_transaction_since(self, before: Effort) -> [f64; 2] {
         let transactions = self.transactions - before.transactions;
         [self.wal_bytes - before.wal_bytes, self.pages_read - before.pages_read].map(|all| all / transactions)
     }
 }
 
-/// A user in 1, 10, 100 and 1,000 spaces: while nobody writes, and after a transaction of somebody else's, for which each
-/// space has to be looked at.
+/// Measures pulls of a user in 1, 10, 100 and 1,000 spaces: while nobody writes, and after a transaction of another
+/// user, for which the pull must look into each space.
 fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let numbers = [1, 10, 100, 1000];
-    // It writes as well: its ANALYZE takes a transaction id.
+    // Autovacuum also counts as a writer, because its ANALYZE takes a transaction id.
     cluster.configure(&[("autovacuum", "off")]);
     cluster.reload();
     let mut superuser = cluster.superuser(DATABASE);
@@ -170,7 +170,7 @@ fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Beside connections that have a transaction id and do nothing.
+/// Measures beside connections that have a transaction id and do nothing.
 fn idle(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let mut clients: Vec<Client> = (0..IDLE).map(|_| cluster.app(DATABASE)).collect();
     let all: Vec<String> = (0..100).map(|i| format!("space{i}")).collect();
@@ -199,7 +199,7 @@ fn idle(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// What it costs that a cursor names only what is on disk, beside writers who do not wait for that.
+/// Measures the cost of cursors that name only flushed commits, beside writers that do not wait for the flush.
 fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let mut times = [
         Times::new("empty pull beside 4 writers with synchronous_commit off"),
@@ -229,7 +229,7 @@ fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// A device that has everything.
+/// A device that has received everything.
 struct Reader {
     user: String,
     spaces: Vec<String>,
@@ -253,7 +253,7 @@ impl Reader {
         Ok(Reader { user: user.into(), spaces, cursor: cursor.ok_or("a reader without a row")?, since })
     }
 
-    /// Seconds of an empty pull.
+    /// Measures an empty pull. Returns its seconds.
     fn pull(&self, cluster: &Cluster) -> Result<f64> {
         let spaces = format!("{{{}}}", self.spaces.join(","));
         let variables = [("user", self.user.as_str()), ("cursor", &self.cursor), ("spaces", &spaces)];

@@ -1,9 +1,12 @@
-//! `make bench-in-process`: the benchmarks of the extension's Rust code (`src/benches.rs`), each in a backend of its own.
+//! `make bench-in-process`: runs the benchmarks of the extension's Rust code (`src/benches.rs`), each in a backend of
+//! its own.
 //!
-//! They are pgrx's, and the server calls the same functions of theirs that `cargo pgrx bench` calls. That would start the
-//! server itself: not as another user than the caller, and not where the caller is root.
+//! They are pgrx benchmarks. The server calls the same functions of them that `cargo pgrx bench` calls. That command
+//! would start the server itself, which cannot run as another user than the caller, and not at all if the caller is
+//! root.
 //!
-//! Criterion's estimate is of all samples, and a busy machine makes it greater; the fastest sample is hardly moved by that.
+//! Criterion's estimate uses all samples, and other load on the machine increases it. The fastest sample is hardly
+//! affected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,17 +19,17 @@ use serde_json::Value;
 use crate::Result;
 use crate::report::digits;
 
-/// What the names of the functions that run a benchmark begin with.
+/// Prefix of the names of the functions that run a benchmark.
 const RUN: &str = "__pgrx_bench_run_";
 
-/// What pgrx-bench returns; of that, what is shown.
+/// The part of pgrx-bench's result that is shown.
 #[derive(Deserialize)]
 struct Measured {
     error_text: Option<String>,
     estimates: Vec<Estimate>,
     samples: Vec<Sample>,
     comparison: Option<Comparison>,
-    /// For pgrx-bench's comparison with the next run.
+    /// Data for pgrx-bench's comparison with the next run.
     #[serde(default)]
     artifacts: Value,
 }
@@ -56,14 +59,15 @@ struct Change {
     point_estimate: f64,
 }
 
-/// What is kept of a run for the next one.
+/// The part of a run that the next run is compared with.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     fastest_ns: f64,
     artifacts: Value,
 }
 
-/// Runs the benchmarks whose names contain one of `names`, or all, and keeps in `file` what the next run is compared with.
+/// Runs the benchmarks whose names contain one of `names`, or all of them, and stores in `file` what the next run is
+/// compared with.
 pub fn run(names: &[String], file: &str) -> Result<()> {
     let last = fs::read_to_string(file).ok().and_then(|text| serde_json::from_str(&text).ok());
     let mut last: BTreeMap<String, Kept> = last.unwrap_or_default();
@@ -83,7 +87,7 @@ pub fn run(names: &[String], file: &str) -> Result<()> {
     for bench in chosen {
         let (before, call) = (last.get(&bench), format!("SELECT benches.{RUN}{bench}($1)"));
         let artifacts = before.map(|kept| &kept.artifacts);
-        // What it wrote is rolled back, as cargo pgrx bench does.
+        // The writes of a benchmark are rolled back, as `cargo pgrx bench` does.
         let mut client = cluster.superuser(DATABASE);
         let answer = client.transaction()?.query_one(&call, &[&artifacts]);
         let measured: Value = answer.map_err(|error| format!("{bench}: {error}"))?.get(0);
@@ -104,7 +108,7 @@ impl Measured {
     }
 
     fn line(&self, before: Option<&Kept>) -> Option<String> {
-        // As Criterion does: the slope where the samples are of different numbers of iterations.
+        // Criterion's rule: it uses the slope if the samples have different numbers of iterations.
         let of = |kind: &str| self.estimates.iter().find(|estimate| estimate.estimate_kind == kind);
         let time = of("slope").or_else(|| of("mean"))?;
         let (unit, divisor) = match time.point_estimate_ns {

@@ -1,22 +1,21 @@
-//! `make bench`: mana_sync beside the store that it replaces, and beside plain PostgreSQL, on private servers, in
-//! turns.
+//! `make bench`: measures mana_sync, the store that it replaces and plain PostgreSQL in turns, on private servers.
 //!
-//! Prints ratios first: machines are noisy, and both sides of a ratio were measured in the same seconds. Each figure is
-//! the median of the rounds, with the least and the greatest. The same as JSON is in target/bench/results.json, beside
-//! plots.
+//! Ratios are printed first: machines are noisy, and both sides of a ratio are measured in the same seconds. Each
+//! figure is the median of the rounds, with the least and the greatest. target/bench/results.json has the same as JSON,
+//! beside the plots.
 //!
 //! | module | what it measures |
 //! |---|---|
-//! | [`single`]  | changes one by one, beside the original and a bare INSERT |
+//! | [`single`]  | single changes, beside the original and a bare INSERT |
 //! | [`push`]    | pushes, beside the original and COPY |
 //! | [`pull`]    | first syncs, beside the original and bare index scans |
-//! | [`growth`]  | what calls cost in large logs, with many spaces, beside open transactions and busy writers |
-//! | [`disk`]    | bytes a row |
-//! | [`records`] | merged records, beside the same merge in SQL |
-//! | [`wakeups`] | what wake-ups cost writers |
-//! | [`memory`]  | what backends hold, and what stays |
+//! | [`growth`]  | the cost of calls in large logs, with many spaces, beside open transactions and busy writers |
+//! | [`disk`]    | bytes per row |
+//! | [`records`] | merged records, beside the same merging in SQL |
+//! | [`wakeups`] | the cost of wake-ups for writers |
+//! | [`memory`]  | the memory of backends, and what remains of it |
 //!
-//! Beside these, [`in_process`] runs the benchmarks of the extension's Rust code.
+//! Apart from these, [`in_process`] runs the benchmarks of the extension's Rust code.
 
 mod disk;
 mod growth;
@@ -51,7 +50,7 @@ Parts: single push pull growth disk records wakeups memory; all of them, unless 
 ROUNDS=n is the number of rounds (default 7), ROWS=n the largest log of growth (default 1000000; 10000000 takes long).
 Results are printed, and written to target/bench: results.json and plots.";
 
-/// Where results go.
+/// Directory of the results.
 const DIRECTORY: &str = "target/bench";
 
 const PARTS: [&str; 8] = ["single", "push", "pull", "growth", "disk", "records", "wakeups", "memory"];
@@ -75,7 +74,7 @@ fn main() -> Result<()> {
     let of =
         format!("{}, commit {}", said("date", &["-u", "+%Y-%m-%d"])?, said("git", &["rev-parse", "--short", "HEAD"])?);
     fs::create_dir_all(DIRECTORY)?;
-    // What is not measured now stays as it was, on the same machine.
+    // Parts that are not measured now keep their earlier results, if these are from the same machine.
     let results = format!("{DIRECTORY}/results.json");
     let last = fs::read_to_string(&results).ok().and_then(|text| serde_json::from_str::<Report>(&text).ok());
     if let Some(last) = last.filter(|last| (&last.machine, &last.server) == (&report.machine, &report.server)) {
@@ -104,7 +103,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The machine and the server.
+/// Describes the machine and the server.
 fn about() -> Result<Report> {
     let cpus = fs::read_to_string("/proc/cpuinfo")?;
     let models: Vec<&str> = cpus.lines().filter(|line| line.starts_with("model name")).collect();
@@ -119,7 +118,7 @@ fn about() -> Result<Report> {
     })
 }
 
-/// What a program says.
+/// Returns the output of a program.
 fn said(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().into())

@@ -1,8 +1,8 @@
-//! What a backend holds while it merges or exports a million changes, reads a large page or takes a large push, and what
-//! stays when it does the same again and again.
+//! Measures the memory of a backend that merges or exports a million changes, reads a large page or takes a large push,
+//! and the memory that remains when it repeats this.
 //!
-//! The peak of a process counts the shared buffers that it has touched, so that there are few of them; its own memory
-//! is sampled besides. A backend that has done next to nothing tells what the server itself takes.
+//! The peak memory of a process includes the shared buffers that it has touched, so the server has few of them. The
+//! private memory is sampled in addition. A backend that has done almost nothing shows what the server itself needs.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,21 +18,21 @@ use crate::Result;
 use crate::report::{Figure, Part};
 use crate::server::write_histories;
 
-/// Records of the user with a large log: a million changes.
+/// Number of records of the user with a large log, which has a million changes.
 const RECORDS: i32 = 100_000;
-/// Records of the user whose log is read again and again: 10,000 changes.
+/// Number of records of the user whose log is read repeatedly, which has 10,000 changes.
 const FEW_RECORDS: i32 = 1000;
 
-/// Calls after which the memory of a backend is compared.
+/// Numbers of calls after which the memory of a backend is compared.
 const CALLS: [usize; 2] = [100, 1000];
 /// Bytes of the large push.
 const PUSH: usize = 10 << 20;
 
 /// Memory of a process, in kB.
 struct Memory {
-    /// All of it, shared buffers included, when that was most.
+    /// The peak of the total memory, shared buffers included.
     peak: u64,
-    /// Its own.
+    /// The current private memory.
     own: u64,
 }
 
@@ -47,13 +47,13 @@ impl Memory {
     }
 }
 
-/// What memory is measured of.
+/// A call whose memory is measured.
 struct Measured<'a> {
     name: &'static str,
     work: &'a dyn Fn(&mut Client) -> Result<()>,
 }
 
-/// A line for each call.
+/// Returns a figure for each call.
 pub fn memory() -> Result<Part> {
     let options =
         Options::default().set("shared_buffers", "16MB").set("max_wal_size", "4GB").set("log_temp_files", "0");
@@ -124,7 +124,7 @@ pub fn memory() -> Result<Part> {
     Ok(part)
 }
 
-/// A changeset of about so many bytes.
+/// Returns a changeset of about this many bytes.
 fn changeset(bytes: usize) -> String {
     let change = |i| json!({"table": "notes", "id": format!("r{i}"), "op": "insert", "data": {"n": i, "text": "0123456789".repeat(14)}});
     let each = change(1000).to_string().len() + 1;
@@ -136,7 +136,7 @@ fn push(client: &mut Client, changeset: &str) -> Result<()> {
     Ok(())
 }
 
-/// A call in a backend of its own.
+/// Measures a call in a new backend.
 fn call(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     let (mut client, pid) = backend(cluster)?;
     let before = Memory::of(pid)?;
@@ -169,7 +169,7 @@ fn call(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     Ok(())
 }
 
-/// A new connection of the plain role, and the process that serves it.
+/// Opens a new connection of the plain role. Returns it with the process id of its backend.
 fn backend(cluster: &Cluster) -> Result<(Client, i32)> {
     let mut client = cluster.app(DATABASE);
     let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
@@ -192,7 +192,7 @@ fn export(client: &mut Client, changes: u64) -> Result<()> {
     Ok(transaction.commit()?)
 }
 
-/// Milliseconds from the opening of a cursor to its first row, in a new backend.
+/// Returns the milliseconds from opening a cursor to its first row, in a new backend.
 fn first_row(cluster: &Cluster) -> Result<f64> {
     let (mut client, _) = backend(cluster)?;
     let mut transaction = client.transaction()?;
@@ -202,7 +202,7 @@ fn first_row(cluster: &Cluster) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// The same again and again in one backend.
+/// Measures the same call repeated in one backend.
 fn repeat(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     let (mut client, pid) = backend(cluster)?;
     for call in 1..=CALLS[1] {
@@ -215,7 +215,7 @@ fn repeat(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()>
     Ok(())
 }
 
-/// Bytes of the temporary files that a process has removed.
+/// Returns the bytes of the temporary files that a process has removed.
 fn temporary_files(cluster: &Cluster, pid: i32) -> u64 {
     let mark = format!("[{pid}]");
     let log = cluster.server_log();

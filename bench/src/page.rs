@@ -1,4 +1,4 @@
-//! The results as pages: the README's table, and docs/benchmarks.md with its plots.
+//! Writes the results into pages: the README's table, and docs/benchmarks.md with its plots.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,14 +9,14 @@ use crate::Result;
 use crate::plot;
 use crate::report::{Comparison, Report, digits};
 
-/// Where the results that the pages show are kept, and the plots.
+/// Directory of the published results and plots.
 const KEPT: &str = "docs/benchmarks";
 const PAGE: &str = "docs/benchmarks.md";
 const README: &str = "README.md";
 const BEGIN: &str = "<!-- begin benchmarks -->";
 const END: &str = "<!-- end benchmarks -->";
 
-/// Keeps the results of a run in the repository, and writes the pages from them.
+/// Copies the results of a run into the repository, and writes the pages from them.
 pub fn publish(results: &Path) -> Result<()> {
     fs::create_dir_all(KEPT)?;
     let text = fs::read_to_string(results)?;
@@ -29,7 +29,7 @@ pub fn publish(results: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The README with the table of a report.
+/// Returns the README with the table of a report.
 fn with_table(readme: &str, report: &Report) -> Result<String> {
     let (before, rest) = readme.split_once(BEGIN).ok_or("README.md has no place for benchmarks")?;
     let (_, after) = rest.split_once(END).ok_or("README.md has no end of benchmarks")?;
@@ -37,7 +37,7 @@ fn with_table(readme: &str, report: &Report) -> Result<String> {
     Ok(format!("{before}{BEGIN}\n{}\n{}{END}{after}", table(&lines)?, about(report)))
 }
 
-/// docs/benchmarks.md.
+/// Returns the content of docs/benchmarks.md.
 fn page(report: &Report) -> Result<String> {
     let mut page = String::from(
         "# Benchmarks\n\nWritten by `make bench-pages` from [results.json](benchmarks/results.json), which is what `make bench` measured. Ratios \

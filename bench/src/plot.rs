@@ -1,4 +1,4 @@
-//! Plots of a report's curves, a file each.
+//! Draws the curves of a report, one file for each plot.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,7 +14,7 @@ const SIZE: (u32, u32) = (720, 400);
 const COLOURS: [RGBColor; 4] =
     [RGBColor(31, 119, 180), RGBColor(214, 39, 40), RGBColor(127, 127, 127), RGBColor(44, 160, 44)];
 
-/// Writes an SVG for each plot.
+/// Writes an SVG file for each plot.
 pub fn write_all(report: &Report, directory: &Path) -> Result<()> {
     let curves: Vec<&Curve> = report.parts.iter().flat_map(|part| &part.curves).collect();
     let plots: BTreeSet<&str> = curves.iter().map(|curve| curve.plot.as_str()).collect();
@@ -26,7 +26,7 @@ pub fn write_all(report: &Report, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Name of a plot's file.
+/// Returns the file name of a plot.
 pub fn file_name(plot: &str) -> String {
     plot.replace(',', "").replace(' ', "-") + ".svg"
 }
@@ -45,7 +45,7 @@ fn draw(plot: &str, curves: &[&Curve], file: &Path) -> Result<()> {
         _ if plot.ends_with("spaces") => ("spaces", "ms"),
         _ => ("rows of others", "ms"),
     };
-    // Orders of magnitude are for a logarithmic scale; a cost is read from zero.
+    // Orders of magnitude get a logarithmic scale; costs are drawn from zero.
     let (low, high) = (least(y), most(y));
     match (right / left >= 50.0 && !plot.starts_with("page cost"), high / low >= 20.0) {
         (true, true) => {

@@ -1,4 +1,4 @@
-//! First syncs of 200,000 rows, page by page, beside the original and beside bare scans of the index.
+//! Measures first syncs page by page, beside the original store and beside bare index scans.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Options};
@@ -11,16 +11,16 @@ use crate::times::{Spread, Times, rounds};
 
 /// Rows of a first sync.
 const ROWS: u64 = 200_000;
-/// Rows of a page.
+/// Rows per page.
 const PAGE: i64 = 1000;
-/// Rows of others around them.
+/// Rows of other users in the same log.
 const OTHERS: u64 = 400_000;
-/// Rows of a user whose changes are all of 20 kB, and rows of a page of them.
+/// Rows of a user whose changes are 20 kB each, and rows per page of them.
 const LARGE: (u64, i64) = (4000, 100);
-/// The first, and the last, pages that are compared: one alone is too short to tell.
+/// Number of pages at the beginning and at the end of a sync that are compared. A single page is too short to measure.
 const ENDS: usize = 10;
 
-/// Ratios for rows that were written one a transaction, and 1,000 a transaction.
+/// Returns ratios for rows that were written in transactions of one row and of 1,000 rows.
 pub fn pull(count: usize) -> Result<Vec<Part>> {
     let cluster = server(Options::default())?;
     let mut owner = cluster.superuser(DATABASE);
@@ -37,7 +37,7 @@ pub fn pull(count: usize) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// Which rows are read, how many they are, and how many make a page.
+/// Which rows are read, their number, and the number of rows per page.
 struct Source {
     user: String,
     spaces: Vec<String>,
@@ -51,7 +51,7 @@ impl Source {
     }
 }
 
-/// Rows of 20 kB. (What is stored out of line is not fetched before it is sent.)
+/// Measures rows of 20 kB. Values that are stored out of line are not fetched before they are sent.
 fn large(cluster: &Cluster, count: usize) -> Result<Part> {
     let (rows, page) = LARGE;
     let source = Source { rows, page, ..Source::new("large", Vec::new()) };
@@ -116,7 +116,8 @@ fn part(cluster: &Cluster, batch: u64, count: usize) -> Result<Part> {
             3 => times.measure(|| bare.walk(true))?,
             4 => drop(times.measure(|| ours.walk(&one))?),
             5 => drop(times.measure(|| ours.walk(&many))?),
-            // Once, beside the first of the others: a walk of it takes longer than all of them together.
+            // The original is walked only once, in the first counted round, because it takes longer than all others
+            // together.
             6 if round == 1 => times.measure(|| original.walk(&own))?,
             _ => {}
         }
@@ -142,7 +143,7 @@ fn part(cluster: &Cluster, batch: u64, count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// `changes_since` and `pull`.
+/// Reads with `changes_since` and with `pull`.
 struct Ours {
     client: Client,
     changes_since: Statement,
@@ -159,7 +160,7 @@ impl Ours {
         Ok(Ours { client, changes_since, pull })
     }
 
-    /// Seconds of each page.
+    /// Walks all pages, and returns the seconds of each.
     fn walk(&mut self, source: &Source) -> Result<Vec<f64>> {
         let (mut cursor, mut rows, mut pages) = (None::<String>, 0, Times::new("pages"));
         loop {
@@ -175,7 +176,7 @@ impl Ours {
             }
         }
         assert_eq!(rows, source.rows);
-        // The last one was empty.
+        // The last page was empty.
         pages.seconds.pop();
         Ok(pages.seconds)
     }
@@ -190,7 +191,7 @@ impl Ours {
             if count_them {
                 rows += page.matches("{\"eventId\": ").count() as u64;
             }
-            // Behind the changes, whatever they say.
+            // The cursor comes after the changes, whatever text these contain.
             let (_, end) = page.rsplit_once("\"syncedUntil\": \"").ok_or("a response without a cursor")?;
             let (next, rest) = end.split_once('"').ok_or("a cursor without an end")?;
             cursor = Some(next.into());
@@ -203,21 +204,21 @@ impl Ours {
     }
 }
 
-/// The least that reads the same rows in the same pages: where each begins is known beforehand.
+/// Reads the same rows in the same pages with the least possible work: the beginning of each page is known beforehand.
 struct Bare {
     client: Client,
     user: String,
-    /// How many rows there are, and in a page.
+    /// The number of rows, and the rows per page.
     size: (u64, i64),
     rows: Statement,
     json: Statement,
-    /// The row before each page.
+    /// The position of the row before each page.
     positions: Vec<(String, i64)>,
 }
 
 impl Bare {
     fn new(mut client: Client, source: &Source) -> Result<Bare> {
-        // Left to itself the planner takes another index, and sorts.
+        // The planner would choose another index by itself, and sort.
         client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off")?;
         let from = format!(
             "FROM mana_sync.sync_changes WHERE user_id = $1 AND app_id = 'app' AND epoch = 1
@@ -253,7 +254,7 @@ impl Bare {
             &[&source.user, &source.page],
         )?;
         positions.extend(ends.iter().map(|row| (row.get(0), row.get(1))));
-        // Behind the last row.
+        // A position after the last row.
         positions.pop();
         Ok(Bare { client, user: source.user.clone(), size: (source.rows, source.page), rows, json, positions })
     }
@@ -274,7 +275,7 @@ impl Bare {
     }
 }
 
-/// The store that was replaced: a transaction with its two settings for each page.
+/// Reads from the store that was replaced: a transaction with its two settings for each page.
 struct Original {
     client: Client,
     set_user: Statement,
@@ -310,7 +311,7 @@ impl Original {
                 None => break,
             }
         }
-        // It may lose some whose time is the same as that of the last row of a page.
+        // It may lose some rows with the same time as the last row of a page.
         assert!(rows > ROWS * 9 / 10, "the original delivered {rows} rows");
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Pushes beside the original, which takes a transaction a change, and beside COPY into the same table.
+//! Measures pushes beside the original, which takes one transaction per change, and beside COPY into the same table.
 
 use std::io::Write;
 
@@ -14,7 +14,7 @@ use crate::times::{Times, rounds};
 /// Changes of a push.
 const CHANGES: usize = 1000;
 
-/// Ratios of both settings of `synchronous_commit`; the contract is about `off`.
+/// Returns ratios for both settings of `synchronous_commit`. The contract is about `off`.
 pub fn push(count: usize) -> Result<Vec<Part>> {
     ["off", "on"].into_iter().map(|setting| part(setting, count)).collect()
 }
@@ -83,7 +83,7 @@ fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// `data` of change `i`: about 200 bytes.
+/// Returns the `data` of change `i`, about 200 bytes.
 fn data(i: usize) -> Value {
     json!({"title": format!("Item {i}"), "done": i % 2 == 0, "text": "0123456789".repeat(14), "n": i})
 }

@@ -1,4 +1,4 @@
-//! Merged records beside the same merge in SQL, which has to say the same before it is timed.
+//! Measures merged records beside the same merging in SQL, whose results must be equal before it is timed.
 
 use mana_sync_servers::Options;
 use mana_sync_servers::cluster::DATABASE;
@@ -10,7 +10,7 @@ use crate::report::{Contract, Part};
 use crate::server::{server, write_histories};
 use crate::times::{Times, rounds};
 
-/// Records of the user, of 10 changes each on average.
+/// Records of the user, with 10 changes each on average.
 const RECORDS: i32 = 10_000;
 /// Records that are read one by one in a round.
 const SINGLES: i32 = 200;
@@ -18,12 +18,12 @@ const SINGLES: i32 = 200;
 const OURS: &str = "SELECT table_name, record_id, data FROM mana_sync.records('ann', 'app')";
 const THEIRS: &str = include_str!("../merge.sql");
 
-/// The plain role reads under row security, the owner without it.
+/// The plain role reads under row-level security, the owner without it.
 pub fn records(count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     let (mut app, mut owner) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let changes = write_histories(&mut owner, "ann", RECORDS)? as usize;
-    // A compilation takes longer than it saves here; ours does without by itself.
+    // JIT compilation takes longer than it saves here. `records` turns it off by itself.
     owner.batch_execute("SET jit = off")?;
     let user: [&(dyn ToSql + Sync); 2] = [&"ann", &"app"];
     let merged = sorted(&mut app, OURS, &[])?;
@@ -53,7 +53,7 @@ pub fn records(count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// Table, id and data of each record.
+/// Returns the table, id and data of each record, sorted.
 fn sorted(client: &mut Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<(String, String, String)>> {
     let sql = format!("SELECT table_name, record_id, data::text FROM ({sql}) AS record");
     let rows = client.query(&sql, parameters)?;

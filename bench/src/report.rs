@@ -1,64 +1,64 @@
-//! What was measured, as it is printed and written to a file.
+//! The results of a run, as they are printed and written to a file.
 
 use serde::{Deserialize, Serialize};
 
 use crate::times::{Spread, Times};
 
-/// Everything that a run measured.
+/// The results of all parts.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Processor, cores, kernel.
+    /// Processor, cores and kernel.
     pub machine: String,
-    /// The server's version, and its settings that matter.
+    /// Version of the server, and its relevant settings.
     pub server: String,
-    /// In the order in which they were measured.
+    /// The parts, in the order in which they were measured.
     pub parts: Vec<Part>,
 }
 
-/// One part of the benchmark.
+/// The results of one part of the benchmark.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Part {
-    /// Its name on the command line.
+    /// Name of the part on the command line.
     pub name: String,
-    /// Under what it was measured.
+    /// Conditions of the measurement.
     pub about: String,
-    /// When (in UTC), and the commit of the sources.
+    /// Date of the measurement (UTC), and commit of the sources.
     pub of: String,
     /// Ratios.
     pub comparisons: Vec<Comparison>,
-    /// What was measured of each side, and by itself.
+    /// Absolute figures.
     pub figures: Vec<Figure>,
-    /// For the plots.
+    /// Curves of the plots.
     pub curves: Vec<Curve>,
 }
 
-/// One thing beside another, measured in turns.
+/// The ratio of two things that were measured in turns.
 #[derive(Serialize, Deserialize)]
 pub struct Comparison {
     /// What is measured.
     pub what: String,
-    /// Beside what.
+    /// What it is compared with.
     pub against: String,
-    /// Of the medians. How many times as fast (or as small) as the other; where the contract has an upper limit: how many
-    /// times as slow.
+    /// Ratio of the medians: how many times as fast (or as small) as the other; if the contract has an upper limit, how
+    /// many times as slow.
     pub ratio: f64,
-    /// The same of each round.
+    /// The ratios of the single rounds.
     pub of_rounds: Spread,
-    /// What it is to be.
+    /// The limit that the ratio must meet; `None` if there is none.
     pub contract: Option<Contract>,
 }
 
 /// A limit of a ratio.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub enum Contract {
-    /// Not less.
+    /// The ratio must not be less.
     AtLeast(f64),
-    /// Not more.
+    /// The ratio must not be greater.
     AtMost(f64),
 }
 
 impl Comparison {
-    /// Of the costs of rounds that were measured in turns.
+    /// Compares the costs of rounds that were measured in turns.
     fn new((what, ours): (&str, &[f64]), (against, theirs): (&str, &[f64]), contract: Option<Contract>) -> Comparison {
         let ratio = |ours: f64, theirs: f64| match contract {
             Some(Contract::AtMost(_)) => ours / theirs,
@@ -75,7 +75,7 @@ impl Comparison {
         }
     }
 
-    /// Whether the contract is met; true where there is none.
+    /// Returns whether the contract is met; true if there is none.
     pub fn is_met(&self) -> bool {
         match self.contract {
             Some(Contract::AtLeast(limit)) => self.ratio >= limit,
@@ -84,7 +84,7 @@ impl Comparison {
         }
     }
 
-    /// What the ratio is of.
+    /// Returns what the ratio expresses.
     pub fn sense(&self) -> &'static str {
         match self.contract {
             Some(Contract::AtMost(_)) => "as much",
@@ -92,7 +92,7 @@ impl Comparison {
         }
     }
 
-    /// The contract in words.
+    /// Returns the contract in words.
     pub fn limit(&self) -> String {
         match self.contract {
             Some(Contract::AtLeast(limit)) => format!("at least {limit}"),
@@ -105,34 +105,34 @@ impl Comparison {
 /// An absolute figure.
 #[derive(Serialize, Deserialize)]
 pub struct Figure {
-    /// What it is of.
+    /// What the figure measures.
     pub what: String,
-    /// In the unit.
+    /// The value, in `unit`.
     pub value: Spread,
-    /// `ms`, `/s`, `MB`, …
+    /// Unit of the value: `ms`, `/s`, `MB`, …
     pub unit: String,
 }
 
 impl Figure {
-    /// Something that was measured once.
+    /// Creates a figure that was measured once.
     pub fn once(what: impl Into<String>, value: f64, unit: &str) -> Figure {
         Figure { what: what.into(), value: Spread::of(vec![value]), unit: unit.into() }
     }
 }
 
-/// A line of a plot.
+/// A curve of a plot.
 #[derive(Serialize, Deserialize)]
 pub struct Curve {
-    /// Which plot it is a line of.
+    /// Name of the plot.
     pub plot: String,
-    /// What its points are of.
+    /// Label of the curve.
     pub name: String,
-    /// From left to right.
+    /// Points from left to right.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Part {
-    /// Nothing measured yet.
+    /// Creates a part without results.
     pub fn new(name: &str, about: impl Into<String>) -> Part {
         Part { name: name.into(), about: about.into(), ..Part::default() }
     }
@@ -151,19 +151,19 @@ impl Part {
         }
     }
 
-    /// Adds how many of `of` things were done in a second.
+    /// Adds a rate per second, for rounds of `of` operations each.
     pub fn rate(&mut self, times: &Times, of: usize) {
         let value = times.spread().map(|seconds| of as f64 / seconds);
         self.figures.push(Figure { what: times.name.clone(), value, unit: "/s".into() });
     }
 
-    /// Adds how long it took.
+    /// Adds the duration of a round.
     pub fn duration(&mut self, times: &Times) {
         let value = times.spread().map(|seconds| seconds * 1000.0);
         self.figures.push(Figure { what: times.name.clone(), value, unit: "ms".into() });
     }
 
-    /// Adds a point to a line of a plot.
+    /// Adds a point to a curve.
     pub fn point(&mut self, plot: &str, name: &str, x: f64, y: f64) {
         match self.curves.iter_mut().find(|curve| curve.plot == plot && curve.name == name) {
             Some(curve) => curve.points.push((x, y)),
@@ -171,7 +171,7 @@ impl Part {
         }
     }
 
-    /// Ratios first.
+    /// Prints the part, ratios first.
     pub fn print(&self) {
         println!("\n{}: {}", self.name, self.about);
         for comparison in &self.comparisons {
@@ -201,20 +201,20 @@ impl Part {
 }
 
 impl Report {
-    /// Parts that were measured now, in the place of those of the same name.
+    /// Replaces the parts of a name by parts that were measured now.
     pub fn replace(&mut self, name: &str, order: &[&str], parts: Vec<Part>) {
         self.parts.retain(|part| part.name != name);
         self.parts.extend(parts);
         self.parts.sort_by_key(|part| order.iter().position(|name| part.name == *name));
     }
 
-    /// Ratios of all parts that the contract has a limit for.
+    /// Returns the ratios of all parts that have a contract.
     pub fn contracts(&self) -> impl Iterator<Item = &Comparison> {
         self.parts.iter().flat_map(|part| &part.comparisons).filter(|comparison| comparison.contract.is_some())
     }
 }
 
-/// Three significant digits.
+/// Formats a number with three significant digits.
 pub fn digits(value: f64) -> String {
     let decimals = match value.abs() {
         1000.0.. => return whole(value),
@@ -226,7 +226,7 @@ pub fn digits(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Without decimals, in groups of three digits.
+/// Formats a number without decimals, in groups of three digits.
 pub fn whole(value: f64) -> String {
     let digits = value.abs().round().to_string();
     let groups: Vec<&str> =

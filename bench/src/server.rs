@@ -1,4 +1,4 @@
-//! The private servers that are measured, and what is in their logs.
+//! The private servers that are measured, and the content of their logs.
 
 use std::fs;
 
@@ -9,14 +9,14 @@ use postgres::Client;
 
 use crate::Result;
 
-/// Changes of a user's records $2 to $3.
+/// SQL that returns the changes of a user's records $2 to $3.
 const HISTORY: &str = include_str!("../history.sql");
 
-/// What differs from the defaults of PostgreSQL; part of the report.
+/// Settings that differ from PostgreSQL's defaults. The report contains them.
 pub const SETTINGS: [(&str, &str); 4] =
     [("shared_buffers", "512MB"), ("max_wal_size", "4GB"), ("max_connections", "200"), ("jit", "off")];
 
-/// A server with a log whose commits reach the disk, and with the store that the extension replaces.
+/// Starts a server that flushes commits to disk, with a log and with the store that the extension replaces.
 pub fn server(options: Options) -> Result<Cluster> {
     let options = SETTINGS.iter().fold(options.durable(), |options, (name, value)| options.set(name, value));
     let cluster = Cluster::with_log(options);
@@ -26,13 +26,13 @@ pub fn server(options: Options) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// Rows of `source` (see log.sql) in transactions of `batch` rows, in both stores.
+/// Writes rows of `source` (see log.sql) to both stores, in transactions of `batch` rows.
 pub fn fill(owner: &mut Client, source: &str, rows: std::ops::Range<u64>, batch: u64) -> Result<()> {
     if rows.is_empty() {
         return Ok(());
     }
     eprintln!("    writing {} rows of {source}, {batch} a transaction, twice", rows.end - rows.start);
-    // One by one: the procedure commits.
+    // Each CALL is a statement of its own, because the procedure commits.
     owner.batch_execute("SET synchronous_commit = off")?;
     owner.batch_execute(&format!("CALL bench.fill('{source}', {}, {}, {batch})", rows.start, rows.end - 1))?;
     owner.batch_execute("RESET synchronous_commit")?;
@@ -42,9 +42,9 @@ pub fn fill(owner: &mut Client, source: &str, rows: std::ops::Range<u64>, batch:
     Ok(owner.batch_execute("CHECKPOINT")?)
 }
 
-/// Writes the histories of so many records of a user, as [`HISTORY`] makes them, and returns how many changes they are.
+/// Writes the changes of `records` records of a user, as [`HISTORY`] returns them. Returns the number of changes.
 pub fn write_histories(owner: &mut Client, user: &str, records: i32) -> Result<u64> {
-    // About 50,000 rows in a transaction.
+    // Each transaction writes about 50,000 rows.
     const PORTION: i32 = 5000;
     let insert = owner.prepare(HISTORY)?;
     let mut changes = 0;
@@ -57,17 +57,18 @@ pub fn write_histories(owner: &mut Client, user: &str, records: i32) -> Result<u
 
 /// A transaction for pgbench.
 pub struct Script<'a> {
-    /// Statements, a line each.
+    /// The statements, one per line.
     pub sql: &'a str,
-    /// Whether the owner runs it, or else the plain role.
+    /// True if the owner runs it, false for the plain role.
     pub as_owner: bool,
-    /// Values of the `:names` in it, which are sent as parameters.
+    /// Values of the `:names` in the statements, which are sent as parameters.
     pub variables: &'a [(&'a str, &'a str)],
 }
 
-/// Runs a script for some seconds with statements that are prepared once (pgbench); seconds a transaction, over all clients.
+/// Runs a script for some seconds with pgbench, as prepared statements. Returns the seconds per transaction, over all
+/// clients.
 pub fn pgbench(cluster: &Cluster, script: &Script, clients: usize, seconds: u32, options: &str) -> Result<f64> {
-    // Several may run at once.
+    // Several pgbench processes may run at the same time.
     let file = tempfile::NamedTempFile::new_in(cluster.socket_dir())?;
     fs::write(&file, script.sql)?;
     give_to_server(file.path());

@@ -1,5 +1,5 @@
-//! Changes one by one: `record_change` beside the transaction of the original, and beside a bare INSERT into the same
-//! table.
+//! Measures single changes: `record_change` beside the transaction of the original, and beside a bare INSERT into the
+//! same table.
 
 use mana_sync_servers::cluster::DATABASE;
 use mana_sync_servers::{Cluster, Options};
@@ -9,10 +9,10 @@ use crate::report::{Contract, Part};
 use crate::server::{Script, pgbench, server};
 use crate::times::{Times, in_turns};
 
-/// About 200 bytes, without spaces, which pgbench would not pass on.
+/// JSON of about 200 bytes. It has no blanks, which pgbench would not pass on.
 pub const DATA: &str = r#"{"title":"Item","done":false,"rank":17,"text":"cfcd208495d565ef66e7dff9f98764da-c4ca4238a0b923820dcc509a6f75849b-c81e728d9d4c2f636f067f89cc14862c"}"#;
 
-/// Our way to write a row.
+/// A change by `record_change`.
 pub const RECORD_CHANGE: Script = Script {
     sql: "\\set id random(1, 100000000)
 SELECT mana_sync.record_change('app', 'notes', :id::text, 'ann', NULL, 'insert', 'phone', :data)",
@@ -20,7 +20,7 @@ SELECT mana_sync.record_change('app', 'notes', :id::text, 'ann', NULL, 'insert',
     variables: &[("data", DATA)],
 };
 
-/// The original's: five round trips.
+/// A change in the original store, with five round trips.
 pub const ORIGINAL: Script = Script {
     sql: "\\set id random(1, 100000000)
 BEGIN;
@@ -32,7 +32,7 @@ COMMIT;",
     variables: &[("data", DATA)],
 };
 
-/// The limit: no function, no row security.
+/// The lower bound of the cost: an INSERT without a function and without row-level security.
 const INSERT: Script = Script {
     sql: "\\set id random(1, 100000000)
 INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, data, field_timestamps, client_id, schema_version, actor) VALUES ('app', 'notes', :id::text, 'ann', NULL, 'insert', :data, '{}', 'phone', 1, NULL)",
@@ -40,7 +40,7 @@ INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, spac
     variables: &[("data", DATA)],
 };
 
-/// The same without its look at the epoch.
+/// The same INSERT without the look-up of the epoch.
 const INSERT_WITH_EPOCH: Script = Script {
     sql: "\\set id random(1, 100000000)
 INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, data, field_timestamps, client_id, schema_version, actor, epoch) VALUES ('app', 'notes', :id::text, 'ann', NULL, 'insert', :data, '{}', 'phone', 1, NULL, 1)",
@@ -48,19 +48,19 @@ INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, spac
     variables: &[("data", DATA)],
 };
 
-/// Clients of the plot.
+/// Numbers of clients in the plot.
 const CLIENTS: [usize; 5] = [1, 2, 4, 8, 16];
 
 const SECONDS: u32 = 2;
 
-/// Ratios of both settings of `synchronous_commit`, and throughput against clients.
+/// Returns ratios for both settings of `synchronous_commit`, and the throughput by number of clients.
 pub fn single(count: usize) -> Result<Vec<Part>> {
     ["off", "on"].into_iter().map(|setting| part(setting, count)).collect()
 }
 
 fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
-    // Opens the epoch.
+    // The first change opens the epoch.
     pgbench(&cluster, &RECORD_CHANGE, 1, 1, "")?;
     let options = format!("-c synchronous_commit={synchronous_commit}");
     let alternatives = [

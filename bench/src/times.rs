@@ -6,33 +6,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// Times of one of the alternatives that are measured in turns.
+/// The times of one of the alternatives that are measured in turns.
 pub struct Times {
     /// What was measured.
     pub name: String,
-    /// Of each round.
+    /// Seconds of each round.
     pub seconds: Vec<f64>,
 }
 
-/// The median of the rounds, the least and the greatest.
+/// The median of some values, their least and their greatest.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The least.
+    /// The least value.
     pub least: f64,
-    /// The greatest.
+    /// The greatest value.
     pub greatest: f64,
 }
 
 impl Spread {
-    /// Of at least one value.
+    /// Computes the spread of at least one value.
     pub fn of(mut values: Vec<f64>) -> Spread {
         values.sort_by(f64::total_cmp);
         Spread { median: values[values.len() / 2], least: values[0], greatest: values[values.len() - 1] }
     }
 
-    /// Of values that a greater one of these gives a smaller one of, or a multiple.
+    /// Applies a monotonic function to the values, increasing or decreasing.
     pub fn map(self, f: impl Fn(f64) -> f64) -> Spread {
         let (a, b) = (f(self.least), f(self.greatest));
         Spread { median: f(self.median), least: a.min(b), greatest: a.max(b) }
@@ -40,12 +40,12 @@ impl Spread {
 }
 
 impl Times {
-    /// No round yet.
+    /// Creates times without any round.
     pub fn new(name: impl Into<String>) -> Times {
         Times { name: name.into(), seconds: Vec::new() }
     }
 
-    /// A round.
+    /// Runs `work` and adds its time as a round.
     pub fn measure<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let start = Instant::now();
         let result = work()?;
@@ -53,13 +53,13 @@ impl Times {
         Ok(result)
     }
 
-    /// Of all rounds.
+    /// Returns the spread over all rounds.
     pub fn spread(&self) -> Spread {
         Spread::of(self.seconds.clone())
     }
 }
 
-/// Runs rounds of alternatives in turns, after one that warms up and is not counted.
+/// Runs rounds of the alternatives in turns, after a warm-up round that is not counted.
 pub fn rounds(
     count: usize,
     times: &mut [Times],
@@ -76,7 +76,7 @@ pub fn rounds(
     Ok(())
 }
 
-/// [`rounds`] of what tells its seconds itself.
+/// Runs [`rounds`] with work that returns its seconds itself.
 pub fn in_turns(count: usize, times: &mut [Times], mut work: impl FnMut(usize) -> Result<f64>) -> Result<()> {
     rounds(count, times, |_, i, times| {
         times.seconds.push(work(i)?);

@@ -1,4 +1,4 @@
-//! What writers of single rows lose to the worker that wakes readers.
+//! Measures what the wake-up worker costs writers of single rows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,10 +13,10 @@ use crate::report::{Contract, Part};
 use crate::server::server;
 use crate::times::{Times, in_turns};
 
-/// Clients that write at once.
+/// Number of concurrent clients that write.
 const CLIENTS: usize = 32;
 
-/// Throughput of writers of single rows, with the worker and without.
+/// Returns the throughput of writers of single rows, with the worker and without it.
 pub fn wakeups(count: usize) -> Result<Part> {
     let options = || Options::default().set("synchronous_commit", "off");
     let with =
@@ -30,7 +30,7 @@ pub fn wakeups(count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// Transactions a second.
+/// Returns the transactions per second.
 fn throughput(cluster: &Cluster, time: Duration) -> Result<f64> {
     let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| cluster.app(DATABASE)).collect();
