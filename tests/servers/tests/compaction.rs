@@ -128,7 +128,7 @@ impl Holder {
 }
 
 /// What comes later than a purge is not older than it, and does not update what is gone: a device that was away for longer than
-/// a purge spares deletes may bring back what was deleted (docs/reference.md, "Limits").
+/// a purge spares deletes may bring back what was deleted (docs/reference/limits.md).
 struct Purged {
     at: DateTime<Utc>,
     records: HashSet<String>,
