@@ -43,7 +43,7 @@ use report::{Part, Report};
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 const USAGE: &str = "usage: mana_sync_bench [part…]
-       mana_sync_bench pages: the README's table and docs/benchmarks.md from the last results
+       mana_sync_bench pages: docs/benchmarks.md from the last results
        mana_sync_bench in-process [name…]: Rust code in a backend; all of it, or what has one of these in its name
 
 Parts: single push pull growth disk records wakeups memory; all of them, unless some are named. In the environment:

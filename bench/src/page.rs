@@ -1,4 +1,4 @@
-//! Writes the results into pages: the README's table, and docs/benchmarks.md with its plots.
+//! Writes the results as a page: docs/benchmarks.md with its plots.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -12,11 +12,8 @@ use crate::report::{Comparison, Report, digits};
 /// Directory of the published results and plots.
 const KEPT: &str = "docs/benchmarks";
 const PAGE: &str = "docs/benchmarks.md";
-const README: &str = "README.md";
-const BEGIN: &str = "<!-- begin benchmarks -->";
-const END: &str = "<!-- end benchmarks -->";
 
-/// Copies the results of a run into the repository, and writes the pages from them.
+/// Copies the results of a run into the repository, and writes the page from them.
 pub fn publish(results: &Path) -> Result<()> {
     fs::create_dir_all(KEPT)?;
     let text = fs::read_to_string(results)?;
@@ -24,31 +21,25 @@ pub fn publish(results: &Path) -> Result<()> {
     let report: Report = serde_json::from_str(&text)?;
     plot::write_all(&report, KEPT.as_ref())?;
     fs::write(PAGE, page(&report)?)?;
-    fs::write(README, with_table(&fs::read_to_string(README)?, &report)?)?;
-    println!("written: {README}, {PAGE}, {KEPT}");
+    println!("written: {PAGE}, {KEPT}");
     Ok(())
-}
-
-/// Returns the README with the table of a report.
-fn with_table(readme: &str, report: &Report) -> Result<String> {
-    let (before, rest) = readme.split_once(BEGIN).ok_or("README.md has no place for benchmarks")?;
-    let (_, after) = rest.split_once(END).ok_or("README.md has no end of benchmarks")?;
-    let lines: Vec<&Comparison> = report.contracts().collect();
-    Ok(format!("{before}{BEGIN}\n{}\n{}{END}{after}", table(&lines)?, about(report)))
 }
 
 /// Returns the content of docs/benchmarks.md.
 fn page(report: &Report) -> Result<String> {
     let mut page = String::from(
-        "# Benchmarks\n\nWritten by `make bench-pages` from [results.json](benchmarks/results.json), which is what `make bench` measured. Ratios \
-         first: both sides of each were measured in turns, in the same minutes; the first is so many times as fast as the \
-         second, or takes so many times as much (time or room). In brackets the least and the greatest of \
-         the rounds. \"The original\" is the store that mana_sync replaces, with its own statements, round trips, indexes and \
-         row security; \"bare\" is plain PostgreSQL, as the owner, without row security.\n\nWhat the Rust code costs without \
-         queries, `make bench-in-process` measures in a backend ([benches.rs](../src/benches.rs)); to compare a change with the \
-         code before it, and not for this page.\n\n",
+        "# Benchmarks\n\n`make bench-pages` writes this page from [results.json](benchmarks/results.json), the results of the last \
+         `make bench`. A ratio compares two sides that were measured in turns, in the same minutes. \"3 × as fast\" means that the \
+         first side is so many times as fast as the second; \"3 × as much\" means that it takes so many times as much time or \
+         room. \"Rounds\" has the least and the greatest ratio of a round. \"The original\" is the store that mana_sync \
+         replaces, with its own statements, round trips, indexes and row security. \"Bare\" is plain PostgreSQL, as the owner, \
+         without row security.\n\n`make bench-in-process` measures the Rust code without queries, in a backend \
+         ([benches.rs](../src/benches.rs)). It compares a change with the code before it, and is not part of this page. \
+         [Where the time goes](benchmarks/profile.md) counts instructions.\n\n",
     );
     page += &about(report);
+    page += "\n## Ratios that have a limit\n\nThe column \"contract\" has the limit, and says where it is not met.\n\n";
+    page += &table(&report.contracts().collect::<Vec<_>>())?;
     let plots: BTreeSet<&str> =
         report.parts.iter().flat_map(|part| &part.curves).map(|curve| curve.plot.as_str()).collect();
     let mut last = "";
@@ -110,12 +101,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pages_are_those_of_the_results_that_are_kept() {
+    fn the_page_is_that_of_the_results_that_are_kept() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let read = |file: &str| fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
         let report: Report = serde_json::from_str(&read(&format!("{KEPT}/results.json"))).expect("a report");
-        let readme = read(README);
         assert!(page(&report).unwrap() == read(PAGE), "make bench-pages writes another {PAGE}");
-        assert!(with_table(&readme, &report).unwrap() == readme, "make bench-pages writes another {README}");
     }
 }

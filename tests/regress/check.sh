@@ -2,8 +2,8 @@
 # Compares what is written down twice; needs no server.
 #
 #   - tests/members.txt and the lines in sql/install.sql, which the regress suite compares with the catalog
-#   - the tour in README.md and the examples in docs/reference.md with the files of the regress suite that
-#     run them, and with their output
+#   - the tours in README.md and docs/tour.md and the examples in docs/reference/ with the files of the regress
+#     suite that run them, and with their output
 # and looks for characters that not every encoding has in what the server reads.
 #
 # Prints a line for each comparison, as pg_regress does.
@@ -34,15 +34,32 @@ blocks() {
         inside && block && NF { sub(/ +$/, ""); print }' "$1"
 }
 
-# The output of a regress file between its lines "-- == begin" and "-- == end", likewise. psql
+# The same blocks of several documents, each between marks with the name of a section of a regress file, in the order of that
+# file; at the end, the blocks that are in no section.
+sections() {
+    awk '
+        FNR == 1 { mark = "outside"; block = 0 }
+        FNR == NR { if ($1 == "--" && $2 == "==") order[++n] = $3; next }
+        /^<!-- begin .* -->$/ { mark = $3; next }
+        /^<!-- end .* -->$/ { mark = "outside"; next }
+        /^```/ { block = /^```(sql|text)$/; next }
+        block && NF { sub(/ +$/, ""); text[mark] = text[mark] $0 "\n" }
+        END {
+            for (i = 1; i <= n; i++) { printf "%s", text[order[i]]; delete text[order[i]] }
+            for (mark in text) printf "-- in no section: %s\n%s", mark, text[mark]
+        }' "sql/$1.sql" "${@:2}"
+}
+
+# The output of a regress file between its lines "-- == begin" and "-- == end" (or the given line), likewise. psql
 # repeats its input in it.
-output() { sed -n '/^-- == begin/,/^-- == end/p' "expected/$1.out" | sed '/^-- == /d; s/ *$//; /^$/d'; }
+output() { sed -n "/^-- == begin/,/^-- == ${2:-end}\$/p" "expected/$1.out" | sed '/^-- == /d; s/ *$//; /^$/d'; }
 
 same 'the ledger in tests/members.txt is that in sql/install.sql' \
     <(grep -v '^#' ../members.txt) <(sed -n '/^COPY ledger /,/^\\\.$/p' sql/install.sql | sed '1d; $d')
-same 'the tour in README.md is sql/tour.sql with its output' <(blocks ../../README.md tour) <(output tour)
-same 'the examples in docs/reference.md are sql/reference.sql with its output' \
-    <(blocks ../../docs/reference.md examples) <(output reference)
+same 'the tour in docs/tour.md is sql/tour.sql with its output' <(blocks ../../docs/tour.md tour) <(output tour)
+same 'the tour in README.md is the beginning of it' <(blocks ../../README.md tour) <(output tour cursor)
+same 'the examples in docs/reference/ are sql/reference.sql with its output' \
+    <(sections reference ../../docs/reference/*.md) <(output reference)
 # The install script and the statements are read in the encoding of the database, whatever that is.
 number=$((number + 1))
 if grep -nP '[^\x00-\x7F]' ../../sql/*.sql ../../src/read/*.sql ../../src/records/*.sql ../../mana_sync.control; then

@@ -1,5 +1,5 @@
--- The examples of docs/reference.md, which shows these statements and what they give
--- (tests/regress/check.sh compares them).
+-- The examples of docs/reference/*.md: these statements and what they give. tests/regress/check.sh compares each section with the
+-- marks of its name there.
 CREATE EXTENSION mana_sync;
 CREATE ROLE app;
 CREATE ROLE keeper;
@@ -123,8 +123,9 @@ SELECT count(*) FROM mana_sync.changes_since('ada', 'todo', since => :'early', s
 -- == forget_user
 SET ROLE keeper;
 SELECT mana_sync.forget_user('ben');
--- == revoke_maintenance
+-- == begin_epoch
 SELECT mana_sync.begin_epoch() > 1 AS later;
+-- == revoke_maintenance
 RESET ROLE;
 SELECT mana_sync.revoke_maintenance('keeper');
 -- == revoke_access

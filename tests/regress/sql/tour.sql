@@ -1,4 +1,4 @@
--- The tour of README.md, which shows these statements and what they give (tests/regress/check.sh compares them).
+-- The tour of docs/tour.md and its beginning in README.md: these statements and what they give (tests/regress/check.sh compares them).
 -- == begin
 -- == install
 CREATE EXTENSION mana_sync;

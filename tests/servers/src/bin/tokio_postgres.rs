@@ -1,5 +1,3 @@
-//! A push and a pull with tokio-postgres.
-
 //! A push, a pull, a warning and an error, with tokio-postgres.
 
 use tokio_postgres::{AsyncMessage, Config, Error, NoTls};
