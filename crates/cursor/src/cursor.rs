@@ -1,7 +1,7 @@
 //! What a cursor holds.
 
 use crate::Position;
-use crate::history::{Epoch, Seen};
+use crate::epoch::{Coverage, Epoch};
 
 /// Where a reader stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -9,10 +9,10 @@ pub struct Cursor {
     /// Hash of the user and app that it was issued to.
     pub reader: u64,
     /// What the reader has been given in full; nothing at the beginning.
-    pub seen: Option<Seen>,
+    pub coverage: Option<Coverage>,
     /// Hashes of the spaces whose rows `seen` speaks of, ascending.
     pub spaces: Vec<u64>,
-    /// Mark of the latest purge of deletes that the reader knows of ([`crate::purge::Purges::mark`]).
+    /// Mark of the latest purge of deletes that the reader knows of ([`crate::resync::Purges::mark`]).
     pub purges: u64,
     /// A walk from `seen` to a later state that is not at its end yet.
     pub walk: Option<Walk>,
@@ -22,7 +22,7 @@ pub struct Cursor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// What the reader will have been given at the end.
-    pub target: Seen,
+    pub target: Coverage,
     /// The last row that was delivered.
     pub last: Position,
     /// Hashes of spaces that this walk reads from the beginning, ascending.
@@ -38,16 +38,16 @@ pub struct Walk {
 impl Cursor {
     /// The epoch whose secret keys the hashes in the cursor; none when it holds none.
     pub fn key(&self) -> Option<Epoch> {
-        self.seen.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|seen| seen.epoch)
+        self.coverage.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|coverage| coverage.epoch)
     }
 
     /// The rows of an unfinished transaction that the cursor counts as seen, or will at the end of its
     /// walk: up to this `seq`; 0 for none.
-    pub fn seen_of(&self, epoch: u32, xact: u64) -> i64 {
-        let states = self.seen.iter().chain(self.walk.iter().map(|walk| &walk.target));
+    pub fn covered_seq(&self, epoch: u32, xact: u64) -> i64 {
+        let states = self.coverage.iter().chain(self.walk.iter().map(|walk| &walk.target));
         states
-            .filter(|seen| seen.epoch.number == epoch && seen.unwritten.is_none())
-            .flat_map(|seen| seen.snapshot.partial())
+            .filter(|coverage| coverage.epoch.number == epoch && coverage.new_history.is_none())
+            .flat_map(|coverage| coverage.snapshot.partial())
             .filter(|(of, _)| *of == xact)
             .map(|&(_, seq)| seq)
             .max()

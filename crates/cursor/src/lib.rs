@@ -16,15 +16,15 @@
 //! | [`purge`]    | deletes that were purged, and who has to know |
 //! | [`walk`]     | a page of changes: from a cursor to the next |
 
+pub mod codec;
 pub mod cursor;
-pub mod history;
-pub mod keyed;
-pub mod merge;
+pub mod epoch;
+pub mod hash;
+pub mod page;
 pub mod plan;
-pub mod purge;
+pub mod resync;
+pub mod scan;
 pub mod snapshot;
-pub mod text;
-pub mod walk;
 
 /// Where a row stands in the log. Rows are delivered in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,7 +2,7 @@
 //! order. The ranges only save work; which row belongs to the walk is decided by the two views.
 
 use crate::Position;
-use crate::history::{Of, View};
+use crate::epoch::{EpochRelation, LocalCoverage};
 
 /// Rows of one epoch. An index scan of it ends where the range ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +24,19 @@ impl Range {
 /// What a walk from `base` to `target` reads of one part of the log (the reader's own rows, or a space).
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
-    base: Option<&'a View>,
-    target: &'a View,
+    base: Option<&'a LocalCoverage>,
+    target: &'a LocalCoverage,
     /// For each epoch, one for each transaction that `base` has open and that went on since, ascending.
     /// Most are empty.
-    pub finished: Vec<Vec<Range>>,
+    pub late: Vec<Vec<Range>>,
     /// What is younger than `base`, ascending.
-    pub younger: Vec<Range>,
+    pub newer: Vec<Range>,
 }
 
 impl<'a> Plan<'a> {
     /// The rows that `target` sees and `base` does not.
-    pub fn new(base: Option<&'a View>, target: &'a View) -> Plan<'a> {
-        let mut plan = Plan { base, target, finished: Vec::new(), younger: Vec::new() };
+    pub fn new(base: Option<&'a LocalCoverage>, target: &'a LocalCoverage) -> Plan<'a> {
+        let mut plan = Plan { base, target, late: Vec::new(), newer: Vec::new() };
         for &epoch in &target.epochs {
             plan.add_epoch(epoch);
         }
@@ -44,56 +44,58 @@ impl<'a> Plan<'a> {
     }
 
     fn add_epoch(&mut self, epoch: u32) {
-        let end = match self.target.of(epoch) {
-            Of::Later => return,
-            Of::Own => self.target.seen.snapshot.end(),
-            Of::Earlier(_) => u64::MAX,
+        let end = match self.target.relation(epoch) {
+            EpochRelation::Later => return,
+            EpochRelation::Same => self.target.coverage.snapshot.end(),
+            EpochRelation::Earlier(_) => u64::MAX,
         };
-        let Some(base) = self.base.filter(|base| base.of(epoch) != Of::Later) else {
-            self.younger.push(Range { from: Position::new(epoch, 0, 0), to: end });
+        let Some(base) = self.base.filter(|base| base.relation(epoch) != EpochRelation::Later) else {
+            self.newer.push(Range { from: Position::new(epoch, 0, 0), to: end });
             return;
         };
-        let snapshot = &base.seen.snapshot;
-        let (ids_end, mut younger) = match base.of(epoch) {
-            Of::Own => (u64::MAX, snapshot.xmax()),
-            Of::Earlier(Some(kin)) => (kin.end, if kin.twin { snapshot.xmax() } else { u64::MAX }),
-            Of::Later | Of::Earlier(None) => return,
+        let snapshot = &base.coverage.snapshot;
+        let (ids_end, mut younger) = match base.relation(epoch) {
+            EpochRelation::Same => (u64::MAX, snapshot.xmax()),
+            EpochRelation::Earlier(Some(earlier)) => {
+                (earlier.end, if earlier.same_history { snapshot.xmax() } else { u64::MAX })
+            }
+            EpochRelation::Later | EpochRelation::Earlier(None) => return,
         };
-        let mut finished: Vec<Range> = Vec::new();
-        for xact in snapshot.unfinished().into_iter().filter(|&xact| xact < ids_end) {
-            let seen = base.horizon(epoch, xact);
-            let from = Position::new(epoch, xact, seen.saturating_add(1));
+        let mut late: Vec<Range> = Vec::new();
+        for xact in snapshot.in_progress().into_iter().filter(|&xact| xact < ids_end) {
+            let covered = base.covered_seq(epoch, xact);
+            let from = Position::new(epoch, xact, covered.saturating_add(1));
             if xact >= younger {
                 // Partly seen, and younger than all that has finished (REPEATABLE READ).
-                self.add_younger(Range { from: Position::new(epoch, younger, 0), to: xact.min(end) });
-                self.add_younger(Range { from, to: xact.saturating_add(1).min(end) });
+                self.add_newer(Range { from: Position::new(epoch, younger, 0), to: xact.min(end) });
+                self.add_newer(Range { from, to: xact.saturating_add(1).min(end) });
                 younger = xact.saturating_add(1);
-            } else if self.target.horizon(epoch, xact) > seen {
-                match finished.last_mut().filter(|range| range.to == xact && seen == 0) {
+            } else if self.target.covered_seq(epoch, xact) > covered {
+                match late.last_mut().filter(|range| range.to == xact && covered == 0) {
                     Some(adjacent) => adjacent.to = xact.saturating_add(1),
-                    None => finished.push(Range { from, to: xact.saturating_add(1) }),
+                    None => late.push(Range { from, to: xact.saturating_add(1) }),
                 }
             }
         }
-        if !finished.is_empty() {
-            self.finished.push(finished);
+        if !late.is_empty() {
+            self.late.push(late);
         }
-        self.add_younger(Range { from: Position::new(epoch, younger, 0), to: end });
+        self.add_newer(Range { from: Position::new(epoch, younger, 0), to: end });
     }
 
-    fn add_younger(&mut self, range: Range) {
+    fn add_newer(&mut self, range: Range) {
         if range.from.xact < range.to {
-            self.younger.push(range);
+            self.newer.push(range);
         }
     }
 
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.finished.is_empty() && self.younger.is_empty()
+        self.late.is_empty() && self.newer.is_empty()
     }
 
     /// Whether a row belongs to the walk.
-    pub fn wants(&self, position: Position) -> bool {
-        self.target.sees(position) && !self.base.is_some_and(|base| base.sees(position))
+    pub fn includes(&self, position: Position) -> bool {
+        self.target.covers(position) && !self.base.is_some_and(|base| base.covers(position))
     }
 }

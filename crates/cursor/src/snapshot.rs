@@ -52,14 +52,14 @@ impl Snapshot {
     }
 
     /// Ids that the snapshot names as unfinished, ascending.
-    pub fn unfinished(&self) -> Vec<u64> {
+    pub fn in_progress(&self) -> Vec<u64> {
         let mut ids = self.open.clone();
         ids.extend(self.partial.iter().map(|&(xact, _)| xact).filter(|&xact| xact >= self.xmax));
         ids
     }
 
     /// The rows of `xact` are seen up to this `seq`: [`ALL`], none (0), or those of a partly seen one.
-    pub fn horizon(&self, xact: u64) -> i64 {
+    pub fn covered_seq(&self, xact: u64) -> i64 {
         if xact < self.xmax && self.open.binary_search(&xact).is_err() {
             return ALL;
         }
@@ -71,21 +71,21 @@ impl Snapshot {
 
     /// The same for an id of an earlier epoch: all had finished, whatever `xmax` says, but those that the
     /// snapshot names as unfinished.
-    pub fn horizon_of_earlier(&self, xact: u64) -> i64 {
+    pub fn covered_seq_of_earlier(&self, xact: u64) -> i64 {
         match self.open.binary_search(&xact) {
             Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
-            _ => self.horizon(xact),
+            _ => self.covered_seq(xact),
         }
     }
 
     /// Whether a row is seen.
-    pub fn sees(&self, xact: u64, seq: i64) -> bool {
-        seq <= self.horizon(xact)
+    pub fn covers(&self, xact: u64, seq: i64) -> bool {
+        seq <= self.covered_seq(xact)
     }
 
     /// What either has seen.
     pub fn union(&self, other: &Snapshot) -> Snapshot {
-        let finished = |xact: u64| self.horizon(xact) == ALL || other.horizon(xact) == ALL;
+        let finished = |xact: u64| self.covered_seq(xact) == ALL || other.covered_seq(xact) == ALL;
         let mut open: Vec<u64> = self.open.iter().chain(&other.open).copied().filter(|&x| !finished(x)).collect();
         open.sort_unstable();
         open.dedup();
@@ -94,7 +94,7 @@ impl Snapshot {
             .iter()
             .chain(&other.partial)
             .filter(|&&(xact, _)| !finished(xact))
-            .map(|&(xact, _)| (xact, self.horizon(xact).max(other.horizon(xact))))
+            .map(|&(xact, _)| (xact, self.covered_seq(xact).max(other.covered_seq(xact))))
             .collect();
         partial.sort_unstable();
         partial.dedup();
@@ -106,13 +106,13 @@ impl Snapshot {
         // Between the two xmax nothing is finished here; it must all be open there.
         let between = other.open.len() - other.open.partition_point(|&xact| xact < self.xmax);
         other.xmax.saturating_sub(self.xmax) == between as u64
-            && self.open.iter().all(|&xact| other.horizon(xact) <= self.horizon(xact))
-            && other.partial.iter().all(|&(xact, seq)| seq <= self.horizon(xact))
+            && self.open.iter().all(|&xact| other.covered_seq(xact) <= self.covered_seq(xact))
+            && other.partial.iter().all(|&(xact, seq)| seq <= self.covered_seq(xact))
     }
 
     /// A smaller set that names only the first `keep` open transactions: everything from the next one on
     /// counts as unseen. A reader that resumes from it gets rows twice, and misses none; but those that may
-    /// have written to an earlier epoch have to be named ([`crate::history::View::named_below`]).
+    /// have written to an earlier epoch have to be named ([`crate::epoch::LocalCoverage::must_name_below`]).
     pub fn cut(&self, keep: usize) -> Snapshot {
         match self.open.get(keep) {
             None => self.clone(),
@@ -131,7 +131,7 @@ mod tests {
     type Plain = BTreeMap<u64, i64>;
 
     fn plain(snapshot: &Snapshot) -> Plain {
-        (0..24).map(|xact| (xact, snapshot.horizon(xact))).collect()
+        (0..24).map(|xact| (xact, snapshot.covered_seq(xact))).collect()
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
@@ -169,8 +169,8 @@ mod tests {
     fn a_partly_seen_transaction_beyond_xmax_leaves_the_ids_between_unseen() {
         // REPEATABLE READ: the snapshot is older than the reader's own transaction id.
         let snapshot = Snapshot::new(10, vec![7], vec![(15, 3)]);
-        assert!(snapshot.sees(15, 3) && !snapshot.sees(15, 4));
-        assert!(!snapshot.sees(12, 1) && !snapshot.sees(7, 1) && snapshot.sees(9, 1));
+        assert!(snapshot.covers(15, 3) && !snapshot.covers(15, 4));
+        assert!(!snapshot.covers(12, 1) && !snapshot.covers(7, 1) && snapshot.covers(9, 1));
         assert_eq!(snapshot.end(), 16);
     }
 }

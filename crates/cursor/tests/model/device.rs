@@ -2,9 +2,9 @@
 
 use crate::server::{Node, Row, Table};
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::history::Seen;
+use mana_sync_cursor::epoch::Coverage;
+use mana_sync_cursor::page::{Error, Request, Resync, Rows, Start, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
-use mana_sync_cursor::walk::{Error, Request, Resync, Rows, Start, read_page};
 use std::collections::{BTreeMap, BTreeSet};
 
 const APP: &[u8] = b"app";
@@ -58,7 +58,7 @@ impl Device {
         let own_seq = |xact| {
             let rows = state.rows.iter().filter(|row| row.at.xact == xact).filter(scope);
             let named = match &start {
-                Start::Cursor(cursor) => cursor.seen_of(state.server.writes_in().0, xact),
+                Start::Cursor(cursor) => cursor.covered_seq(state.server.writes_in().0, xact),
                 Start::Beginning(_) => 0,
             };
             rows.map(|row| row.at.seq).max().unwrap_or(0).max(named)
@@ -128,11 +128,11 @@ impl Device {
         // A space that was joined waits where the cursor has seen rows that this server does not show: of
         // the reader's transaction that is prepared now.
         let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
-        let elsewhere = |seen: &Seen| seen.snapshot.partial().iter().any(|(xact, _)| Some(*xact) != self.writes_in);
-        let ahead = cursor.as_ref().is_some_and(|cursor| cursor.seen.as_ref().is_some_and(elsewhere));
+        let elsewhere = |seen: &Coverage| seen.snapshot.partial().iter().any(|(xact, _)| Some(*xact) != self.writes_in);
+        let ahead = cursor.as_ref().is_some_and(|cursor| cursor.coverage.as_ref().is_some_and(elsewhere));
         // A standby cannot tell an epoch that it will replay from one that was rolled back, or lost with its server.
         let named =
-            cursor.iter().flat_map(|cursor| cursor.seen.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
+            cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
             return;
         }

@@ -10,8 +10,8 @@ mod device;
 mod server;
 
 use device::Device;
-use mana_sync_cursor::history::Here;
-use mana_sync_cursor::keyed;
+use mana_sync_cursor::epoch::History;
+use mana_sync_cursor::hash;
 use proptest::prelude::*;
 use server::{Event, Node};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,8 +43,8 @@ impl Choices<'_> {
 fn run(world: World, choices: &[u8]) {
     let trace = std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some();
     let mut choose = Choices(choices.iter().cycle(), 0);
-    let here = |timeline: u32, at: u64| Here { system: 42, timeline, history: keyed::history(42, 5, timeline, at) };
-    let mut node = Node { here: here(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
+    let history = |timeline: u32, at: u64| History { system: 42, timeline, id: hash::history(42, 5, timeline, at) };
+    let mut node = Node { history: history(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
     // Servers that went on separately; devices still reach them.
     let mut forks: Vec<Node> = Vec::new();
     let mut standby = 0;
@@ -165,9 +165,9 @@ fn run(world: World, choices: &[u8]) {
             }
             15 if world.forks => {
                 // The standby is promoted; the primary dies, or goes on by itself and is still read.
-                let timeline = node.here.timeline + 1;
+                let timeline = node.history.timeline + 1;
                 let mut promoted = Node {
-                    here: here(timeline, standby as u64 + 1000),
+                    history: history(timeline, standby as u64 + 1000),
                     events: node.events[..standby].to_vec(),
                     flushed: 0,
                     next_xact: 0,
@@ -206,7 +206,7 @@ fn run(world: World, choices: &[u8]) {
         if trace {
             eprintln!(
                 "action {action}, timeline {}, standby at {standby}, new {:?}",
-                node.here.timeline,
+                node.history.timeline,
                 node.events.get(events..)
             );
             devices.iter().enumerate().for_each(|(i, device)| eprintln!("    Device {i} {device:?}"));

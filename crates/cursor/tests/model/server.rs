@@ -1,10 +1,10 @@
 //! Servers: what has happened on one, and what it shows after so many events.
 
 use mana_sync_cursor::Position;
-use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
-use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
-use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
-use mana_sync_cursor::purge::Purges;
+use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server};
+use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
+use mana_sync_cursor::resync::Purges;
+use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub enum Event {
 /// A server's history. A standby is a length of it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    pub here: Here,
+    pub history: History,
     pub events: Vec<Event>,
     /// What a crash cannot take back.
     pub flushed: usize,
@@ -91,7 +91,7 @@ impl Node {
             .filter_map(|e| if let Event::Epoch(known, by) = e { visible(by).then(|| known.clone()) } else { None })
             .collect();
         let replayed = if in_recovery { length as u64 } else { 0 };
-        let server = Server::new(epochs, self.here, in_recovery, self.next_xact, replayed);
+        let server = Server::new(epochs, self.history, in_recovery, self.next_xact, replayed);
         State { ended, snapshot: (xmax, open), rows, server, purged, mark }
     }
 
@@ -174,10 +174,10 @@ impl Node {
             let known = KnownEpoch {
                 epoch: Epoch { number: epoch, fingerprint: self.run },
                 secret: Secret([self.run as u8; SECRET_LENGTH]),
-                system: self.here.system,
-                history: self.here.history,
+                system: self.history.system,
+                history: self.history.id,
                 next_xact: self.next_xact,
-                began: 0,
+                opened_at: 0,
             };
             self.events.push(Event::Epoch(known, xact));
         }
@@ -224,16 +224,16 @@ impl Source for Table<'_> {
                 .rows
                 .iter()
                 .copied()
-                .filter(|row| match fetch.part {
-                    _ if fetch.scout => match fetch.part {
-                        Part::Own => row.user == self.user,
-                        Part::Space { index, .. } => row.space == Some(self.spaces[index]),
+                .filter(|row| match fetch.stream {
+                    _ if fetch.probe => match fetch.stream {
+                        Stream::Own => row.user == self.user,
+                        Stream::Space { index, .. } => row.space == Some(self.spaces[index]),
                     },
-                    Part::Own => {
+                    Stream::Own => {
                         row.user == self.user
-                            && !filter.own_except.iter().any(|&space| row.space == Some(self.spaces[space]))
+                            && !filter.excluded_from_own.iter().any(|&space| row.space == Some(self.spaces[space]))
                     }
-                    Part::Space { index, with_own } => {
+                    Stream::Space { index, with_own } => {
                         row.space == Some(self.spaces[index]) && (with_own || row.user != self.user)
                     }
                 })
@@ -263,11 +263,11 @@ impl Purges for &State<'_> {
         self.purged.iter().any(|row| (row.at.epoch, row.at.xact) == (epoch, xact))
     }
 
-    fn until(&mut self) -> Option<i64> {
+    fn purged_until(&mut self) -> Option<i64> {
         None
     }
 
-    fn from(&mut self) -> Option<i64> {
+    fn purged_from(&mut self) -> Option<i64> {
         None
     }
 

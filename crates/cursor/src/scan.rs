@@ -2,7 +2,7 @@
 //! log, and how little.
 //!
 //! Each part is read in ranges ([`crate::plan`]). Most of those of transactions that have ended since are empty, and
-//! there may be many, in many parts: a scout asks where the next rows of the part are, whoever's they are, and leaves
+//! there may be many, in many parts: a probe asks where the next rows of the part are, whoever's they are, and leaves
 //! only the ranges in which it saw one.
 
 use crate::Position;
@@ -10,12 +10,12 @@ use crate::plan::{Plan, Range};
 
 /// A part of the log that can be read in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Stream {
     /// The reader's own rows.
     Own,
     /// The rows of a space.
     Space {
-        /// Its place in [`crate::walk::Request::spaces`].
+        /// Its place in [`crate::page::Request::spaces`].
         index: usize,
         /// Whether the reader's own rows in it are wanted too.
         with_own: bool,
@@ -26,21 +26,21 @@ pub enum Part {
 #[derive(Clone, Copy, Debug)]
 pub struct Fetch {
     /// Of which part.
-    pub part: Part,
+    pub stream: Stream,
     /// Which of its rows.
     pub range: Range,
     /// At most so many rows.
     pub limit: usize,
     /// Only to learn where the next row of the user or space is: the filter does not count, nor whose
     /// rows the part wants.
-    pub scout: bool,
+    pub probe: bool,
 }
 
 /// What all fetches of a walk leave out.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Places in [`crate::walk::Request::spaces`] whose rows [`Part::Own`] leaves out.
-    pub own_except: Vec<usize>,
+    /// Places in [`crate::page::Request::spaces`] whose rows [`Stream::Own`] leaves out.
+    pub excluded_from_own: Vec<usize>,
     /// Rows with `created_at` not after this are left out.
     pub after: Option<i64>,
     /// Whether the walk started at the beginning of the log.
@@ -67,61 +67,60 @@ pub trait Source {
 /// However small the page: rows that the walk does not want may lie before those that it wants (of a
 /// batch that was open when its target was fixed).
 const LEAST_DOUBLED: usize = 64;
-/// A scout asks for this many rows at first, and for no more than this.
-const SCOUT: (usize, usize) = (8, 64);
+/// A probe asks for this many rows at first, and for no more than this.
+const PROBE: (usize, usize) = (8, 64);
 /// A round has not many more fetches than this; the stretches behind it wait for the next.
 const MOST_FETCHES: usize = 20_000;
-/// A scout pays if it passes over a range for each so many rows: reading on in an index costs less than a descent.
+/// A probe pays if it passes over a range for each so many rows: reading on in an index costs less than a descent.
 const ROWS_A_DESCENT: usize = 4;
 
 /// Some ranges of a part, as far as they have been read in this call.
-pub struct Stretch<'a> {
-    part: Part,
+pub struct StreamScan<'a> {
+    stream: Stream,
     plan: &'a Plan<'a>,
     /// Those that are read next.
     next: Vec<Range>,
     /// Those behind them.
     rest: &'a [Range],
-    /// How many rows the scout asks for that looks through `rest`. Most of its ranges are empty, and where the next rows
-    /// of the part are tells which. Without a scout (0) they are read one after the other.
-    scout: usize,
+    /// How many rows the probe asks for that looks through `rest`. Most of its ranges are empty, and where the next rows
+    /// of the part are tells which. Without a probe (0) they are read one after the other.
+    probe: usize,
     /// How many ranges of `rest` are read without knowing whether they are empty.
     width: usize,
     /// How many rows of each range are asked for.
     limit: usize,
 }
 
-impl<'a> Stretch<'a> {
+impl<'a> StreamScan<'a> {
     /// What a walk reads of a part after `last`.
-    pub fn of(part: Part, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = Stretch<'a>> {
-        let finished =
-            plan.finished.iter().map(|ranges| (ranges.as_slice(), if ranges.len() > 1 { SCOUT.0 } else { 0 }));
-        let all = finished.chain([(plan.younger.as_slice(), 0)]);
-        all.map(move |(ranges, scout)| {
+    pub fn of(stream: Stream, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = StreamScan<'a>> {
+        let finished = plan.late.iter().map(|ranges| (ranges.as_slice(), if ranges.len() > 1 { PROBE.0 } else { 0 }));
+        let all = finished.chain([(plan.newer.as_slice(), 0)]);
+        all.map(move |(ranges, probe)| {
             let rest = after(ranges, last.next());
-            let mut stretch = Stretch { part, plan, next: Vec::new(), rest, scout, width: 1, limit: 0 };
+            let mut scan = StreamScan { stream, plan, next: Vec::new(), rest, probe, width: 1, limit: 0 };
             // The walk may stand within the first one.
             if let Some(first) = rest.first().and_then(|range| range.since(last.next())) {
-                if scout == 0 || first != rest[0] {
-                    stretch.next.push(first);
-                    stretch.rest = &rest[1..];
+                if probe == 0 || first != rest[0] {
+                    scan.next.push(first);
+                    scan.rest = &rest[1..];
                 }
             }
-            stretch
+            scan
         })
     }
 
     /// What the next round reads, as far as it does not begin after `bound`.
     fn fetches(&mut self, share: usize, room: usize, bound: Position) -> Vec<Fetch> {
         self.limit = self.limit.max(share).min(room.max(LEAST_DOUBLED));
-        let (part, limit) = (self.part, self.limit);
+        let (stream, limit) = (self.stream, self.limit);
         let near = |range: &&Range| range.from <= bound;
         let mut fetches: Vec<Fetch> =
-            self.next.iter().take_while(near).map(|&range| Fetch { part, range, limit, scout: false }).collect();
-        if self.scout > 0 && fetches.len() == self.next.len() {
+            self.next.iter().take_while(near).map(|&range| Fetch { stream, range, limit, probe: false }).collect();
+        if self.probe > 0 && fetches.len() == self.next.len() {
             if let (Some(first), Some(last)) = (self.rest.first().filter(near), self.rest.last()) {
                 let range = Range { from: first.from, to: last.to };
-                fetches.push(Fetch { part, range, limit: self.scout, scout: true });
+                fetches.push(Fetch { stream, range, limit: self.probe, probe: true });
             }
         }
         fetches
@@ -132,13 +131,13 @@ impl<'a> Stretch<'a> {
         let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
             let full = rows.len() == fetch.limit;
-            if fetch.scout {
+            if fetch.probe {
                 self.next.clear();
                 self.follow(rows.into_iter().map(|(position, _)| position).collect(), full);
                 return;
             }
             let last = rows.last().map(|(position, _)| *position);
-            found.extend(rows.into_iter().filter(|(position, _)| self.plan.wants(*position)));
+            found.extend(rows.into_iter().filter(|(position, _)| self.plan.includes(*position)));
             if let Some(last) = last.filter(|_| full) {
                 // There may be more here. What was read behind it is read again.
                 self.next.drain(..done);
@@ -155,7 +154,7 @@ impl<'a> Stretch<'a> {
         }
     }
 
-    /// Of the ranges that a scout has looked through only those are left in which it saw a row.
+    /// Of the ranges that a probe has looked through only those are left in which it saw a row.
     fn follow(&mut self, seen: Vec<Position>, full: bool) {
         let end = if full { seen.last().map_or(Position::END, |last| last.next()) } else { Position::END };
         let passed = self.rest.partition_point(|range| Position::new(range.from.epoch, range.to, 0) <= end);
@@ -164,15 +163,15 @@ impl<'a> Stretch<'a> {
             let range = after(self.rest, *position).first().filter(|range| range.from <= *position);
             hit.extend(range.filter(|range| hit.last() != Some(range)));
         }
-        // The last one may go on behind what the scout has seen; it is read in full all the same.
+        // The last one may go on behind what the probe has seen; it is read in full all the same.
         self.rest = &self.rest[passed.max(hit.last().map_or(0, |last| index_of(self.rest, last) + 1))..];
         self.next = hit;
         if passed * ROWS_A_DESCENT >= seen.len() {
-            (self.scout, self.width) = ((2 * self.scout).min(SCOUT.1), 1);
+            (self.probe, self.width) = ((2 * self.probe).min(PROBE.1), 1);
         } else {
             // Rows everywhere: reading some ranges unseen costs less.
             self.take(self.width);
-            (self.scout, self.width) = (SCOUT.0, 2 * self.width);
+            (self.probe, self.width) = (PROBE.0, 2 * self.width);
         }
     }
 
@@ -198,18 +197,18 @@ fn index_of(ranges: &[Range], range: &Range) -> usize {
 ///
 /// Each round reads on, in one call, in those stretches that could still have a row among the first
 /// `room`. A stretch reads twice as many rows of a range when there were more.
-pub fn merge<S: Source>(
-    mut stretches: Vec<Stretch<'_>>,
-    parts: usize,
+pub fn merge_scans<S: Source>(
+    mut scans: Vec<StreamScan<'_>>,
+    streams: usize,
     room: usize,
     filter: &Filter,
     source: &mut S,
 ) -> Result<Vec<(Position, S::Row)>, S::Error> {
     // The rows of a page come from all parts alike, unless they do not: a little more than an equal
     // share each is enough for most.
-    let share = match parts {
+    let share = match streams {
         0 | 1 => room,
-        parts => room.div_ceil(parts).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),
+        streams => room.div_ceil(streams).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),
     };
     let mut found: Vec<(Position, S::Row)> = Vec::new();
     loop {
@@ -220,13 +219,13 @@ pub fn merge<S: Source>(
         };
         let mut fetches = Vec::new();
         let mut groups = Vec::new();
-        for stretch in &mut stretches {
-            let of_stretch = match fetches.len() < MOST_FETCHES {
-                true => stretch.fetches(share, room, bound),
+        for scan in &mut scans {
+            let of_scan = match fetches.len() < MOST_FETCHES {
+                true => scan.fetches(share, room, bound),
                 false => Vec::new(),
             };
-            groups.push(fetches.len()..fetches.len() + of_stretch.len());
-            fetches.extend(of_stretch);
+            groups.push(fetches.len()..fetches.len() + of_scan.len());
+            fetches.extend(of_scan);
         }
         if fetches.is_empty() {
             found.sort_unstable_by_key(|(position, _)| *position);
@@ -235,10 +234,10 @@ pub fn merge<S: Source>(
         let mut rows: Vec<Vec<(Position, S::Row)>> = fetches.iter().map(|_| Vec::new()).collect();
         source.fetch(&fetches, filter, &mut |fetch, position, row| rows[fetch].push((position, row)))?;
         let mut rows = rows.into_iter();
-        for (stretch, group) in stretches.iter_mut().zip(groups) {
+        for (scan, group) in scans.iter_mut().zip(groups) {
             if !group.is_empty() {
-                let of_stretch = rows.by_ref().take(group.len()).collect();
-                stretch.advance(&fetches[group], of_stretch, &mut found);
+                let of_scan = rows.by_ref().take(group.len()).collect();
+                scan.advance(&fetches[group], of_scan, &mut found);
             }
         }
     }

@@ -6,7 +6,7 @@
 //! fingerprint that tells apart two histories which chose the same number.
 
 use crate::Position;
-use crate::keyed::Secret;
+use crate::hash::Secret;
 use crate::snapshot::{ALL, Snapshot};
 
 /// An epoch as a cursor names it.
@@ -20,27 +20,27 @@ pub struct Epoch {
 
 /// A history that nobody has written on yet when the cursor was issued: it has no epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Unwritten {
+pub struct NewHistory {
     /// Its timeline.
     pub timeline: u32,
-    /// Its identity, see [`crate::keyed::history`].
+    /// Its identity, see [`crate::hash::history`].
     pub history: u64,
 }
 
 /// A set of rows of the whole log.
 ///
-/// Seen are the rows of `epoch` that `snapshot` sees, and all rows of earlier epochs but those of
+/// Coverage are the rows of `epoch` that `snapshot` sees, and all rows of earlier epochs but those of
 /// transactions that `snapshot` names as unfinished (prepared transactions outlive a failover).
-/// Where `unwritten` is set, `epoch` is the last that was written, all its rows are of the earlier
-/// kind, and `snapshot` is one of the history that `unwritten` names. It tells which transactions were
+/// Where `new_history` is set, `epoch` is the last that was written, all its rows are of the earlier
+/// kind, and `snapshot` is one of the history that `new_history` names. It tells which transactions were
 /// unfinished, and nothing of an epoch that is opened on that history later: two servers may go on
 /// separately from the same point.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Seen {
+pub struct Coverage {
     /// The latest epoch that has been seen.
     pub epoch: Epoch,
     /// Set when `snapshot` is of a history after `epoch` that has no epoch yet.
-    pub unwritten: Option<Unwritten>,
+    pub new_history: Option<NewHistory>,
     /// What has been seen of the latest history.
     pub snapshot: Snapshot,
     /// A position of that history's write-ahead log (LSN): a server that has replayed so far sees all that
@@ -48,10 +48,10 @@ pub struct Seen {
     pub lsn: u64,
 }
 
-impl Seen {
+impl Coverage {
     /// Age among the states of one log: epochs, and after each the history that follows it.
     pub fn order(&self) -> u64 {
-        2 * u64::from(self.epoch.number) + u64::from(self.unwritten.is_some())
+        2 * u64::from(self.epoch.number) + u64::from(self.new_history.is_some())
     }
 }
 
@@ -64,83 +64,83 @@ pub struct KnownEpoch {
     pub secret: Secret,
     /// System identifier of the cluster.
     pub system: u64,
-    /// Identity of the history, see [`crate::keyed::history`].
+    /// Identity of the history, see [`crate::hash::history`].
     pub history: u64,
     /// A transaction id that had not been given out when the epoch was opened: rows of earlier epochs of the
     /// same system have smaller ids.
     pub next_xact: u64,
     /// When the transaction began that opened it, in microseconds from 2000-01-01: nothing was written in it before.
-    pub began: i64,
+    pub opened_at: i64,
 }
 
 /// The history that a server is on now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Here {
+pub struct History {
     /// System identifier of the cluster.
     pub system: u64,
     /// Timeline that the server writes or replays.
     pub timeline: u32,
-    /// Identity of the history, see [`crate::keyed::history`].
-    pub history: u64,
+    /// Identity of the history, see [`crate::hash::history`].
+    pub id: u64,
 }
 
 /// What a server knows when it answers a pull.
 #[derive(Clone, Debug)]
 pub struct Server {
     epochs: Vec<KnownEpoch>,
-    here: Here,
+    history: History,
     in_recovery: bool,
     next_xact: u64,
     replayed: u64,
 }
 
-/// A [`Seen`] that this server can compare with its rows.
+/// A [`Coverage`] that this server can compare with its rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct View {
+pub struct LocalCoverage {
     /// The set.
-    pub seen: Seen,
+    pub coverage: Coverage,
     /// Epochs whose ids come from the same system as the snapshot's, and whose rows are of the earlier kind.
-    pub kin: Vec<Kin>,
+    pub earlier: Vec<EarlierEpoch>,
     /// Numbers of all epochs that the server knows, ascending.
     pub epochs: Vec<u32>,
     /// A transaction id that had not been given out when the snapshot's epoch was opened.
-    opened_at: u64,
+    first_xact: u64,
     /// On a standby: all that was in its write-ahead log up to here is seen (LSN).
     replayed: u64,
 }
 
 /// An earlier epoch, to a snapshot of the same system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kin {
+pub struct EarlierEpoch {
     /// Its number.
     pub number: u32,
     /// Its rows have smaller transaction ids.
     pub end: u64,
     /// Whether it was opened on the snapshot's own history (by writers that were first at the same time):
     /// then the snapshot tells all about its rows.
-    pub twin: bool,
+    pub same_history: bool,
 }
 
 /// What a snapshot tells of an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum EpochRelation {
     /// None of its rows is seen.
     Later,
     /// It is the one that the snapshot is of.
-    Own,
+    Same,
     /// All of its rows are seen, but those of transactions that the snapshot of the same system says it of.
-    Earlier(Option<Kin>),
+    Earlier(Option<EarlierEpoch>),
 }
 
 /// What a state that a cursor names is to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Resolution {
     /// Of a history that the server shares.
-    Shared(View),
+    Shared(LocalCoverage),
     /// Of a history that the server does not share: it counts for nothing.
     Foreign,
     /// Of a history that this standby may not have replayed yet.
-    NotYet,
+    NotReplayed,
     /// Of this server's own future.
     Future,
 }
@@ -149,18 +149,18 @@ impl Server {
     /// A server that sees `epochs` (every row of `mana_sync.epochs`, in any order) and is on the history
     /// `here`, as a standby or not; `next_xact` is the next transaction id, read after the snapshot, and
     /// `replayed` what a standby had replayed before it (LSN); 0 where that is not known.
-    pub fn new(epochs: Vec<KnownEpoch>, here: Here, in_recovery: bool, next_xact: u64, replayed: u64) -> Server {
-        Server { epochs, here, in_recovery, next_xact, replayed }
+    pub fn new(epochs: Vec<KnownEpoch>, history: History, in_recovery: bool, next_xact: u64, replayed: u64) -> Server {
+        Server { epochs, history, in_recovery, next_xact, replayed }
     }
 
     /// When the log began: nothing was written in it before.
     pub(crate) fn began(&self) -> Option<i64> {
-        self.epochs.iter().map(|known| known.began).min()
+        self.epochs.iter().map(|known| known.opened_at).min()
     }
 
     /// The history that it is on.
-    pub fn here(&self) -> Here {
-        self.here
+    pub fn history(&self) -> History {
+        self.history
     }
 
     /// Whether it is a standby.
@@ -171,7 +171,7 @@ impl Server {
     /// Whether the row of the epoch that this server writes in is `known`.
     pub fn is_current(&self, known: &KnownEpoch) -> bool {
         self.current().is_some_and(|current| current.epoch.number == known.epoch.number)
-            && known.history == self.here.history
+            && known.history == self.history.id
     }
 
     /// The epoch that this server writes in: the latest, if that is of its own history.
@@ -179,7 +179,7 @@ impl Server {
         let latest = self.latest()?.number;
         self.epochs
             .iter()
-            .filter(|known| known.epoch.number == latest && known.history == self.here.history)
+            .filter(|known| known.epoch.number == latest && known.history == self.history.id)
             .min_by_key(|known| known.epoch)
     }
 
@@ -205,21 +205,21 @@ impl Server {
 
     /// The number of an epoch that is opened after another one.
     pub fn number_after(&self, number: u32) -> u32 {
-        number.saturating_add(self.here.timeline)
+        number.saturating_add(self.history.timeline)
     }
 
     /// What a snapshot of this server has seen of the log; `None` while there is no epoch, and so no row.
     /// `lsn` was read after the snapshot.
-    pub fn view(&self, snapshot: Snapshot, lsn: u64) -> Option<View> {
-        let seen = match self.current() {
-            Some(known) => Seen { epoch: known.epoch, unwritten: None, snapshot, lsn },
+    pub fn local_coverage(&self, snapshot: Snapshot, lsn: u64) -> Option<LocalCoverage> {
+        let coverage = match self.current() {
+            Some(known) => Coverage { epoch: known.epoch, new_history: None, snapshot, lsn },
             None => {
-                let unwritten = Some(Unwritten { timeline: self.here.timeline, history: self.here.history });
-                Seen { epoch: self.latest()?, unwritten, snapshot, lsn }
+                let new_history = Some(NewHistory { timeline: self.history.timeline, history: self.history.id });
+                Coverage { epoch: self.latest()?, new_history, snapshot, lsn }
             }
         };
         let replayed = if self.in_recovery { self.replayed } else { 0 };
-        Some(View { replayed, ..self.resolve(seen) })
+        Some(LocalCoverage { replayed, ..self.localize(coverage) })
     }
 
     /// The secret of an epoch that this server knows.
@@ -232,31 +232,31 @@ impl Server {
     }
 
     /// What a state from a cursor is to this server.
-    pub fn standing(&self, seen: &Seen) -> Standing {
-        if self.known(seen.epoch).is_none() {
+    pub fn resolve(&self, coverage: &Coverage) -> Resolution {
+        if self.known(coverage.epoch).is_none() {
             let latest = self.latest().map_or(0, |epoch| epoch.number);
-            return match self.in_recovery && seen.epoch.number > latest {
-                true => Standing::NotYet,
-                false => Standing::Foreign,
+            return match self.in_recovery && coverage.epoch.number > latest {
+                true => Resolution::NotReplayed,
+                false => Resolution::Foreign,
             };
         }
-        let of_here = match seen.unwritten {
-            None => self.current().is_some_and(|known| known.epoch.number == seen.epoch.number),
-            Some(unwritten) if unwritten.history == self.here.history => true,
+        let of_here = match coverage.new_history {
+            None => self.current().is_some_and(|known| known.epoch.number == coverage.epoch.number),
+            Some(new_history) if new_history.history == self.history.id => true,
             // Somebody has written on that history since, and then it was this server's. (An epoch of it from before may be
             // here because the log was carried on from there to the cursor's epoch, and back.)
-            Some(unwritten) if self.has_written_on(unwritten.history, seen.epoch.number) => false,
-            Some(unwritten) if self.in_recovery && unwritten.timeline > self.here.timeline => {
-                return Standing::NotYet;
+            Some(new_history) if self.has_written_on(new_history.history, coverage.epoch.number) => false,
+            Some(new_history) if self.in_recovery && new_history.timeline > self.history.timeline => {
+                return Resolution::NotReplayed;
             }
-            Some(_) => return Standing::Foreign,
+            Some(_) => return Resolution::Foreign,
         };
         // Of a history without an epoch the snapshot says nothing that could be wrong: of two servers that go on from the same
         // point one may have given out more ids.
-        if of_here && seen.unwritten.is_none() && !self.in_recovery && seen.snapshot.end() > self.next_xact {
-            return Standing::Future;
+        if of_here && coverage.new_history.is_none() && !self.in_recovery && coverage.snapshot.end() > self.next_xact {
+            return Resolution::Future;
         }
-        Standing::Shared(self.resolve(seen.clone()))
+        Resolution::Shared(self.localize(coverage.clone()))
     }
 
     /// Whether there is an epoch of a history after the epoch of a number.
@@ -264,12 +264,12 @@ impl Server {
         self.epochs.iter().any(|known| known.history == history && known.epoch.number > number)
     }
 
-    fn resolve(&self, seen: Seen) -> View {
+    fn localize(&self, coverage: Coverage) -> LocalCoverage {
         let of = |history: u64| self.epochs.iter().find(|known| known.history == history);
-        let (system, history) = match seen.unwritten {
-            Some(unwritten) if unwritten.history == self.here.history => (Some(self.here.system), None),
-            Some(unwritten) => (of(unwritten.history).map(|known| known.system), None),
-            None => match self.known(seen.epoch) {
+        let (system, history) = match coverage.new_history {
+            Some(new_history) if new_history.history == self.history.id => (Some(self.history.system), None),
+            Some(new_history) => (of(new_history.history).map(|known| known.system), None),
+            None => match self.known(coverage.epoch) {
                 Some(known) => (Some(known.system), Some(known.history)),
                 None => (None, None),
             },
@@ -277,8 +277,9 @@ impl Server {
         let mut epochs: Vec<u32> = self.epochs.iter().map(|known| known.epoch.number).collect();
         epochs.sort_unstable();
         epochs.dedup();
-        let earlier =
-            |number: u32| number < seen.epoch.number || (number == seen.epoch.number && seen.unwritten.is_some());
+        let earlier = |number: u32| {
+            number < coverage.epoch.number || (number == coverage.epoch.number && coverage.new_history.is_some())
+        };
         let of_system = |number: u32| {
             self.epochs.iter().filter(move |known| known.epoch.number == number && Some(known.system) == system)
         };
@@ -289,55 +290,57 @@ impl Server {
                     && Some(known.system) == system
                     && of_system(number).all(|epoch| epoch.history != known.history)
             });
-            Kin {
+            EarlierEpoch {
                 number,
                 end: later.map(|known| known.next_xact).min().unwrap_or(u64::MAX),
-                twin: of_system(number).any(|known| Some(known.history) == history),
+                same_history: of_system(number).any(|known| Some(known.history) == history),
             }
         });
-        let kin = kin.collect();
-        let opened = self.epochs.iter().filter(|known| known.epoch.number == seen.epoch.number);
-        let opened_at = opened.map(|known| known.next_xact).min().unwrap_or(u64::MAX);
-        View { seen, kin, epochs, opened_at, replayed: 0 }
+        let earlier = kin.collect();
+        let opened = self.epochs.iter().filter(|known| known.epoch.number == coverage.epoch.number);
+        let first_xact = opened.map(|known| known.next_xact).min().unwrap_or(u64::MAX);
+        LocalCoverage { coverage, earlier, epochs, first_xact, replayed: 0 }
     }
 }
 
-impl View {
+impl LocalCoverage {
     /// What the snapshot tells of an epoch.
-    pub fn of(&self, epoch: u32) -> Of {
-        let latest = self.seen.epoch.number;
+    pub fn relation(&self, epoch: u32) -> EpochRelation {
+        let latest = self.coverage.epoch.number;
         if epoch > latest {
-            Of::Later
-        } else if epoch == latest && self.seen.unwritten.is_none() {
-            Of::Own
+            EpochRelation::Later
+        } else if epoch == latest && self.coverage.new_history.is_none() {
+            EpochRelation::Same
         } else {
-            Of::Earlier(self.kin.iter().find(|kin| kin.number == epoch).copied())
+            EpochRelation::Earlier(self.earlier.iter().find(|earlier| earlier.number == epoch).copied())
         }
     }
 
     /// The rows of a transaction are seen up to this `seq`.
-    pub fn horizon(&self, epoch: u32, xact: u64) -> i64 {
-        match self.of(epoch) {
-            Of::Later => 0,
-            Of::Own | Of::Earlier(Some(Kin { twin: true, .. })) => self.seen.snapshot.horizon(xact),
-            Of::Earlier(Some(_)) => self.seen.snapshot.horizon_of_earlier(xact),
-            Of::Earlier(None) => ALL,
+    pub fn covered_seq(&self, epoch: u32, xact: u64) -> i64 {
+        match self.relation(epoch) {
+            EpochRelation::Later => 0,
+            EpochRelation::Same | EpochRelation::Earlier(Some(EarlierEpoch { same_history: true, .. })) => {
+                self.coverage.snapshot.covered_seq(xact)
+            }
+            EpochRelation::Earlier(Some(_)) => self.coverage.snapshot.covered_seq_of_earlier(xact),
+            EpochRelation::Earlier(None) => ALL,
         }
     }
 
     /// Transactions below this may have written to an earlier epoch, of which all that the snapshot does not
     /// name have finished: it has to name them.
-    pub fn named_below(&self) -> u64 {
-        match self.seen.unwritten.is_some() || self.kin.iter().any(|kin| kin.twin) {
+    pub fn must_name_below(&self) -> u64 {
+        match self.coverage.new_history.is_some() || self.earlier.iter().any(|earlier| earlier.same_history) {
             true => u64::MAX,
             // An earlier epoch may become known later, with the prepared transaction that opened it.
-            false => self.opened_at,
+            false => self.first_xact,
         }
     }
 
     /// Whether a row is seen.
-    pub fn sees(&self, position: Position) -> bool {
-        position.seq <= self.horizon(position.epoch, position.xact)
+    pub fn covers(&self, position: Position) -> bool {
+        position.seq <= self.covered_seq(position.epoch, position.xact)
     }
 
     /// Whether all that `other` has seen is seen here; both are of the same server.
@@ -347,14 +350,14 @@ impl View {
     ///
     /// The snapshots of a standby name subtransactions as open, which those of its primary do not: there the
     /// position in the write-ahead log decides too.
-    pub fn contains(&self, other: &View) -> bool {
-        match other.seen.order().cmp(&self.seen.order()) {
+    pub fn contains(&self, other: &LocalCoverage) -> bool {
+        match other.coverage.order().cmp(&self.coverage.order()) {
             std::cmp::Ordering::Less => true,
             std::cmp::Ordering::Equal => {
-                let (ours, theirs) = (&self.seen.snapshot, &other.seen.snapshot);
-                match self.replayed > 0 && self.replayed >= other.seen.lsn {
+                let (ours, theirs) = (&self.coverage.snapshot, &other.coverage.snapshot);
+                match self.replayed > 0 && self.replayed >= other.coverage.lsn {
                     // All that had finished; what its reader's own transactions wrote is not here before they end.
-                    true => theirs.partial().iter().all(|&(xact, seq)| seq <= ours.horizon(xact)),
+                    true => theirs.partial().iter().all(|&(xact, seq)| seq <= ours.covered_seq(xact)),
                     false => ours.contains(theirs),
                 }
             }
@@ -363,14 +366,14 @@ impl View {
     }
 
     /// What either has seen; both are of the same server.
-    pub fn union(&self, other: &View) -> View {
-        match other.seen.order().cmp(&self.seen.order()) {
+    pub fn union(&self, other: &LocalCoverage) -> LocalCoverage {
+        match other.coverage.order().cmp(&self.coverage.order()) {
             std::cmp::Ordering::Less => self.clone(),
             std::cmp::Ordering::Greater => other.clone(),
             std::cmp::Ordering::Equal => {
                 let mut union = self.clone();
-                union.seen.snapshot = self.seen.snapshot.union(&other.seen.snapshot);
-                union.seen.lsn = self.seen.lsn.max(other.seen.lsn);
+                union.coverage.snapshot = self.coverage.snapshot.union(&other.coverage.snapshot);
+                union.coverage.lsn = self.coverage.lsn.max(other.coverage.lsn);
                 union
             }
         }

@@ -10,7 +10,7 @@
 
 use crate::Position;
 use crate::cursor::Cursor;
-use crate::history::{Of, View};
+use crate::epoch::{EpochRelation, LocalCoverage};
 use crate::snapshot::ALL;
 
 /// What the log remembers of its purges, as one snapshot sees it with the rows.
@@ -24,17 +24,17 @@ pub trait Purges {
     /// Whether one was of this transaction.
     fn contains(&mut self, epoch: u32, xact: u64) -> bool;
     /// The latest `created_at` of all of them.
-    fn until(&mut self) -> Option<i64>;
+    fn purged_until(&mut self) -> Option<i64>;
     /// The earliest `created_at` of all changes that purges have removed.
-    fn from(&mut self) -> Option<i64>;
+    fn purged_from(&mut self) -> Option<i64>;
 }
 
 /// Whether a cursor's reader has got every delete that was purged, if it has got what the delete was of. `seen` is what
 /// the cursor has seen, and `target` what its walk leads to; `None` is nothing, or nothing of a history of this server.
-pub(crate) fn knows_what_was_purged(
+pub(crate) fn has_every_purge(
     cursor: &Cursor,
-    seen: Option<&View>,
-    target: Option<&View>,
+    coverage: Option<&LocalCoverage>,
+    target: Option<&LocalCoverage>,
     purges: &mut impl Purges,
 ) -> bool {
     if cursor.purges == purges.mark() {
@@ -42,31 +42,31 @@ pub(crate) fn knows_what_was_purged(
     }
     match (&cursor.walk, target) {
         // It has come past all of them.
-        (Some(walk), Some(target)) if has_walked_past_all(target, walk.last, purges) => true,
+        (Some(walk), Some(target)) if is_past_all_purges(target, walk.last, purges) => true,
         (Some(walk), _) if !walk.joined.is_empty() => false,
-        _ => seen.is_some_and(|seen| has_seen_all(seen, purges)),
+        _ => coverage.is_some_and(|coverage| covers_all_purges(coverage, purges)),
     }
 }
 
 /// Whether a walk to a view has delivered all transactions whose deletes were purged: they are before its last row.
-fn has_walked_past_all(target: &View, last: Position, purges: &mut impl Purges) -> bool {
-    !purges.any_after(last.epoch) && !purges.any_from(last.epoch, last.xact) && has_seen_all(target, purges)
+fn is_past_all_purges(target: &LocalCoverage, last: Position, purges: &mut impl Purges) -> bool {
+    !purges.any_after(last.epoch) && !purges.any_from(last.epoch, last.xact) && covers_all_purges(target, purges)
 }
 
 /// Whether a view has seen all transactions whose deletes were purged, to their ends.
-fn has_seen_all(view: &View, purges: &mut impl Purges) -> bool {
-    let (latest, snapshot) = (view.seen.epoch.number, &view.seen.snapshot);
+fn covers_all_purges(local: &LocalCoverage, purges: &mut impl Purges) -> bool {
+    let (latest, snapshot) = (local.coverage.epoch.number, &local.coverage.snapshot);
     if purges.any_after(latest) {
         return false;
     }
-    let unfinished = snapshot.unfinished();
-    !view.epochs.iter().filter(|&&epoch| epoch <= latest).any(|&epoch| {
-        let by_id = match view.of(epoch) {
-            Of::Own => true,
-            Of::Earlier(kin) => kin.is_some_and(|kin| kin.twin),
-            Of::Later => false,
+    let in_progress = snapshot.in_progress();
+    !local.epochs.iter().filter(|&&epoch| epoch <= latest).any(|&epoch| {
+        let by_id = match local.relation(epoch) {
+            EpochRelation::Same => true,
+            EpochRelation::Earlier(earlier) => earlier.is_some_and(|earlier| earlier.same_history),
+            EpochRelation::Later => false,
         };
         (by_id && purges.any_from(epoch, snapshot.xmax()))
-            || unfinished.iter().any(|&xact| view.horizon(epoch, xact) != ALL && purges.contains(epoch, xact))
+            || in_progress.iter().any(|&xact| local.covered_seq(epoch, xact) != ALL && purges.contains(epoch, xact))
     })
 }

@@ -11,7 +11,7 @@
 //! A number is a digit that says how many digits follow, and those digits; hashes, fingerprints and
 //! the checksum have eight digits. The digits are the 64 characters that a URL need not escape, in
 //! the order of their bytes, so that a greater number is a greater text. `order` is
-//! [`Seen::order`]; each `delta` is an open transaction's distance from the one before it. Of two
+//! [`Coverage::order`]; each `delta` is an open transaction's distance from the one before it. Of two
 //! states with equal `xmax` the later one lacks a transaction that the earlier one has open: at the
 //! first difference it has a greater id, or the end mark `~`, which sorts after every digit.
 //!
@@ -30,9 +30,9 @@
 //! text begins like the one that it started from, and sorts with it.
 
 use crate::cursor::{Cursor, Walk};
-use crate::history::{Epoch, Seen, Unwritten};
+use crate::epoch::{Coverage, Epoch, NewHistory};
 use crate::snapshot::Snapshot;
-use crate::{Position, keyed};
+use crate::{Position, hash};
 
 /// What every cursor begins with; the digit is the version of the form.
 const PREFIX: &str = "1a1";
@@ -73,7 +73,7 @@ const MOST_PARTIAL: usize = 16;
 
 /// The text is no cursor that this version issued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Damaged {
+pub enum DecodeError {
     /// Cut, extended or changed.
     #[error("its checksum does not match: it was cut or changed")]
     Checksum,
@@ -91,7 +91,7 @@ impl Cursor {
     /// The text form.
     pub fn to_text(&self) -> String {
         let mut out = Writer(PREFIX.as_bytes().to_vec());
-        out.seen(self.seen.as_ref());
+        out.coverage(self.coverage.as_ref());
         out.hash(self.reader);
         out.hashes(&self.spaces);
         out.number(self.purges);
@@ -99,7 +99,7 @@ impl Cursor {
             None => out.0.push(END),
             Some(walk) => {
                 out.0.push(MORE);
-                out.target(&walk.target, open_of(self.seen.as_ref()));
+                out.target(&walk.target, open_of(self.coverage.as_ref()));
                 out.number(walk.last.epoch.into());
                 out.number(walk.last.xact);
                 out.number(walk.last.seq.max(0) as u64);
@@ -115,24 +115,24 @@ impl Cursor {
                 }
             }
         }
-        let checksum = keyed::checksum(&out.0);
+        let checksum = hash::checksum(&out.0);
         out.hash(checksum);
         out.0.iter().map(|&byte| char::from(byte)).collect()
     }
 
     /// Reads the text form.
-    pub fn from_text(text: &[u8]) -> Result<Cursor, Damaged> {
-        let body = text.len().checked_sub(HASH_DIGITS).ok_or(Damaged::Checksum)?;
+    pub fn from_text(text: &[u8]) -> Result<Cursor, DecodeError> {
+        let body = text.len().checked_sub(HASH_DIGITS).ok_or(DecodeError::Checksum)?;
         let (body, checksum) = text.split_at(body);
-        if Reader(checksum).hash() != Some(keyed::checksum(body)) {
+        if Reader(checksum).hash() != Some(hash::checksum(body)) {
             return Err(match text.starts_with(PREFIX.as_bytes()) {
-                true => Damaged::Checksum,
-                false => Damaged::Version,
+                true => DecodeError::Checksum,
+                false => DecodeError::Version,
             });
         }
-        let mut input = Reader(body.strip_prefix(PREFIX.as_bytes()).ok_or(Damaged::Version)?);
+        let mut input = Reader(body.strip_prefix(PREFIX.as_bytes()).ok_or(DecodeError::Version)?);
         // An intact text that does not parse was written by something else.
-        input.cursor().filter(|_| input.0.is_empty()).ok_or(Damaged::Version)
+        input.cursor().filter(|_| input.0.is_empty()).ok_or(DecodeError::Version)
     }
 }
 
@@ -143,21 +143,21 @@ pub fn room_for_open(spaces: usize) -> usize {
 
 /// How many of the open transactions of `seen`, from the first on, can be named in `room` bytes; beside the
 /// target of a walk or not.
-pub fn fitting(seen: &[u64], room: usize, beside_target: bool) -> usize {
+pub fn fitting(coverage: &[u64], room: usize, beside_target: bool) -> usize {
     match beside_target {
-        false => fit(seen, &[], room),
+        false => fit(coverage, &[], room),
         // Two bytes at least name one.
-        true => fit(seen, &[], room.saturating_sub(LEAST_FOR_TARGET + room / (2 * DIGIT_BITS))),
+        true => fit(coverage, &[], room.saturating_sub(LEAST_FOR_TARGET + room / (2 * DIGIT_BITS))),
     }
 }
 
 /// How many of the open transactions of a walk's target can be named in `room` bytes beside all those of `seen`.
-pub fn fitting_target(target: &[u64], seen: &[u64], room: usize) -> usize {
+pub fn fitting_target(target: &[u64], coverage: &[u64], room: usize) -> usize {
     let mut last = 0;
     let used = |xact: &u64| length_of_number(xact - std::mem::replace(&mut last, *xact));
-    let used: usize = seen.iter().map(used).sum();
-    let left = room.saturating_sub(used + seen.len().div_ceil(DIGIT_BITS));
-    fit(target, seen, left.max(LEAST_FOR_TARGET.min(room)))
+    let used: usize = coverage.iter().map(used).sum();
+    let left = room.saturating_sub(used + coverage.len().div_ceil(DIGIT_BITS));
+    fit(target, coverage, left.max(LEAST_FOR_TARGET.min(room)))
 }
 
 /// How many of `open`, from the first on, can be named in `room` bytes where naming those of `known` takes none.
@@ -173,8 +173,8 @@ fn fit(open: &[u64], known: &[u64], room: usize) -> usize {
     open.iter().take_while(fits).count()
 }
 
-fn open_of(seen: Option<&Seen>) -> &[u64] {
-    seen.map_or(&[], |seen| seen.snapshot.open())
+fn open_of(coverage: Option<&Coverage>) -> &[u64] {
+    coverage.map_or(&[], |coverage| coverage.snapshot.open())
 }
 
 /// How long a number is as text.
@@ -209,7 +209,7 @@ impl Writer {
     }
 
     fn hash(&mut self, value: u64) {
-        self.digits(value & keyed::MAX, HASH_DIGITS);
+        self.digits(value & hash::MAX, HASH_DIGITS);
     }
 
     fn hashes(&mut self, values: &[u64]) {
@@ -219,24 +219,24 @@ impl Writer {
         }
     }
 
-    fn target(&mut self, target: &Seen, known: &[u64]) {
+    fn target(&mut self, target: &Coverage, known: &[u64]) {
         let open = target.snapshot.open();
         for chunk in known.chunks(DIGIT_BITS) {
             let bit = |(place, xact)| u64::from(open.binary_search(xact).is_ok()) << place;
             self.digits(chunk.iter().enumerate().map(bit).sum(), 1);
         }
-        self.seen_but(Some(target), known);
+        self.coverage_but(Some(target), known);
     }
 
-    fn seen(&mut self, seen: Option<&Seen>) {
-        self.seen_but(seen, &[]);
+    fn coverage(&mut self, coverage: Option<&Coverage>) {
+        self.coverage_but(coverage, &[]);
     }
 
     /// A state, but for the open transactions that are `known`.
-    fn seen_but(&mut self, seen: Option<&Seen>, known: &[u64]) {
+    fn coverage_but(&mut self, coverage: Option<&Coverage>, known: &[u64]) {
         let nothing = Snapshot::default();
-        let snapshot = seen.map_or(&nothing, |seen| &seen.snapshot);
-        self.number(seen.map_or(0, Seen::order));
+        let snapshot = coverage.map_or(&nothing, |coverage| &coverage.snapshot);
+        self.number(coverage.map_or(0, Coverage::order));
         self.number(snapshot.xmax());
         let mut last = 0;
         for &xact in snapshot.open().iter().filter(|xact| known.binary_search(xact).is_err()) {
@@ -250,12 +250,12 @@ impl Writer {
             self.number(seq.max(0) as u64);
         }
         self.0.push(END);
-        if let Some(seen) = seen {
-            self.number(seen.lsn);
-            self.hash(seen.epoch.fingerprint);
-            if let Some(unwritten) = seen.unwritten {
-                self.number(unwritten.timeline.into());
-                self.hash(unwritten.history);
+        if let Some(coverage) = coverage {
+            self.number(coverage.lsn);
+            self.hash(coverage.epoch.fingerprint);
+            if let Some(new_history) = coverage.new_history {
+                self.number(new_history.timeline.into());
+                self.hash(new_history.history);
             }
         }
     }
@@ -315,21 +315,21 @@ impl Reader<'_> {
         (0..count).map(|_| self.hash()).collect()
     }
 
-    fn target(&mut self, known: &[u64]) -> Option<Seen> {
+    fn target(&mut self, known: &[u64]) -> Option<Coverage> {
         let mut open = Vec::new();
         for chunk in known.chunks(DIGIT_BITS) {
             let bits = self.digit()?;
             open.extend(chunk.iter().enumerate().filter(|(place, _)| bits >> place & 1 == 1).map(|(_, &xact)| xact));
         }
-        self.seen_and(open)?
+        self.coverage_and(open)?
     }
 
-    fn seen(&mut self) -> Option<Option<Seen>> {
-        self.seen_and(Vec::new())
+    fn coverage(&mut self) -> Option<Option<Coverage>> {
+        self.coverage_and(Vec::new())
     }
 
     /// A state, with these open transactions and those that it names.
-    fn seen_and(&mut self, mut open: Vec<u64>) -> Option<Option<Seen>> {
+    fn coverage_and(&mut self, mut open: Vec<u64>) -> Option<Option<Coverage>> {
         let order = self.number()?;
         let xmax = self.number()?;
         let mut last = 0u64;
@@ -352,22 +352,22 @@ impl Reader<'_> {
         }
         let lsn = self.number()?;
         let epoch = Epoch { number: u32::try_from(order / 2).ok()?, fingerprint: self.hash()? };
-        let unwritten = match order % 2 {
+        let new_history = match order % 2 {
             0 => None,
-            _ => Some(Unwritten { timeline: u32::try_from(self.number()?).ok()?, history: self.hash()? }),
+            _ => Some(NewHistory { timeline: u32::try_from(self.number()?).ok()?, history: self.hash()? }),
         };
         let snapshot = Snapshot::new(xmax, open, partial);
-        Some(Some(Seen { epoch, unwritten, snapshot, lsn }))
+        Some(Some(Coverage { epoch, new_history, snapshot, lsn }))
     }
 
     fn cursor(&mut self) -> Option<Cursor> {
-        let (seen, reader, spaces, purges) = (self.seen()?, self.hash()?, self.hashes()?, self.number()?);
-        let mut cursor = Cursor { seen, reader, spaces, purges, walk: None };
+        let (coverage, reader, spaces, purges) = (self.coverage()?, self.hash()?, self.hashes()?, self.number()?);
+        let mut cursor = Cursor { coverage, reader, spaces, purges, walk: None };
         if !self.take(END) {
             if !self.take(MORE) {
                 return None;
             }
-            let target = self.target(open_of(cursor.seen.as_ref()))?;
+            let target = self.target(open_of(cursor.coverage.as_ref()))?;
             let last =
                 Position::new(u32::try_from(self.number()?).ok()?, self.number()?, i64::try_from(self.number()?).ok()?);
             let (joined, left, table) = (self.hashes()?, self.hashes()?, self.hash()?);
@@ -396,12 +396,12 @@ mod tests {
             .prop_map(|(xmax, open, own)| Snapshot::new(xmax, open.into_iter().collect(), own.into_iter().collect()))
     }
 
-    fn seen() -> impl Strategy<Value = Seen> {
-        let unwritten = (1u32..9, 0..=keyed::MAX).prop_map(|(timeline, history)| Unwritten { timeline, history });
-        (1u32..99, 0..=keyed::MAX, prop::option::of(unwritten), snapshot(), any::<u64>()).prop_map(
-            |(number, fingerprint, unwritten, snapshot, lsn)| Seen {
+    fn coverage() -> impl Strategy<Value = Coverage> {
+        let new_history = (1u32..9, 0..=hash::MAX).prop_map(|(timeline, history)| NewHistory { timeline, history });
+        (1u32..99, 0..=hash::MAX, prop::option::of(new_history), snapshot(), any::<u64>()).prop_map(
+            |(number, fingerprint, new_history, snapshot, lsn)| Coverage {
                 epoch: Epoch { number, fingerprint },
-                unwritten,
+                new_history,
                 snapshot,
                 lsn,
             },
@@ -409,18 +409,19 @@ mod tests {
     }
 
     fn cursor() -> impl Strategy<Value = Cursor> {
-        let hashes = || prop::collection::vec(0..=keyed::MAX, 0..5);
-        let walk = (seen(), any::<(u32, u64)>(), 0..i64::MAX, hashes(), hashes(), 0..=keyed::MAX, any::<Option<i64>>())
-            .prop_map(|(target, (epoch, xact), seq, joined, left, table, after)| Walk {
-                target,
-                last: Position::new(epoch, xact, seq),
-                joined,
-                left,
-                table,
-                after,
-            });
-        (0..=keyed::MAX, prop::option::of(seen()), hashes(), any::<u64>(), prop::option::of(walk))
-            .prop_map(|(reader, seen, spaces, purges, walk)| Cursor { reader, seen, spaces, purges, walk })
+        let hashes = || prop::collection::vec(0..=hash::MAX, 0..5);
+        let walk =
+            (coverage(), any::<(u32, u64)>(), 0..i64::MAX, hashes(), hashes(), 0..=hash::MAX, any::<Option<i64>>())
+                .prop_map(|(target, (epoch, xact), seq, joined, left, table, after)| Walk {
+                    target,
+                    last: Position::new(epoch, xact, seq),
+                    joined,
+                    left,
+                    table,
+                    after,
+                });
+        (0..=hash::MAX, prop::option::of(coverage()), hashes(), any::<u64>(), prop::option::of(walk))
+            .prop_map(|(reader, coverage, spaces, purges, walk)| Cursor { reader, coverage, spaces, purges, walk })
     }
 
     proptest! {
@@ -448,18 +449,18 @@ mod tests {
             // A text with a right checksum reaches the parser, which must not panic on it.
             let mut text = [PREFIX.as_bytes(), &bytes].concat();
             let mut writer = Writer(Vec::new());
-            writer.hash(keyed::checksum(&text));
+            writer.hash(hash::checksum(&text));
             text.extend(writer.0);
             let _ = Cursor::from_text(&text);
         }
 
         #[test]
-        fn text_order_is_age_order(a in seen(), grow in snapshot(), later in 0u64..1000) {
+        fn text_order_is_age_order(a in coverage(), grow in snapshot(), later in 0u64..1000) {
             let bigger = Snapshot::new(grow.xmax().max(a.snapshot.xmax()) + later, grow.open().to_vec(), vec![]);
-            let b = Seen { snapshot: a.snapshot.union(&bigger), ..a.clone() };
-            let text = |seen: &Seen| Cursor { seen: Some(seen.clone()), reader: 5, spaces: vec![], purges: 0, walk: None }.to_text();
+            let b = Coverage { snapshot: a.snapshot.union(&bigger), ..a.clone() };
+            let text = |coverage: &Coverage| Cursor { coverage: Some(coverage.clone()), reader: 5, spaces: vec![], purges: 0, walk: None }.to_text();
             prop_assert!(text(&a) <= text(&b), "{:?} {:?}", a, b);
-            let next = Seen { epoch: Epoch { number: a.epoch.number + 1, fingerprint: 0 }, ..a.clone() };
+            let next = Coverage { epoch: Epoch { number: a.epoch.number + 1, fingerprint: 0 }, ..a.clone() };
             prop_assert!(text(&b) < text(&next));
         }
     }
@@ -467,23 +468,23 @@ mod tests {
     /// Devices hold cursors of earlier builds.
     #[test]
     fn the_text_stays_what_it_is() {
-        let seen = |number, xmax, partial| Seen {
+        let coverage = |number, xmax, partial| Coverage {
             epoch: Epoch { number, fingerprint: 0x1234_5678_9abc },
-            unwritten: Some(Unwritten { timeline: 4, history: 77 }),
+            new_history: Some(NewHistory { timeline: 4, history: 77 }),
             snapshot: Snapshot::new(xmax, vec![xmax - 900, xmax - 3], partial),
             lsn: 0x16_b374_d848,
         };
         let walk = Walk {
-            target: seen(3, 6000, vec![(5998, 12)]),
+            target: coverage(3, 6000, vec![(5998, 12)]),
             last: Position::new(2, 4711, 42),
-            joined: vec![5, keyed::MAX],
+            joined: vec![5, hash::MAX],
             left: vec![7],
             table: 99,
             after: Some(-1_000_000),
         };
         let cursor = Cursor {
             reader: 0xa9ef_1c2a_fd7f,
-            seen: Some(seen(2, 5000, vec![])),
+            coverage: Some(coverage(2, 5000, vec![])),
             spaces: vec![1, 0x4c8f_395a_b90f],
             purges: 9,
             walk: Some(walk),
@@ -498,13 +499,13 @@ mod tests {
     #[test]
     fn text_order_is_age_order_while_transactions_finish() {
         let text = |open: Vec<u64>| {
-            let seen = Seen {
+            let coverage = Coverage {
                 epoch: Epoch { number: 1, fingerprint: 9 },
-                unwritten: None,
+                new_history: None,
                 snapshot: Snapshot::new(5000, open, vec![]),
                 lsn: 0,
             };
-            Cursor { seen: Some(seen), ..Cursor::default() }.to_text()
+            Cursor { coverage: Some(coverage), ..Cursor::default() }.to_text()
         };
         let ids = [3, 4, 67, 68, 4099, 4100];
         let subset = |mask: u32| {
@@ -537,8 +538,8 @@ mod tests {
                 }
                 let snapshot = Snapshot::new(xmax, open.clone(), vec![]);
                 let snapshot = snapshot.cut(fitting(snapshot.open(), room, false));
-                let seen = Seen { epoch: Epoch { number: 1, fingerprint: 9 }, unwritten: None, snapshot, lsn: 0 };
-                let text = Cursor { seen: Some(seen), ..Cursor::default() }.to_text();
+                let coverage = Coverage { epoch: Epoch { number: 1, fingerprint: 9 }, new_history: None, snapshot, lsn: 0 };
+                let text = Cursor { coverage: Some(coverage), ..Cursor::default() }.to_text();
                 // The checksum at the end has no order; equal states have equal texts.
                 prop_assert!(before <= text, "{} {} {}", before, text, xmax);
                 before = text;
@@ -550,23 +551,23 @@ mod tests {
     fn the_reader_that_writes_gets_later_texts() {
         let text = |seq| {
             let snapshot = Snapshot::new(500, vec![], vec![(480, seq)]);
-            let seen = Seen { epoch: Epoch { number: 1, fingerprint: 9 }, unwritten: None, snapshot, lsn: 0 };
-            Cursor { seen: Some(seen), ..Cursor::default() }.to_text()
+            let coverage = Coverage { epoch: Epoch { number: 1, fingerprint: 9 }, new_history: None, snapshot, lsn: 0 };
+            Cursor { coverage: Some(coverage), ..Cursor::default() }.to_text()
         };
         assert!(text(0) < text(1) && text(1) < text(2) && text(2) < text(700));
     }
 
     #[test]
     fn sizes() {
-        let seen = |open: Vec<u64>| Seen {
+        let coverage = |open: Vec<u64>| Coverage {
             epoch: Epoch { number: 3, fingerprint: 77 },
-            unwritten: None,
+            new_history: None,
             snapshot: Snapshot::new(5_000_000_000, open, vec![]),
             lsn: 0x12_3456_7890,
         };
         let cursor = |spaces: u64, open: Vec<u64>| Cursor {
             reader: 1,
-            seen: Some(seen(open)),
+            coverage: Some(coverage(open)),
             spaces: (0..spaces).collect(),
             purges: 0,
             walk: None,
@@ -592,24 +593,29 @@ mod tests {
             let rest = all.cut(fitting(all.open(), room, false));
             let cut = all.cut(fitting(all.open(), room, true));
             assert!(all.contains(&rest) && rest.contains(&cut) && cut.open().len() > 600, "{}", cut.open().len());
-            let state = |snapshot| Seen {
+            let state = |snapshot| Coverage {
                 epoch: Epoch { number: 3, fingerprint: 77 },
-                unwritten: None,
+                new_history: None,
                 snapshot,
                 lsn: u64::MAX,
             };
             let names: Vec<u64> = (0..spaces as u64).collect();
-            let rest =
-                Cursor { seen: Some(state(rest)), spaces: names, purges: u64::MAX, walk: None, reader: 0 }.to_text();
+            let rest = Cursor { coverage: Some(state(rest)), spaces: names, purges: u64::MAX, walk: None, reader: 0 }
+                .to_text();
             assert!(rest.len() <= MAX_LENGTH.max(8 * spaces + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", rest.len());
             let target = later.cut(fitting_target(later.open(), cut.open(), room));
-            let seen = state(cut);
+            let coverage = state(cut);
             let last = Position::new(3, u64::MAX, i64::MAX);
             let walk =
                 Walk { target: state(target), last, joined: vec![], left: vec![], table: 0, after: Some(1 << 60) };
             let spaces: Vec<u64> = (0..spaces as u64).collect();
-            let cursor =
-                Cursor { seen: Some(seen), spaces: spaces.clone(), purges: u64::MAX, walk: Some(walk), reader: 0 };
+            let cursor = Cursor {
+                coverage: Some(coverage),
+                spaces: spaces.clone(),
+                purges: u64::MAX,
+                walk: Some(walk),
+                reader: 0,
+            };
             let text = cursor.to_text();
             assert!(text.len() <= MAX_LENGTH.max(8 * spaces.len() + LEAST_FOR_OPEN + ROOM_FOR_REST), "{}", text.len());
             assert_eq!(Cursor::from_text(text.as_bytes()), Ok(cursor));

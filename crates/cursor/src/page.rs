@@ -17,14 +17,14 @@
 //! is read as a covered one.
 
 use crate::Position;
+use crate::codec;
 use crate::cursor::{Cursor, Walk};
-use crate::history::{Seen, Server, Standing, View};
-use crate::keyed::Secret;
-use crate::merge::{Filter, Part, Source, Stretch, merge};
+use crate::epoch::{Coverage, LocalCoverage, Resolution, Server};
+use crate::hash::Secret;
 use crate::plan::Plan;
-use crate::purge::{Purges, knows_what_was_purged};
+use crate::resync::{Purges, has_every_purge};
+use crate::scan::{Filter, Source, Stream, StreamScan, merge_scans};
 use crate::snapshot::Snapshot;
-use crate::text;
 use std::borrow::Cow;
 
 /// Who pulls, and what.
@@ -43,7 +43,7 @@ pub struct Request<'a> {
     /// Whether a page without rows has a cursor too. To make one takes time for each space.
     pub cursor_without_rows: bool,
     /// How many bytes the cursor has for the open transactions that it names; for tests. `None` is
-    /// [`text::room_for_open`].
+    /// [`codec::room_for_open`].
     pub room: Option<usize>,
 }
 
@@ -113,7 +113,7 @@ pub fn read_page<S: Source>(
     purges: &mut impl Purges,
     rows: &mut impl Rows<S::Row>,
 ) -> Result<Page, Error<S::Error>> {
-    let Some(now) = server.view(now, lsn) else {
+    let Some(now) = server.local_coverage(now, lsn) else {
         // No epoch: nothing in this log has been committed, or replayed by this standby. A cursor may
         // come from a transaction that is prepared.
         return match start {
@@ -121,15 +121,15 @@ pub fn read_page<S: Source>(
             Start::Beginning(_) => Ok(Page { cursor: Some(Cursor::default()), more: false }),
         };
     };
-    let mut state = match State::at(server, request, &start, purges) {
-        Resumed::At(state) => *state,
-        Resumed::NotYet => return Ok(unchanged()),
-        Resumed::Never(why) => return Err(Error::Resync(why)),
+    let mut state = match ReaderState::at(server, request, &start, purges) {
+        Resumption::Ready(state) => *state,
+        Resumption::Wait => return Ok(unchanged()),
+        Resumption::Resync(why) => return Err(Error::Resync(why)),
     };
     // The reader has seen a later epoch than this snapshot is of, or is in a walk to a state that
     // this server has not reached in full: it shows no rows, for it could not show all.
-    if state.seen.as_ref().is_some_and(|seen| seen.seen.order() > now.seen.order())
-        || state.walking.as_ref().is_some_and(|walking| !now.contains(&walking.target))
+    if state.coverage.as_ref().is_some_and(|coverage| coverage.coverage.order() > now.coverage.order())
+        || state.walk.as_ref().is_some_and(|active| !now.contains(&active.target))
     {
         return Ok(unchanged());
     }
@@ -142,7 +142,7 @@ pub fn read_page<S: Source>(
     // between two walks will not do. A cursor for it gives up what it has no room for, and the reader would come back to it for ever.
     let mut before = None;
     loop {
-        if state.walking.is_none() {
+        if state.walk.is_none() {
             state.start(&now);
         }
         let room = (request.page_size - taken).min(PORTION);
@@ -157,8 +157,8 @@ pub fn read_page<S: Source>(
                 return Ok(Page { cursor: Some(cursor), more: true });
             }
             taken += 1;
-            if let Some(walking) = &mut state.walking {
-                walking.last = position;
+            if let Some(active) = &mut state.walk {
+                active.last = position;
             }
         }
         if taken == request.page_size {
@@ -179,10 +179,10 @@ pub fn read_page<S: Source>(
 
 /// Whether a reader can go on from `start`.
 pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Result<(), Resync> {
-    match State::at(server, request, start, purges) {
-        Resumed::At(state) if state.stale => Err(Resync::Purged),
-        Resumed::At(_) | Resumed::NotYet => Ok(()),
-        Resumed::Never(why) => Err(why),
+    match ReaderState::at(server, request, start, purges) {
+        Resumption::Ready(state) if state.stale => Err(Resync::Purged),
+        Resumption::Ready(_) | Resumption::Wait => Ok(()),
+        Resumption::Resync(why) => Err(why),
     }
 }
 
@@ -192,33 +192,33 @@ fn unchanged() -> Page {
 
 /// What a walk does with a space of the scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Membership {
+enum SpaceMode {
     /// Covered by the cursor, or seen from the beginning together with everything else.
-    Kept,
+    Delta,
     /// Read from the beginning although the rest is not.
-    Joined,
+    Whole,
     /// Not in this walk; the next one brings it from the beginning.
-    Later,
+    Skip,
 }
 
-struct Walking {
-    target: View,
+struct WalkState {
+    target: LocalCoverage,
     last: Position,
     /// For each space of the scope.
-    spaces: Vec<Membership>,
+    spaces: Vec<SpaceMode>,
     /// Hashes of spaces that the cursor covers, and that this walk does not read to its end.
     left: Vec<u64>,
 }
 
-struct State {
-    seen: Option<View>,
+struct ReaderState {
+    coverage: Option<LocalCoverage>,
     /// Hashes of the spaces that `seen` covers, where it came from a cursor.
     hashes: Vec<u64>,
     /// Hashes of the spaces of the scope, with the key that they were made with: that of the cursor.
     scope: Option<(Secret, Vec<u64>)>,
     /// For each space of the scope, whether `seen` covers it.
     covered: Vec<bool>,
-    walking: Option<Walking>,
+    walk: Option<WalkState>,
     after: Option<i64>,
     /// Mark of the latest purge.
     purges: u64,
@@ -231,54 +231,58 @@ fn scope_hashes(secret: &Secret, request: &Request<'_>) -> Vec<u64> {
     request.spaces.iter().map(|id| secret.space(id)).collect()
 }
 
-enum Resumed {
-    At(Box<State>),
-    NotYet,
-    Never(Resync),
+enum Resumption {
+    Ready(Box<ReaderState>),
+    Wait,
+    Resync(Resync),
 }
 
-impl State {
-    fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumed {
+impl ReaderState {
+    fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumption {
         match start {
             Start::Beginning(after) => {
                 let stale = after.is_some_and(|after| {
                     // A reader from before the first row has nothing, and so no record whose delete was purged.
-                    let had_rows = server.began().into_iter().chain(purges.from()).any(|began| began <= after);
-                    had_rows && purges.until() > Some(after)
+                    let had_rows = server.began().into_iter().chain(purges.purged_from()).any(|began| began <= after);
+                    had_rows && purges.purged_until() > Some(after)
                 });
-                Resumed::At(Box::new(State { after: *after, stale, ..State::beginning(request, purges) }))
+                Resumption::Ready(Box::new(ReaderState {
+                    after: *after,
+                    stale,
+                    ..ReaderState::beginning(request, purges)
+                }))
             }
-            Start::Cursor(cursor) => State::resume(server, request, (**cursor).clone(), purges),
+            Start::Cursor(cursor) => ReaderState::resume(server, request, (**cursor).clone(), purges),
         }
     }
 
-    fn beginning(request: &Request<'_>, purges: &mut impl Purges) -> State {
+    fn beginning(request: &Request<'_>, purges: &mut impl Purges) -> ReaderState {
         let covered = vec![false; request.spaces.len()];
-        State {
-            seen: None,
+        ReaderState {
+            coverage: None,
             hashes: Vec::new(),
             scope: None,
             covered,
-            walking: None,
+            walk: None,
             after: None,
             purges: purges.mark(),
             stale: false,
         }
     }
 
-    fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor, purges: &mut impl Purges) -> Resumed {
-        let resolve = |seen: &Seen| match server.standing(seen) {
-            Standing::Shared(view) => Ok(Some(view)),
-            Standing::Foreign => Ok(None),
-            Standing::NotYet => Err(Resumed::NotYet),
-            Standing::Future => Err(Resumed::Never(Resync::Future)),
+    fn resume(server: &Server, request: &Request<'_>, mut cursor: Cursor, purges: &mut impl Purges) -> Resumption {
+        let resolve = |coverage: &Coverage| match server.resolve(coverage) {
+            Resolution::Shared(local) => Ok(Some(local)),
+            Resolution::Foreign => Ok(None),
+            Resolution::NotReplayed => Err(Resumption::Wait),
+            Resolution::Future => Err(Resumption::Resync(Resync::Future)),
         };
-        let seen = match cursor.seen.as_ref().map(&resolve).transpose() {
-            Ok(seen) => seen,
+        let coverage = match cursor.coverage.as_ref().map(&resolve).transpose() {
+            Ok(coverage) => coverage,
             Err(resumed) => return resumed,
         };
         // A cursor of another history counts for nothing.
-        let foreign = seen == Some(None);
+        let foreign = coverage == Some(None);
         let target = match cursor.walk.as_ref().filter(|_| !foreign).map(|walk| resolve(&walk.target)).transpose() {
             Ok(target) => target.flatten(),
             Err(resumed) => return resumed,
@@ -286,12 +290,12 @@ impl State {
         let secret = cursor.key().map(|epoch| server.secret(epoch));
         let other = |secret: &Secret| cursor.reader != secret.reader(request.user, request.app);
         if secret.is_none() || secret.flatten().is_some_and(other) {
-            return Resumed::At(Box::new(State::beginning(request, purges)));
+            return Resumption::Ready(Box::new(ReaderState::beginning(request, purges)));
         }
-        let seen = seen.flatten();
-        let stale = !knows_what_was_purged(&cursor, seen.as_ref(), target.as_ref(), purges);
+        let coverage = coverage.flatten();
+        let stale = !has_every_purge(&cursor, coverage.as_ref(), target.as_ref(), purges);
         let Some(secret) = secret.flatten().filter(|_| !foreign) else {
-            return Resumed::At(Box::new(State { stale, ..State::beginning(request, purges) }));
+            return Resumption::Ready(Box::new(ReaderState { stale, ..ReaderState::beginning(request, purges) }));
         };
         if target.is_none() {
             cursor.walk = None;
@@ -301,12 +305,12 @@ impl State {
         }
         let scope = scope_hashes(secret, request);
         let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
-        let mut state = State {
-            seen,
+        let mut state = ReaderState {
+            coverage,
             hashes: cursor.spaces,
             scope: None,
             covered,
-            walking: None,
+            walk: None,
             after: None,
             purges: purges.mark(),
             stale,
@@ -318,107 +322,108 @@ impl State {
             left.extend(state.hashes.iter().filter(|hash| present.binary_search(hash).is_err()));
             left.sort_unstable();
             left.dedup();
-            let from_beginning = state.seen.is_none();
+            let from_beginning = state.coverage.is_none();
             let spaces = scope.iter().zip(&state.covered).map(|(hash, &covered)| {
                 if covered && left.binary_search(hash).is_err() {
-                    Membership::Kept
+                    SpaceMode::Delta
                 } else if walk.joined.binary_search(hash).is_err() {
-                    Membership::Later
+                    SpaceMode::Skip
                 } else if from_beginning {
-                    Membership::Kept
+                    SpaceMode::Delta
                 } else {
-                    Membership::Joined
+                    SpaceMode::Whole
                 }
             });
-            state.walking = Some(Walking { target, last: walk.last, spaces: spaces.collect(), left });
+            state.walk = Some(WalkState { target, last: walk.last, spaces: spaces.collect(), left });
             state.after = walk.after;
         }
         state.scope = Some((*secret, scope));
-        Resumed::At(Box::new(state))
+        Resumption::Ready(Box::new(state))
     }
 
     /// Begins the walk to `now`.
-    fn start(&mut self, now: &View) {
-        let (target, spaces) = match &self.seen {
-            None => (now.clone(), vec![Membership::Kept; self.covered.len()]),
-            Some(seen) => {
+    fn start(&mut self, now: &LocalCoverage) {
+        let (target, spaces) = match &self.coverage {
+            None => (now.clone(), vec![SpaceMode::Delta; self.covered.len()]),
+            Some(coverage) => {
                 // A space is covered only by a server that sees all that has been seen: of what the
                 // cursor alone has seen, this server could not show the space's rows.
-                let (target, joins) = match now.contains(seen) {
+                let (target, joins) = match now.contains(coverage) {
                     // A standby's snapshot names subtransactions as open that the cursor knows nothing of.
-                    true => (now.union(seen), Membership::Joined),
-                    false => (now.clone(), Membership::Later),
+                    true => (now.union(coverage), SpaceMode::Whole),
+                    false => (now.clone(), SpaceMode::Skip),
                 };
-                (target, self.covered.iter().map(|&covered| if covered { Membership::Kept } else { joins }).collect())
+                (target, self.covered.iter().map(|&covered| if covered { SpaceMode::Delta } else { joins }).collect())
             }
         };
         // The hashes that are in no space of the scope are found when the cursor is made.
-        self.walking = Some(Walking { target, last: Position::START, spaces, left: Vec::new() });
+        self.walk = Some(WalkState { target, last: Position::START, spaces, left: Vec::new() });
     }
 
     /// The next rows of the walk: `room` of them, or fewer where there are no more.
     fn read<S: Source>(&self, room: usize, source: &mut S) -> Result<Vec<(Position, S::Row)>, S::Error> {
-        let Some(walking) = &self.walking else { return Ok(Vec::new()) };
-        let delta = Plan::new(self.seen.as_ref(), &walking.target);
-        let whole = Plan::new(None, &walking.target);
-        let mut stretches = Vec::new();
-        let mut add = |part, plan| stretches.extend(Stretch::of(part, plan, walking.last));
-        add(Part::Own, &delta);
-        let mut filter = Filter { own_except: Vec::new(), after: self.after, from_beginning: self.seen.is_none() };
-        for (index, membership) in walking.spaces.iter().enumerate() {
-            match membership {
-                Membership::Kept if delta.is_empty() => {}
-                Membership::Kept => add(Part::Space { index, with_own: false }, &delta),
-                Membership::Joined => {
-                    add(Part::Space { index, with_own: true }, &whole);
-                    filter.own_except.push(index);
+        let Some(active) = &self.walk else { return Ok(Vec::new()) };
+        let delta = Plan::new(self.coverage.as_ref(), &active.target);
+        let whole = Plan::new(None, &active.target);
+        let mut scans = Vec::new();
+        let mut add = |part, plan| scans.extend(StreamScan::of(part, plan, active.last));
+        add(Stream::Own, &delta);
+        let mut filter =
+            Filter { excluded_from_own: Vec::new(), after: self.after, from_beginning: self.coverage.is_none() };
+        for (index, mode) in active.spaces.iter().enumerate() {
+            match mode {
+                SpaceMode::Delta if delta.is_empty() => {}
+                SpaceMode::Delta => add(Stream::Space { index, with_own: false }, &delta),
+                SpaceMode::Whole => {
+                    add(Stream::Space { index, with_own: true }, &whole);
+                    filter.excluded_from_own.push(index);
                 }
-                Membership::Later => {}
+                SpaceMode::Skip => {}
             }
         }
-        let mut found = merge(stretches, 1 + walking.spaces.len(), room, &filter, source)?;
+        let mut found = merge_scans(scans, 1 + active.spaces.len(), room, &filter, source)?;
         found.truncate(room);
         Ok(found)
     }
 
     /// Whether a row of the walk has been read.
     fn is_under_way(&self) -> bool {
-        self.walking.as_ref().is_some_and(|walking| walking.last != Position::START)
+        self.walk.as_ref().is_some_and(|active| active.last != Position::START)
     }
 
     /// Whether the reader will have seen all that `now` sees at the end of the walk.
-    fn leads_to(&self, now: &View) -> bool {
-        self.walking
+    fn leads_to(&self, now: &LocalCoverage) -> bool {
+        self.walk
             .as_ref()
-            .is_some_and(|walking| walking.target.contains(now) && !walking.spaces.contains(&Membership::Later))
+            .is_some_and(|active| active.target.contains(now) && !active.spaces.contains(&SpaceMode::Skip))
     }
 
     /// Ends the walk; true if the reader has then seen all that `now` sees.
-    fn finish(&mut self, now: &View) -> bool {
-        let Some(walking) = self.walking.take() else { return true };
-        self.covered = walking.spaces.iter().map(|&space| space != Membership::Later).collect();
+    fn finish(&mut self, now: &LocalCoverage) -> bool {
+        let Some(active) = self.walk.take() else { return true };
+        self.covered = active.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();
         self.hashes.clear();
         self.after = None;
-        let at_target = walking.target.contains(now);
-        let seen = match self.seen.take() {
-            Some(seen) => seen.union(&walking.target),
-            None => walking.target,
+        let at_target = active.target.contains(now);
+        let coverage = match self.coverage.take() {
+            Some(coverage) => coverage.union(&active.target),
+            None => active.target,
         };
         // A space that was joined in the middle of the walk is read in one more, if this server can.
-        let joins = self.covered.contains(&false) && now.contains(&seen);
-        self.seen = Some(seen);
+        let joins = self.covered.contains(&false) && now.contains(&coverage);
+        self.coverage = Some(coverage);
         at_target && !joins
     }
 
     fn cursor(&self, server: &Server, request: &Request<'_>) -> Cursor {
         let mut cursor = Cursor {
             reader: 0,
-            seen: self.seen.as_ref().map(|view| view.seen.clone()),
+            coverage: self.coverage.as_ref().map(|local| local.coverage.clone()),
             spaces: Vec::new(),
             purges: self.purges,
-            walk: self.walking.as_ref().map(|walking| Walk {
-                target: walking.target.seen.clone(),
-                last: walking.last,
+            walk: self.walk.as_ref().map(|active| Walk {
+                target: active.target.coverage.clone(),
+                last: active.last,
                 joined: Vec::new(),
                 left: Vec::new(),
                 table: 0,
@@ -440,14 +445,14 @@ impl State {
         };
         cursor.reader = secret.reader(request.user, request.app);
         cursor.spaces = hashes(&|i| self.covered[i]);
-        if let (Some(walk), Some(walking)) = (&mut cursor.walk, &self.walking) {
+        if let (Some(walk), Some(active)) = (&mut cursor.walk, &self.walk) {
             walk.table = secret.table(request.table);
-            walk.joined = hashes(&|i| walking.spaces[i] != Membership::Later && !self.covered[i]);
+            walk.joined = hashes(&|i| active.spaces[i] != SpaceMode::Skip && !self.covered[i]);
             // Spaces that have been left meanwhile stay in the cursor, so that going back to where
             // the walk began brings nothing twice; they are marked, so that its end does not cover them.
             if !self.hashes.is_empty() {
                 let current = std::mem::replace(&mut cursor.spaces, self.hashes.clone());
-                walk.left = walking.left.clone();
+                walk.left = active.left.clone();
                 walk.left.extend(self.hashes.iter().filter(|hash| current.binary_search(hash).is_err()));
                 walk.left.sort_unstable();
                 walk.left.dedup();
@@ -461,13 +466,15 @@ impl State {
     fn cut(&self, cursor: &mut Cursor, request: &Request<'_>) {
         // By the scope and not by what the cursor covers of it: of two cursors for the same scope the later one is
         // not cut earlier.
-        let room = request.room.unwrap_or_else(|| text::room_for_open(request.spaces.len()));
-        let needed = |view: &View| view.seen.snapshot.open().partition_point(|&xact| xact < view.named_below());
-        if let (Some(seen), Some(view)) = (&mut cursor.seen, &self.seen) {
-            let fitting = text::fitting(seen.snapshot.open(), room, self.walking.is_some());
-            seen.snapshot = seen.snapshot.cut(fitting.max(needed(view)));
+        let room = request.room.unwrap_or_else(|| codec::room_for_open(request.spaces.len()));
+        let needed = |local: &LocalCoverage| {
+            local.coverage.snapshot.open().partition_point(|&xact| xact < local.must_name_below())
+        };
+        if let (Some(coverage), Some(local)) = (&mut cursor.coverage, &self.coverage) {
+            let fitting = codec::fitting(coverage.snapshot.open(), room, self.walk.is_some());
+            coverage.snapshot = coverage.snapshot.cut(fitting.max(needed(local)));
         }
-        if let (Some(walk), Some(walking)) = (&mut cursor.walk, &self.walking) {
+        if let (Some(walk), Some(active)) = (&mut cursor.walk, &self.walk) {
             // At least all that were open below the last row, however many: otherwise the end of the walk
             // would be the state that it began from.
             let snapshot = &walk.target.snapshot;
@@ -475,14 +482,14 @@ impl State {
                 true => snapshot.open().partition_point(|&xact| xact <= walk.last.xact),
                 false => 0,
             };
-            let known = cursor.seen.as_ref().map_or(&[][..], |seen| seen.snapshot.open());
-            let fitting = text::fitting_target(snapshot.open(), known, room);
-            walk.target.snapshot = snapshot.cut(fitting.max(needed(&walking.target)).max(passed));
+            let known = cursor.coverage.as_ref().map_or(&[][..], |coverage| coverage.snapshot.open());
+            let fitting = codec::fitting_target(snapshot.open(), known, room);
+            walk.target.snapshot = snapshot.cut(fitting.max(needed(&active.target)).max(passed));
             // What the walk began from stays seen at its end: of spaces that it reads from the beginning,
             // nothing comes after that.
-            if let (Some(seen), Some(view)) = (&cursor.seen, &self.seen) {
-                if view.seen.order() == walking.target.seen.order() && walking.target.contains(view) {
-                    walk.target.snapshot = walk.target.snapshot.union(&seen.snapshot);
+            if let (Some(coverage), Some(local)) = (&cursor.coverage, &self.coverage) {
+                if local.coverage.order() == active.target.coverage.order() && active.target.contains(local) {
+                    walk.target.snapshot = walk.target.snapshot.union(&coverage.snapshot);
                 }
             }
         }
