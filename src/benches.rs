@@ -15,12 +15,12 @@ mod benches {
     use crate::wire::{Changeset, Response};
     use mana_sync_cursor::Position;
     use mana_sync_cursor::cursor::Cursor;
-    use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
-    use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
-    use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
-    use mana_sync_cursor::purge::Purges;
+    use mana_sync_cursor::epoch::{Coverage, Epoch, History, KnownEpoch, Server};
+    use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
+    use mana_sync_cursor::page::{Request, Rows, Start, read_page};
+    use mana_sync_cursor::resync::Purges;
+    use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
     use mana_sync_cursor::snapshot::Snapshot;
-    use mana_sync_cursor::walk::{Request, Rows, Start, read_page};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::pg_sys;
@@ -32,7 +32,7 @@ mod benches {
 
     const EPOCH: Epoch = Epoch { number: 3, fingerprint: 77 };
     const SECRET: Secret = Secret([7; SECRET_LENGTH]);
-    const HERE: Here = Here { system: 1, timeline: 1, history: 9 };
+    const HERE: History = History { system: 1, timeline: 1, id: 9 };
     const XMAX: u64 = 5_000_000_000;
     const LSN: u64 = 0x12_3456_7890;
     const USER: &[u8] = b"0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11";
@@ -54,7 +54,12 @@ mod benches {
         spaces.sort_unstable();
         Cursor {
             reader: SECRET.reader(USER, b"app"),
-            seen: Some(Seen { epoch: EPOCH, unwritten: None, snapshot: Snapshot::new(XMAX, open, vec![]), lsn: LSN }),
+            coverage: Some(Coverage {
+                epoch: EPOCH,
+                new_history: None,
+                snapshot: Snapshot::new(XMAX, open, vec![]),
+                lsn: LSN,
+            }),
             spaces,
             purges: 0,
             walk: None,
@@ -98,9 +103,9 @@ mod benches {
             epoch: EPOCH,
             secret: SECRET,
             system: HERE.system,
-            history: HERE.history,
+            history: HERE.id,
             next_xact: 3,
-            began: 0,
+            opened_at: 0,
         };
         Server::new(vec![known], HERE, false, XMAX + 100, 0)
     }
@@ -124,11 +129,11 @@ mod benches {
             false
         }
 
-        fn until(&mut self) -> Option<i64> {
+        fn purged_until(&mut self) -> Option<i64> {
             None
         }
 
-        fn from(&mut self) -> Option<i64> {
+        fn purged_from(&mut self) -> Option<i64> {
             None
         }
     }
@@ -153,9 +158,9 @@ mod benches {
             take: &mut dyn FnMut(usize, Position, u64),
         ) -> Result<(), Infallible> {
             for (place, fetch) in fetches.iter().enumerate() {
-                let part = match fetch.part {
-                    Part::Own => 0,
-                    Part::Space { index, .. } => 1 + index as u64,
+                let part = match fetch.stream {
+                    Stream::Own => 0,
+                    Stream::Space { index, .. } => 1 + index as u64,
                 };
                 let from = fetch.range.from.xact + u64::from(fetch.range.from.seq > 1);
                 let first = from.saturating_sub(FIRST_XACT + part).div_ceil(self.parts);

@@ -7,8 +7,8 @@ use crate::function::{Args, sql_function};
 use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
 use crate::table;
-use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
-use mana_sync_cursor::keyed::{self, Secret};
+use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server};
+use mana_sync_cursor::hash::{self, Secret};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -132,7 +132,7 @@ fn begin_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 fn add(spi: &Spi, server: &Server, number: u32, run: &[u8]) -> Result<(), Error> {
     // SAFETY: the nonce has this many bytes and is there as long as the server's shared memory.
     let nonce = unsafe { &*pg_sys::GetMockAuthenticationNonce().cast::<[u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize]>() };
-    let (fingerprint, secret) = keyed::identity(nonce, server.here().history, number, run);
+    let (fingerprint, secret) = hash::identity(nonce, server.history().id, number, run);
     let timeline = timeline();
     spi.insert(
         &ADD,
@@ -141,7 +141,7 @@ fn add(spi: &Spi, server: &Server, number: u32, run: &[u8]) -> Result<(), Error>
             Some(pg_sys::Datum::from(fingerprint as i64)),
             // A bytea and a text have the same form.
             Some(crate::function::text_datum(&secret.0)),
-            Some(pg_sys::Datum::from(server.here().system as i64)),
+            Some(pg_sys::Datum::from(server.history().system as i64)),
             // SAFETY: a plain variable of the backend.
             Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
             Some(pg_sys::Datum::from(timeline as i32)),
@@ -189,15 +189,15 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
         epochs.push(KnownEpoch {
             epoch: Epoch {
                 number: row.column(1)?.value() as u32,
-                fingerprint: row.column(2)?.value() as u64 & keyed::MAX,
+                fingerprint: row.column(2)?.value() as u64 & hash::MAX,
             },
             secret: Secret(
                 secret.try_into().map_err(|_| Error::Installation("a secret in mana_sync.epochs has no 16 bytes"))?,
             ),
             system,
-            history: keyed::history(system, database, timeline, switched_at),
+            history: hash::history(system, database, timeline, switched_at),
             next_xact: row.column(8)?.value() as u64,
-            began: row.column(9)?.value() as i64,
+            opened_at: row.column(9)?.value() as i64,
         });
         own.push(row.is_own());
         Ok(())
@@ -206,11 +206,11 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
 }
 
 /// The history that the server is on.
-pub fn here() -> Result<Here, Error> {
+pub fn here() -> Result<History, Error> {
     let timeline = timeline();
     // SAFETY: plain reads of the backend's and the server's state.
     let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), u32::from(pg_sys::MyDatabaseId)) };
-    Ok(Here { system, timeline, history: keyed::history(system, database, timeline, switched_at(timeline)?) })
+    Ok(History { system, timeline, id: hash::history(system, database, timeline, switched_at(timeline)?) })
 }
 
 /// The timeline that the server writes, or replays. Not that of the control file, which keeps the old

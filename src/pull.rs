@@ -8,7 +8,7 @@ use crate::read::{self, Exclude, Pull};
 use crate::scope::Scope;
 use crate::wire::Response;
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::walk::Start;
+use mana_sync_cursor::page::Start;
 use pgrx::pg_sys;
 
 sql_function!(mana_sync_pull, pg_finfo_mana_sync_pull, pull);

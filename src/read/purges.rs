@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::table::{self, Compare, Key};
-use mana_sync_cursor::purge::Purges;
+use mana_sync_cursor::resync::Purges;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -41,11 +41,11 @@ impl Purges for Purged {
         self.has(&[epoch_is(Compare::Equal, epoch), xact_is(Compare::Equal, xact)])
     }
 
-    fn until(&mut self) -> Option<i64> {
+    fn purged_until(&mut self) -> Option<i64> {
         self.latest(|row| Ok(row.column(3)?.value() as i64))
     }
 
-    fn from(&mut self) -> Option<i64> {
+    fn purged_from(&mut self) -> Option<i64> {
         self.latest(|row| Ok(row.column(4)?.value() as i64))
     }
 }
