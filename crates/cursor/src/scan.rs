@@ -1,61 +1,61 @@
-//! Reads the parts of the log that a walk wants, each in order, and puts them together in order: what is asked of the
-//! log, and how little.
+//! The scan of a walk: a k-way merge of ordered streams, which reads as little of the log as it can.
 //!
-//! Each part is read in ranges ([`crate::plan`]). Most of those of transactions that have ended since are empty, and
-//! there may be many, in many parts: a probe asks where the next rows of the part are, whoever's they are, and leaves
-//! only the ranges in which it saw one.
+//! A stream is the reader's own rows, or the rows of a space. Each stream is read in ranges
+//! ([`crate::plan`]). There may be many ranges of late commits, in many streams, and most of them are
+//! empty. A probe asks where the next rows of a stream are, regardless of the filter. Only the ranges in
+//! which it saw a row are read.
 
 use crate::Position;
 use crate::plan::{Plan, Range};
 
-/// A part of the log that can be read in order.
+/// A stream of rows that can be read in order of position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// The reader's own rows.
     Own,
     /// The rows of a space.
     Space {
-        /// Its place in [`crate::page::Request::spaces`].
+        /// The place of the space in [`crate::page::Request::spaces`].
         index: usize,
-        /// Whether the reader's own rows in it are wanted too.
+        /// Whether the stream includes the reader's own rows.
         with_own: bool,
     },
 }
 
-/// A range of a part to read.
+/// A request for the rows of one range of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Fetch {
-    /// Of which part.
+    /// The stream to read.
     pub stream: Stream,
-    /// Which of its rows.
+    /// The range to read.
     pub range: Range,
-    /// At most so many rows.
+    /// The greatest number of rows.
     pub limit: usize,
-    /// Only to learn where the next row of the user or space is: the filter does not count, nor whose
-    /// rows the part wants.
+    /// Whether the fetch is a probe, which only asks for positions. A probe sees every row of the user or the space:
+    /// neither the filter nor [`Stream::Space::with_own`] applies.
     pub probe: bool,
 }
 
-/// What all fetches of a walk leave out.
+/// The filter of a walk, which applies to all its fetches except probes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// Places in [`crate::page::Request::spaces`] whose rows [`Stream::Own`] leaves out.
+    /// The places in [`crate::page::Request::spaces`] of the spaces whose rows [`Stream::Own`] leaves out.
     pub excluded_from_own: Vec<usize>,
-    /// Rows with `created_at` not after this are left out.
-    pub after: Option<i64>,
+    /// The filter leaves out rows with `created_at` at or before this time, in microseconds from 2000-01-01.
+    pub created_after: Option<i64>,
     /// Whether the walk started at the beginning of the log.
     pub from_beginning: bool,
 }
 
-/// The log as one snapshot sees it.
+/// The log, read with one snapshot.
 pub trait Source {
-    /// A row.
+    /// The type of a row.
     type Row;
-    /// Why it could not be read.
+    /// The reason why the log could not be read.
     type Error;
 
-    /// Reads each range in order of position and hands its rows to `take` with the place of the
-    /// fetch in `fetches`. A range with fewer rows than its limit has no more.
+    /// Reads the rows of each fetch in order of position. Each row goes to `take` with the place of its fetch in
+    /// `fetches`. A fetch that gives fewer rows than its limit has reached the end of its range.
     fn fetch(
         &mut self,
         fetches: &[Fetch],
@@ -64,42 +64,43 @@ pub trait Source {
     ) -> Result<(), Self::Error>;
 }
 
-/// However small the page: rows that the walk does not want may lie before those that it wants (of a
-/// batch that was open when its target was fixed).
+/// The least limit that doubling may reach, however small the page is. Rows that do not belong to the walk may lie
+/// before those that do: the rows of a batch that was open when the target was fixed.
 const LEAST_DOUBLED: usize = 64;
-/// A probe asks for this many rows at first, and for no more than this.
+/// The number of rows that a probe asks for at first, and at most.
 const PROBE: (usize, usize) = (8, 64);
-/// A round has not many more fetches than this; the stretches behind it wait for the next.
+/// The number of fetches after which a round takes no more scans. The other scans wait for the next round.
 const MOST_FETCHES: usize = 20_000;
-/// A probe pays if it passes over a range for each so many rows: reading on in an index costs less than a descent.
+/// The number of rows that cost as much to read on in an index as one descent of the index. A probe pays if it
+/// passes a range for each so many rows.
 const ROWS_A_DESCENT: usize = 4;
 
-/// Some ranges of a part, as far as they have been read in this call.
+/// The scan of some ranges of a stream, with how far it has read them in this call.
 pub struct StreamScan<'a> {
     stream: Stream,
     plan: &'a Plan<'a>,
-    /// Those that are read next.
+    /// The ranges that are read next.
     next: Vec<Range>,
-    /// Those behind them.
+    /// The ranges after `next`.
     rest: &'a [Range],
-    /// How many rows the probe asks for that looks through `rest`. Most of its ranges are empty, and where the next rows
-    /// of the part are tells which. Without a probe (0) they are read one after the other.
+    /// The number of rows that the probe of `rest` asks for. It is 0 where there is no probe, and the ranges are read
+    /// one after the other.
     probe: usize,
-    /// How many ranges of `rest` are read without knowing whether they are empty.
+    /// The number of ranges that move from `rest` to `next` without a probe.
     width: usize,
-    /// How many rows of each range are asked for.
+    /// The number of rows that are asked for of each range.
     limit: usize,
 }
 
 impl<'a> StreamScan<'a> {
-    /// What a walk reads of a part after `last`.
-    pub fn of(stream: Stream, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = StreamScan<'a>> {
+    /// The scans of what a walk reads of a stream after the position `last`.
+    pub fn start(stream: Stream, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = StreamScan<'a>> {
         let finished = plan.late.iter().map(|ranges| (ranges.as_slice(), if ranges.len() > 1 { PROBE.0 } else { 0 }));
         let all = finished.chain([(plan.newer.as_slice(), 0)]);
         all.map(move |(ranges, probe)| {
             let rest = after(ranges, last.next());
             let mut scan = StreamScan { stream, plan, next: Vec::new(), rest, probe, width: 1, limit: 0 };
-            // The walk may stand within the first one.
+            // The walk may have stopped within the first range.
             if let Some(first) = rest.first().and_then(|range| range.since(last.next())) {
                 if probe == 0 || first != rest[0] {
                     scan.next.push(first);
@@ -110,7 +111,7 @@ impl<'a> StreamScan<'a> {
         })
     }
 
-    /// What the next round reads, as far as it does not begin after `bound`.
+    /// The fetches for the next round, without those that begin after `bound`.
     fn fetches(&mut self, share: usize, room: usize, bound: Position) -> Vec<Fetch> {
         self.limit = self.limit.max(share).min(room.max(LEAST_DOUBLED));
         let (stream, limit) = (self.stream, self.limit);
@@ -126,7 +127,7 @@ impl<'a> StreamScan<'a> {
         fetches
     }
 
-    /// Goes on after the rows of these fetches, and tells which of them are new.
+    /// Moves on after the rows of these fetches, and adds those that belong to the walk to `found`.
     fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
         let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
@@ -139,7 +140,7 @@ impl<'a> StreamScan<'a> {
             let last = rows.last().map(|(position, _)| *position);
             found.extend(rows.into_iter().filter(|(position, _)| self.plan.includes(*position)));
             if let Some(last) = last.filter(|_| full) {
-                // There may be more here. What was read behind it is read again.
+                // The range may have more rows. The ranges after it are read again.
                 self.next.drain(..done);
                 self.next[0].from = last.next();
                 self.limit = self.limit.saturating_mul(2);
@@ -154,28 +155,28 @@ impl<'a> StreamScan<'a> {
         }
     }
 
-    /// Of the ranges that a probe has looked through only those are left in which it saw a row.
-    fn follow(&mut self, seen: Vec<Position>, full: bool) {
-        let end = if full { seen.last().map_or(Position::END, |last| last.next()) } else { Position::END };
-        let passed = self.rest.partition_point(|range| Position::new(range.from.epoch, range.to, 0) <= end);
+    /// Drops the ranges that a probe has passed without seeing a row in them. `positions` are the rows that it saw.
+    fn follow(&mut self, positions: Vec<Position>, full: bool) {
+        let end = if full { positions.last().map_or(Position::END, |last| last.next()) } else { Position::END };
+        let passed = self.rest.partition_point(|range| range.end() <= end);
         let mut hit: Vec<Range> = Vec::new();
-        for position in &seen {
+        for position in &positions {
             let range = after(self.rest, *position).first().filter(|range| range.from <= *position);
             hit.extend(range.filter(|range| hit.last() != Some(range)));
         }
-        // The last one may go on behind what the probe has seen; it is read in full all the same.
+        // The last range may go on after what the probe has seen. It is read in full all the same.
         self.rest = &self.rest[passed.max(hit.last().map_or(0, |last| index_of(self.rest, last) + 1))..];
         self.next = hit;
-        if passed * ROWS_A_DESCENT >= seen.len() {
+        if passed * ROWS_A_DESCENT >= positions.len() {
             (self.probe, self.width) = ((2 * self.probe).min(PROBE.1), 1);
         } else {
-            // Rows everywhere: reading some ranges unseen costs less.
+            // Most ranges have rows, so reading some ranges without a probe costs less.
             self.take(self.width);
             (self.probe, self.width) = (PROBE.0, 2 * self.width);
         }
     }
 
-    /// Moves ranges from the rest to those that are read next.
+    /// Moves up to `count` ranges from `rest` to `next`.
     fn take(&mut self, count: usize) {
         let (taken, rest) = self.rest.split_at(count.min(self.rest.len()));
         self.next.extend_from_slice(taken);
@@ -183,20 +184,21 @@ impl<'a> StreamScan<'a> {
     }
 }
 
-/// The ranges that end after a position.
+/// The ranges that end after `position`.
 fn after(ranges: &[Range], position: Position) -> &[Range] {
-    &ranges[ranges.partition_point(|range| Position::new(range.from.epoch, range.to, 0) <= position)..]
+    &ranges[ranges.partition_point(|range| range.end() <= position)..]
 }
 
-/// Where a range is among others.
+/// The place of a range among `ranges`.
 fn index_of(ranges: &[Range], range: &Range) -> usize {
     ranges.partition_point(|other| other.from < range.from)
 }
 
-/// The first `room` rows of all stretches in order, or more, or all there are.
+/// Reads the first `room` rows of all scans, in order. It returns more rows if it has them, and fewer only if there
+/// are no more.
 ///
-/// Each round reads on, in one call, in those stretches that could still have a row among the first
-/// `room`. A stretch reads twice as many rows of a range when there were more.
+/// Each round makes one call to the source. It reads on in those scans that could still have a row among the first
+/// `room`. A scan doubles its limit when a range had more rows.
 pub fn merge_scans<S: Source>(
     mut scans: Vec<StreamScan<'_>>,
     streams: usize,
@@ -204,15 +206,14 @@ pub fn merge_scans<S: Source>(
     filter: &Filter,
     source: &mut S,
 ) -> Result<Vec<(Position, S::Row)>, S::Error> {
-    // The rows of a page come from all parts alike, unless they do not: a little more than an equal
-    // share each is enough for most.
+    // Most pages get about as many rows from each stream, so a little more than an equal share is enough for most.
     let share = match streams {
         0 | 1 => room,
         streams => room.div_ceil(streams).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),
     };
     let mut found: Vec<(Position, S::Row)> = Vec::new();
     loop {
-        // The room-th smallest position so far: what lies after it is not in the first `room`.
+        // The room-th smallest position so far. Rows after it are not among the first `room`.
         let bound = match found.len() >= room {
             true => found.select_nth_unstable_by_key(room - 1, |(position, _)| *position).1.0,
             false => Position::END,

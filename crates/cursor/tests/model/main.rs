@@ -12,6 +12,7 @@ mod server;
 use device::Device;
 use mana_sync_cursor::epoch::History;
 use mana_sync_cursor::hash;
+use mana_sync_cursor::id::{Lsn, SystemId, Timeline};
 use proptest::prelude::*;
 use server::{Event, Node};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,7 +44,11 @@ impl Choices<'_> {
 fn run(world: World, choices: &[u8]) {
     let trace = std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some();
     let mut choose = Choices(choices.iter().cycle(), 0);
-    let history = |timeline: u32, at: u64| History { system: 42, timeline, id: hash::history(42, 5, timeline, at) };
+    let history = |timeline: u32, at: u64| History {
+        system: SystemId(42),
+        timeline: Timeline(timeline),
+        id: hash::history_id(SystemId(42), 5, Timeline(timeline), Lsn(at)),
+    };
     let mut node = Node { history: history(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
     // Servers that went on separately; devices still reach them.
     let mut forks: Vec<Node> = Vec::new();
@@ -165,7 +170,7 @@ fn run(world: World, choices: &[u8]) {
             }
             15 if world.forks => {
                 // The standby is promoted; the primary dies, or goes on by itself and is still read.
-                let timeline = node.history.timeline + 1;
+                let timeline = node.history.timeline.0 + 1;
                 let mut promoted = Node {
                     history: history(timeline, standby as u64 + 1000),
                     events: node.events[..standby].to_vec(),
@@ -206,7 +211,7 @@ fn run(world: World, choices: &[u8]) {
         if trace {
             eprintln!(
                 "action {action}, timeline {}, standby at {standby}, new {:?}",
-                node.history.timeline,
+                node.history.timeline.0,
                 node.events.get(events..)
             );
             devices.iter().enumerate().for_each(|(i, device)| eprintln!("    Device {i} {device:?}"));
@@ -244,7 +249,7 @@ fn run(world: World, choices: &[u8]) {
                 let own = node
                     .events
                     .iter()
-                    .any(|e| matches!(e, Event::Row(row) if row.id == *id && state.ended[&row.at.xact]));
+                    .any(|e| matches!(e, Event::Row(row) if row.id == *id && state.ended[&row.at.xact.0]));
                 assert!(there || !own, "{id} was delivered and is not there");
             }
         }
