@@ -89,7 +89,7 @@ fn respond(
         Err(_) if recorded => Err(Error::PurgedMeanwhile),
         Err(_) => Ok(resync(response)),
         Ok(page) => {
-            let cursor = match (&page.cursor, unchanged) {
+            let cursor = match (page.next.issued(), unchanged) {
                 (Some(cursor), _) => read::hand_out(cursor),
                 (None, Some(unchanged)) => unchanged.to_string(),
                 (None, None) => Cursor::default().to_text(),

@@ -181,7 +181,7 @@ impl Purge<'_> {
         if change.op == Op::Delete {
             self.deletes += 1;
             self.until = self.until.max(change.created_at);
-            self.transactions.insert((change.position.epoch, change.position.xact));
+            self.transactions.insert((change.position.epoch.0, change.position.xact.0));
         }
         self.edits.remove(row.column(column::ID).ok_or(Error::Installation("a change without an id"))?)
     }

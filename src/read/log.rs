@@ -8,7 +8,8 @@ use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
 use mana_sync_cursor::Position;
-use mana_sync_cursor::epoch::Server;
+use mana_sync_cursor::epoch::{Server, WriteEpoch};
+use mana_sync_cursor::id::EpochNumber;
 use mana_sync_cursor::page::{Request, Start};
 use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
 use mana_sync_cursor::snapshot::Snapshot;
@@ -200,10 +201,7 @@ impl<'a> Log<'a> {
     /// transaction writes from now on has greater numbers.
     pub fn now(&self, server: &Server, reading: &Reading, start: &Start) -> Snapshot {
         let own = reading.own.and_then(|own| {
-            let (number, missing) = server.writes_in();
-            if missing {
-                return None;
-            }
+            let WriteEpoch::Current(number) = server.write_epoch() else { return None };
             let named = match start {
                 Start::Cursor(cursor) => cursor.covered_seq(number, own),
                 Start::Beginning(_) => 0,
@@ -215,7 +213,7 @@ impl<'a> Log<'a> {
                     Some(self.user),
                     Some(self.app),
                     Some(int4(number)),
-                    Some(pg_sys::Datum::from(own)),
+                    Some(pg_sys::Datum::from(own.0)),
                     Some(array_datum(self.spaces().to_vec(), &TEXT)),
                 ],
             );
@@ -267,11 +265,11 @@ impl<'a> Log<'a> {
             Some(self.app),
             self.table,
             exclude,
-            filter.after.map(pg_sys::Datum::from),
+            filter.created_after.map(pg_sys::Datum::from),
             column(fetches, are_alike, &INT4, |fetch| int4(fetch.range.from.epoch)),
-            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.from.xact)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.from.xact.0)),
             column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.range.from.seq)),
-            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.to)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.to.0)),
             column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.limit as i64)),
             column(fetches, are_alike, &BOOL, |fetch| pg_sys::Datum::from(fetch.probe)),
         ]
@@ -330,6 +328,6 @@ fn place(row: &Passing<'_>) -> (Position, usize) {
 }
 
 /// An epoch's number as an `int`.
-fn int4(number: u32) -> pg_sys::Datum {
-    pg_sys::Datum::from(i32::try_from(number).unwrap_or(i32::MAX))
+fn int4(number: EpochNumber) -> pg_sys::Datum {
+    pg_sys::Datum::from(i32::try_from(number.0).unwrap_or(i32::MAX))
 }
