@@ -177,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn a_partly_seen_transaction_beyond_xmax_leaves_the_ids_between_unseen() {
-        // REPEATABLE READ: the snapshot is older than the reader's own transaction id.
+    fn a_partial_transaction_beyond_xmax_leaves_the_ids_between_uncovered() {
+        // In REPEATABLE READ the snapshot is older than the reader's own transaction id.
         let snapshot = snapshot(10, vec![7], vec![(15, 3)]);
         let covers = |xact, seq| snapshot.covers(TransactionId(xact), seq);
         assert!(covers(15, 3) && !covers(15, 4));

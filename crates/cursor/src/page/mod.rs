@@ -86,6 +86,7 @@ pub struct Page {
 
 /// The cursor at which the next page begins.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a page has one cursor, and a Box would be an allocation for each page")]
 pub enum NextCursor {
     /// The next page begins at this cursor.
     Issue(Cursor),

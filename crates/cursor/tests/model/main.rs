@@ -7,6 +7,7 @@
 //! says so. Every schedule comes from a list of small numbers, so that proptest can shrink it.
 
 mod device;
+mod scenario;
 mod server;
 
 use device::Device;
@@ -41,14 +42,15 @@ impl Choices<'_> {
     }
 }
 
+/// The history that began with `timeline` at a position of the write-ahead log.
+fn history(timeline: u32, at: u64) -> History {
+    let (system, timeline) = (SystemId(42), Timeline(timeline));
+    History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)) }
+}
+
 fn run(world: World, choices: &[u8]) {
     let trace = std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some();
     let mut choose = Choices(choices.iter().cycle(), 0);
-    let history = |timeline: u32, at: u64| History {
-        system: SystemId(42),
-        timeline: Timeline(timeline),
-        id: hash::history_id(SystemId(42), 5, Timeline(timeline), Lsn(at)),
-    };
     let mut node = Node { history: history(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
     // Servers that went on separately; devices still reach them.
     let mut forks: Vec<Node> = Vec::new();
@@ -64,6 +66,7 @@ fn run(world: World, choices: &[u8]) {
             excused: BTreeSet::new(),
             writes_in: None,
             room: world.cut.then(|| choose.below(20)),
+            ends_pages_early: true,
         })
         .collect();
     let mut write = |node: &mut Node, xact: u64, choose: &mut Choices<'_>, user: Option<usize>| {
