@@ -58,7 +58,7 @@ impl ReaderState {
                 Resumption::Ready(Box::new(ReaderState { created_after: *created_after, stale, ..beginning }))
             }
             Start::Cursor(cursor) => match ReaderState::resume(server, request, (**cursor).clone(), purges) {
-                Ok(state) => Resumption::Ready(Box::new(state)),
+                Ok(state) => Resumption::Ready(state),
                 Err(resumption) => resumption,
             },
         }
@@ -82,21 +82,21 @@ impl ReaderState {
         request: &Request<'_>,
         mut cursor: Cursor,
         purges: &mut impl Purges,
-    ) -> Result<ReaderState, Resumption> {
+    ) -> Result<Box<ReaderState>, Resumption> {
         let coverage = NamedCoverage::resolve(server, cursor.coverage.as_ref())?;
         let is_foreign = matches!(coverage, NamedCoverage::Foreign);
         let target = cursor.walk.as_ref().filter(|_| !is_foreign).map(|walk| &walk.target);
         let target = NamedCoverage::resolve(server, target)?.shared();
-        let Some(key) = cursor.key() else { return Ok(ReaderState::beginning(request, purges)) };
+        let Some(key) = cursor.key() else { return Ok(Box::new(ReaderState::beginning(request, purges))) };
         let secret = server.secret(key);
         // A cursor of another reader counts for nothing, not even as stale.
         if secret.is_some_and(|secret| cursor.reader != secret.reader(request.user, request.app)) {
-            return Ok(ReaderState::beginning(request, purges));
+            return Ok(Box::new(ReaderState::beginning(request, purges)));
         }
         let coverage = coverage.shared();
         let stale = !has_every_purge(&cursor, coverage.as_ref(), target.as_ref(), purges);
         let Some(secret) = secret.filter(|_| !is_foreign) else {
-            return Ok(ReaderState { stale, ..ReaderState::beginning(request, purges) });
+            return Ok(Box::new(ReaderState { stale, ..ReaderState::beginning(request, purges) }));
         };
         if target.is_none() {
             cursor.walk = None;
@@ -139,6 +139,6 @@ impl ReaderState {
             state.created_after = walk.created_after;
         }
         state.scope = Some((*secret, scope));
-        Ok(state)
+        Ok(Box::new(state))
     }
 }
