@@ -492,7 +492,7 @@ mod tests {
         }
     }
 
-    /// Devices hold cursors of earlier builds.
+    /// Devices hold cursors that earlier builds issued, so the text form must not change.
     #[test]
     fn the_text_stays_what_it_is() {
         let coverage = |number, xmax, partial| Coverage {
@@ -522,7 +522,8 @@ mod tests {
         );
     }
 
-    /// Fewer open transactions at the same xmax is the later state; every subset of a few ids is compared.
+    /// Of two coverages with the same `xmax`, the one with fewer open transactions is later. The test compares every
+    /// subset of a few ids.
     #[test]
     fn text_order_is_age_order_while_transactions_finish() {
         let text = |open: Vec<u64>| {
@@ -546,7 +547,7 @@ mod tests {
     }
 
     proptest! {
-        /// A server's life: transactions begin and end, more are open than a text has room for.
+        /// Transactions of a server begin and end, and more are open than a text has room for.
         #[test]
         fn text_order_is_age_order_where_states_are_cut(
             steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),
@@ -609,7 +610,7 @@ mod tests {
         assert!(cursor(1000, vec![]).to_text().len() < 8300);
     }
 
-    /// Precision about open writers goes first, and about spaces never.
+    /// A cursor gives up precision about open transactions, and never about spaces.
     #[test]
     fn two_states_that_fill_their_room_fit() {
         let open: Vec<u64> = (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect();
@@ -656,8 +657,8 @@ mod tests {
         }
     }
 
-    /// Devices in the field send the smallest of their cursors and of the time now. Were a cursor greater than the time
-    /// now, they would always send that, and skip what they had not pulled.
+    /// Some devices send the smallest of their cursors and the time now. If a cursor were greater than the time now, they
+    /// would always send the time, and skip what they had not pulled.
     #[test]
     fn a_cursor_sorts_between_the_beginning_of_time_and_this_century() {
         let cursor = Cursor::default().to_text();
@@ -667,7 +668,7 @@ mod tests {
         assert!(!looks_like_cursor(b"1a") && !looks_like_cursor(b"1abc") && looks_like_cursor(b"1a2x"));
     }
 
-    /// A server must be able to read what it issued, however many spaces the scope has.
+    /// A server can read every cursor that it issued, however many spaces the scope has.
     #[test]
     fn a_cursor_of_many_spaces_can_be_read() {
         let cursor = Cursor { spaces: (0..200_000).map(KeyedHash).collect(), ..Cursor::default() };

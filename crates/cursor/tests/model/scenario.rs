@@ -8,6 +8,7 @@ use crate::history;
 use crate::server::{Event, Node};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// A number for each name, in the order in which the names appear.
@@ -213,7 +214,9 @@ fn scenarios() {
             if step.is_empty() {
                 continue;
             }
-            if let Err(error) = scenario.step(step) {
+            // A failed assertion of the model has to name the line too; its message is in the output of the test.
+            let outcome = catch_unwind(AssertUnwindSafe(|| scenario.step(step)));
+            if let Err(error) = outcome.unwrap_or_else(|_| Err(format!("{step}: an assertion of the model failed"))) {
                 let name = file.file_name().unwrap_or_default().to_string_lossy();
                 writeln!(failures, "testdata/{name}:{}: {error}", index + 1).expect("a String takes it");
                 break;
