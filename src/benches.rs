@@ -15,12 +15,15 @@ mod benches {
     use crate::wire::{Changeset, Response};
     use mana_sync_cursor::Position;
     use mana_sync_cursor::cursor::Cursor;
-    use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Seen, Server};
-    use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
-    use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
-    use mana_sync_cursor::purge::Purges;
+    use mana_sync_cursor::epoch::{Coverage, Epoch, History, KnownEpoch, Server};
+    use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
+    use mana_sync_cursor::id::{
+        EpochNumber, Fingerprint, HistoryId, KeyedHash, Lsn, PurgeMark, SystemId, Timeline, TransactionId,
+    };
+    use mana_sync_cursor::page::{Request, Rows, Start, read_page};
+    use mana_sync_cursor::resync::Purges;
+    use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
     use mana_sync_cursor::snapshot::Snapshot;
-    use mana_sync_cursor::walk::{Request, Rows, Start, read_page};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::pg_sys;
@@ -30,11 +33,11 @@ mod benches {
 
     // ---- cursors ------------------------------------------------------------------------------------------
 
-    const EPOCH: Epoch = Epoch { number: 3, fingerprint: 77 };
+    const EPOCH: Epoch = Epoch { number: EpochNumber(3), fingerprint: Fingerprint(77) };
     const SECRET: Secret = Secret([7; SECRET_LENGTH]);
-    const HERE: Here = Here { system: 1, timeline: 1, history: 9 };
+    const HERE: History = History { system: SystemId(1), timeline: Timeline(1), id: HistoryId(9) };
     const XMAX: u64 = 5_000_000_000;
-    const LSN: u64 = 0x12_3456_7890;
+    const LSN: Lsn = Lsn(0x12_3456_7890);
     const USER: &[u8] = b"0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11";
     const MANY: usize = 1000;
 
@@ -49,14 +52,19 @@ mod benches {
 
     /// At rest, for these spaces, with a few transactions open.
     fn cursor(spaces: &[Vec<u8>]) -> Cursor {
-        let open = vec![XMAX - 1000, XMAX - 900, XMAX - 20];
-        let mut spaces: Vec<u64> = spaces.iter().map(|id| SECRET.space(id)).collect();
+        let open = [XMAX - 1000, XMAX - 900, XMAX - 20].map(TransactionId).to_vec();
+        let mut spaces: Vec<KeyedHash> = spaces.iter().map(|id| SECRET.space(id)).collect();
         spaces.sort_unstable();
         Cursor {
             reader: SECRET.reader(USER, b"app"),
-            seen: Some(Seen { epoch: EPOCH, unwritten: None, snapshot: Snapshot::new(XMAX, open, vec![]), lsn: LSN }),
+            coverage: Some(Coverage {
+                epoch: EPOCH,
+                new_history: None,
+                snapshot: Snapshot::new(TransactionId(XMAX), open, vec![]),
+                lsn: LSN,
+            }),
             spaces,
-            purges: 0,
+            purges: PurgeMark(0),
             walk: None,
         }
     }
@@ -98,37 +106,37 @@ mod benches {
             epoch: EPOCH,
             secret: SECRET,
             system: HERE.system,
-            history: HERE.history,
-            next_xact: 3,
-            began: 0,
+            history: HERE.id,
+            next_xact: TransactionId(3),
+            opened_at: 0,
         };
-        Server::new(vec![known], HERE, false, XMAX + 100, 0)
+        Server::new(vec![known], HERE, false, TransactionId(XMAX + 100), Lsn::INVALID)
     }
 
     struct NoPurges;
 
     impl Purges for NoPurges {
-        fn mark(&mut self) -> u64 {
-            0
+        fn mark(&mut self) -> PurgeMark {
+            PurgeMark(0)
         }
 
-        fn any_after(&mut self, _: u32) -> bool {
+        fn any_after(&mut self, _: EpochNumber) -> bool {
             false
         }
 
-        fn any_from(&mut self, _: u32, _: u64) -> bool {
+        fn any_from(&mut self, _: EpochNumber, _: TransactionId) -> bool {
             false
         }
 
-        fn contains(&mut self, _: u32, _: u64) -> bool {
+        fn contains(&mut self, _: EpochNumber, _: TransactionId) -> bool {
             false
         }
 
-        fn until(&mut self) -> Option<i64> {
+        fn purged_until(&mut self) -> Option<i64> {
             None
         }
 
-        fn from(&mut self) -> Option<i64> {
+        fn purged_from(&mut self) -> Option<i64> {
             None
         }
     }
@@ -153,15 +161,15 @@ mod benches {
             take: &mut dyn FnMut(usize, Position, u64),
         ) -> Result<(), Infallible> {
             for (place, fetch) in fetches.iter().enumerate() {
-                let part = match fetch.part {
-                    Part::Own => 0,
-                    Part::Space { index, .. } => 1 + index as u64,
+                let part = match fetch.stream {
+                    Stream::Own => 0,
+                    Stream::Space { index, .. } => 1 + index as u64,
                 };
-                let from = fetch.range.from.xact + u64::from(fetch.range.from.seq > 1);
+                let from = fetch.range.from.xact.0 + u64::from(fetch.range.from.seq > 1);
                 let first = from.saturating_sub(FIRST_XACT + part).div_ceil(self.parts);
                 let xacts = (first..self.count).map(|round| FIRST_XACT + round * self.parts + part);
-                for xact in xacts.take_while(|&xact| xact < fetch.range.to).take(fetch.limit) {
-                    take(place, Position::new(EPOCH.number, xact, 1), xact);
+                for xact in xacts.take_while(|&xact| xact < fetch.range.to.0).take(fetch.limit) {
+                    take(place, Position::new(EPOCH.number.0, xact, 1), xact);
                 }
             }
             Ok(())
@@ -172,7 +180,7 @@ mod benches {
     #[pg_bench]
     fn hashes_of_1000_spaces(b: &mut Bencher<'_>) {
         let ids = ids(MANY);
-        b.iter(move || black_box(&ids).iter().map(|id| SECRET.space(id)).collect::<Vec<u64>>());
+        b.iter(move || black_box(&ids).iter().map(|id| SECRET.space(id)).collect::<Vec<KeyedHash>>());
     }
 
     /// A pull that has nothing new: the spaces of the scope are looked for in the cursor, and hashed for the next one.
@@ -191,10 +199,11 @@ mod benches {
                 cursor_without_rows: true,
                 room: None,
             };
-            let now = Snapshot::new(XMAX + 50, vec![XMAX - 20], vec![]);
+            let now = Snapshot::new(TransactionId(XMAX + 50), vec![TransactionId(XMAX - 20)], vec![]);
             let mut log = Rounds { count: 0, parts: 1 };
             let (request, start, mut rows) = (black_box(&request), start.clone(), Vec::new());
-            read_page(&server, (now, LSN + 1), request, start, &mut log, &mut NoPurges, &mut rows).expect("a page")
+            read_page(&server, (now, Lsn(LSN.0 + 1)), request, start, &mut log, &mut NoPurges, &mut rows)
+                .expect("a page")
         });
     }
 
@@ -213,7 +222,7 @@ mod benches {
                 cursor_without_rows: true,
                 room: None,
             };
-            let now = Snapshot::new(XMAX, vec![XMAX - 20], vec![]);
+            let now = Snapshot::new(TransactionId(XMAX), vec![TransactionId(XMAX - 20)], vec![]);
             let mut log = Rounds { count: 1000, parts: 101 };
             let (request, start, mut rows) = (black_box(&request), Start::Beginning(None), Vec::new());
             let page = read_page(&server, (now, LSN), request, start, &mut log, &mut NoPurges, &mut rows);

@@ -7,8 +7,9 @@ use crate::function::{Args, sql_function};
 use crate::snapshot::Pushed;
 use crate::statement::{Spi, Statement};
 use crate::table;
-use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
-use mana_sync_cursor::keyed::{self, Secret};
+use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server, WriteEpoch};
+use mana_sync_cursor::hash::{self, Secret};
+use mana_sync_cursor::id::{EpochNumber, Fingerprint, Lsn, SystemId, Timeline, TransactionId};
 use pgrx::pg_sys;
 use std::cell::Cell;
 
@@ -64,14 +65,14 @@ fn current_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
             // any moment, and stays a primary then.
             let is_primary = !unsafe { pg_sys::RecoveryInProgress() };
             let (server, settled) = look_up()?;
-            match server.writes_in() {
-                (number, false) => {
+            match server.write_epoch() {
+                WriteEpoch::Current(EpochNumber(number)) => {
                     if settled && is_primary {
                         CURRENT.set(Some(number));
                     }
                     number
                 }
-                (_, true) => {
+                WriteEpoch::ToOpen(_) => {
                     let spi = Spi::connect();
                     let row = spi.select(&OPEN, &[]).iter().next();
                     let number = row.and_then(|row| row.column(1)).map(|datum| datum.value() as u32);
@@ -87,13 +88,13 @@ fn current_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
 /// `mana_sync.open_epoch() RETURNS int`; runs as the owner of the extension.
 fn open_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let (server, _) = look_up()?;
-    let (number, missing) = server.writes_in();
-    if missing {
+    let write_epoch = server.write_epoch();
+    if let WriteEpoch::ToOpen(number) = write_epoch {
         let spi = Spi::connect();
         add(&spi, &server, number, run().as_slice())?;
         spi.finish();
     }
-    Ok(Some(pg_sys::Datum::from(number as i32)))
+    Ok(Some(pg_sys::Datum::from(write_epoch.number().0 as i32)))
 }
 
 /// `mana_sync.begin_epoch() RETURNS int`; runs as the owner of the extension.
@@ -106,9 +107,9 @@ fn begin_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     // invalidated meanwhile.
     spi.run(&LOCK, &[], pg_sys::SPI_OK_UTILITY);
     let (server, _) = look_up()?;
-    let number = match server.writes_in() {
-        (number, true) => number,
-        (number, false) => server.number_after(number),
+    let number = match server.write_epoch() {
+        WriteEpoch::ToOpen(number) => number,
+        WriteEpoch::Current(number) => server.number_after(number),
     };
     // Nobody else adds a row of this number: it need not be equal to any. The machine may have been put back as a whole, with its
     // memory and its source of random numbers, but not its clock.
@@ -125,23 +126,23 @@ fn begin_epoch(_: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     spi.finish();
     // SAFETY: the relation is there: a row was added to it.
     unsafe { pg_sys::CacheInvalidateRelcacheByRelid(table::oid_of(c"epochs")?) };
-    Ok(Some(pg_sys::Datum::from(number as i32)))
+    Ok(Some(pg_sys::Datum::from(number.0 as i32)))
 }
 
 /// Adds the epoch of a number on the server's history; `run` makes it different from others of the same.
-fn add(spi: &Spi, server: &Server, number: u32, run: &[u8]) -> Result<(), Error> {
+fn add(spi: &Spi, server: &Server, number: EpochNumber, run: &[u8]) -> Result<(), Error> {
     // SAFETY: the nonce has this many bytes and is there as long as the server's shared memory.
     let nonce = unsafe { &*pg_sys::GetMockAuthenticationNonce().cast::<[u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize]>() };
-    let (fingerprint, secret) = keyed::identity(nonce, server.here().history, number, run);
+    let (fingerprint, secret) = hash::identity(nonce, server.history().id, number, run);
     let timeline = timeline();
     spi.insert(
         &ADD,
         &[
-            Some(pg_sys::Datum::from(number as i32)),
-            Some(pg_sys::Datum::from(fingerprint as i64)),
+            Some(pg_sys::Datum::from(number.0 as i32)),
+            Some(pg_sys::Datum::from(fingerprint.0 as i64)),
             // A bytea and a text have the same form.
             Some(crate::function::text_datum(&secret.0)),
-            Some(pg_sys::Datum::from(server.here().system as i64)),
+            Some(pg_sys::Datum::from(server.history().system.0 as i64)),
             // SAFETY: a plain variable of the backend.
             Some(pg_sys::Datum::from(unsafe { pg_sys::MyDatabaseId })),
             Some(pg_sys::Datum::from(timeline as i32)),
@@ -170,7 +171,7 @@ fn look_up() -> Result<(Server, bool), Error> {
     let fresh = Pushed::latest();
     let (epochs, own) = epochs()?;
     fresh.pop();
-    let server = Server::new(epochs.clone(), here()?, false, u64::MAX, 0);
+    let server = Server::new(epochs.clone(), here()?, false, TransactionId::MAX, Lsn::INVALID);
     // Of several rows for one epoch, any that is committed will do.
     let settled = epochs.iter().zip(&own).any(|(known, &own)| server.is_current(known) && !own);
     Ok((server, settled))
@@ -183,21 +184,24 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     table::scan(c"epochs", |row| {
         // SAFETY: the column is a bytea, which has the form of a text.
         let secret = unsafe { crate::function::text_of(row.column(3)?) };
-        let system = row.column(4)?.value() as u64;
-        let (database, timeline, switched_at) =
-            (row.column(5)?.value() as u32, row.column(6)?.value() as u32, row.column(7)?.value() as u64);
+        let system = SystemId(row.column(4)?.value() as u64);
+        let (database, timeline, switched_at) = (
+            row.column(5)?.value() as u32,
+            Timeline(row.column(6)?.value() as u32),
+            Lsn(row.column(7)?.value() as u64),
+        );
         epochs.push(KnownEpoch {
             epoch: Epoch {
-                number: row.column(1)?.value() as u32,
-                fingerprint: row.column(2)?.value() as u64 & keyed::MAX,
+                number: EpochNumber(row.column(1)?.value() as u32),
+                fingerprint: Fingerprint(row.column(2)?.value() as u64 & hash::MAX),
             },
             secret: Secret(
                 secret.try_into().map_err(|_| Error::Installation("a secret in mana_sync.epochs has no 16 bytes"))?,
             ),
             system,
-            history: keyed::history(system, database, timeline, switched_at),
-            next_xact: row.column(8)?.value() as u64,
-            began: row.column(9)?.value() as i64,
+            history: hash::history_id(system, database, timeline, switched_at),
+            next_xact: TransactionId(row.column(8)?.value() as u64),
+            opened_at: row.column(9)?.value() as i64,
         });
         own.push(row.is_own());
         Ok(())
@@ -206,11 +210,12 @@ pub fn epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
 }
 
 /// The history that the server is on.
-pub fn here() -> Result<Here, Error> {
+pub fn here() -> Result<History, Error> {
     let timeline = timeline();
     // SAFETY: plain reads of the backend's and the server's state.
-    let (system, database) = unsafe { (pg_sys::GetSystemIdentifier(), u32::from(pg_sys::MyDatabaseId)) };
-    Ok(Here { system, timeline, history: keyed::history(system, database, timeline, switched_at(timeline)?) })
+    let (system, database) = unsafe { (SystemId(pg_sys::GetSystemIdentifier()), u32::from(pg_sys::MyDatabaseId)) };
+    let (switched_at, timeline) = (Lsn(switched_at(timeline)?), Timeline(timeline));
+    Ok(History { system, timeline, id: hash::history_id(system, database, timeline, switched_at) })
 }
 
 /// The timeline that the server writes, or replays. Not that of the control file, which keeps the old

@@ -1,7 +1,7 @@
 //! Every error that the extension raises by itself, with its SQLSTATE, DETAIL and HINT.
 
-use mana_sync_cursor::text::Damaged;
-use mana_sync_cursor::walk::Resync;
+use mana_sync_cursor::codec::DecodeError;
+use mana_sync_cursor::page::Resync;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
@@ -80,7 +80,7 @@ pub enum Error {
     Comma,
     /// A text that begins like a cursor and is none.
     #[error("since is not a cursor that can be read: {0}")]
-    Cursor(#[from] Damaged),
+    Cursor(#[from] DecodeError),
     /// Nobody is asking.
     #[error("no user: user_id is NULL and there is no scope")]
     NoScope,

@@ -157,8 +157,8 @@ impl Export {
         let values = [
             Some(text_datum(&self.user)),
             Some(text_datum(&app.id)),
-            Some(pg_sys::Datum::from(app.last.epoch as i32)),
-            Some(pg_sys::Datum::from(app.last.xact)),
+            Some(pg_sys::Datum::from(app.last.epoch.0 as i32)),
+            Some(pg_sys::Datum::from(app.last.xact.0)),
             Some(pg_sys::Datum::from(app.last.seq)),
             Some(pg_sys::Datum::from(self.portion as i64)),
         ];

@@ -8,7 +8,7 @@ use crate::read::{self, Exclude, Pull};
 use crate::scope::Scope;
 use crate::wire::Response;
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::walk::Start;
+use mana_sync_cursor::page::Start;
 use pgrx::pg_sys;
 
 sql_function!(mana_sync_pull, pg_finfo_mana_sync_pull, pull);
@@ -89,7 +89,7 @@ fn respond(
         Err(_) if recorded => Err(Error::PurgedMeanwhile),
         Err(_) => Ok(resync(response)),
         Ok(page) => {
-            let cursor = match (&page.cursor, unchanged) {
+            let cursor = match (page.next.issued(), unchanged) {
                 (Some(cursor), _) => read::hand_out(cursor),
                 (None, Some(unchanged)) => unchanged.to_string(),
                 (None, None) => Cursor::default().to_text(),

@@ -1,7 +1,7 @@
 //! Reading the log: a page of it, and `changes_since`, which returns its rows.
 //!
 //! A call pushes one snapshot, and every query of it reads with that one. Which rows come next is
-//! decided in `mana_sync_cursor::walk`; here are the queries (`read/*.sql`), and the way of a row from
+//! decided in `mana_sync_cursor::page`; here are the queries (`read/*.sql`), and the way of a row from
 //! a query to the caller, on which nothing in it is decoded.
 
 mod log;
@@ -19,10 +19,11 @@ use crate::statement::{Row, Spi};
 use crate::table;
 use log::Log;
 pub use log::{Found, column};
+use mana_sync_cursor::codec::looks_like_cursor;
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::history::{Here, Server};
-use mana_sync_cursor::text::looks_like_cursor;
-use mana_sync_cursor::walk::{self, Page, Request, Resync, Rows, Start, read_page};
+use mana_sync_cursor::epoch::{History, Server, WriteEpoch};
+use mana_sync_cursor::id::{Lsn, Timeline};
+use mana_sync_cursor::page::{self as pages, NextCursor, Page, Request, Resync, Rows, Start, read_page};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;
 use purges::Purged;
@@ -71,7 +72,7 @@ fn changes_since(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
     page(&scope, pull, &mut rows, |rows, page| {
         if let Some(last) = rows.last.take() {
-            let cursor = page.cursor.as_ref().ok_or(Error::Installation("a page without a cursor"))?;
+            let cursor = page.next.issued().ok_or(Error::Installation("a page without a cursor"))?;
             result.add_values(&[last.columns(), vec![Some(text_datum(hand_out(cursor).as_bytes()))]].concat());
         }
         Ok(())
@@ -200,11 +201,11 @@ pub fn page<R: TakeFound>(
             read_page(&server, (now, reading.lsn), &request, pull.start, &mut log, &mut Purged, rows)
         }
         // Nothing that this transaction can tell would be sure; the next one knows.
-        false => Ok(Page { cursor: None, more: false }),
+        false => Ok(Page { next: NextCursor::Unchanged, more: false }),
     };
     let page = page.map_err(|error| match error {
-        walk::Error::Resync(why) => why,
-        walk::Error::Source(never) => match never {},
+        pages::Error::Resync(why) => why,
+        pages::Error::Source(never) => match never {},
     });
     if let Ok(page) = &page {
         end(rows, page)?;
@@ -218,7 +219,7 @@ pub fn page<R: TakeFound>(
 pub fn check(scope: &Scope<'_>, pull: &Pull<'_>) -> Result<Result<(), Resync>, Error> {
     refuse_subscribers()?;
     let (pushed, server, _) = take_snapshot()?;
-    let checked = walk::check(&server, &pull.request(scope), &pull.start, &mut Purged);
+    let checked = pages::check(&server, &pull.request(scope), &pull.start, &mut Purged);
     pushed.pop();
     Ok(checked)
 }
@@ -275,7 +276,7 @@ fn take_snapshot() -> Result<(Pushed, Server, Reading), Error> {
     loop {
         let here = epoch::here()?;
         // How far the log had been replayed before the snapshot. A transaction that keeps one took it earlier.
-        let replayed = if snapshot::is_fixed() { 0 } else { snapshot::replayed() };
+        let replayed = if snapshot::is_fixed() { Lsn::INVALID } else { snapshot::replayed() };
         let pushed = Pushed::transaction();
         let reading = Reading::active();
         let server = server(here, replayed, &reading)?;
@@ -287,7 +288,7 @@ fn take_snapshot() -> Result<(Pushed, Server, Reading), Error> {
 }
 
 /// What the server knows. The epochs are read with a snapshot no older than the call's.
-fn server(here: Here, replayed: u64, reading: &Reading) -> Result<Server, Error> {
+fn server(here: History, replayed: Lsn, reading: &Reading) -> Result<Server, Error> {
     let fresh = Pushed::latest();
     let (epochs, _) = epoch::epochs()?;
     fresh.pop();
@@ -298,10 +299,10 @@ fn server(here: Here, replayed: u64, reading: &Reading) -> Result<Server, Error>
 /// a standby's transaction keeps one snapshot, and the timeline changed under it: then the epoch that
 /// the server is in now is not the latest that the snapshot sees.
 fn label_is_certain(server: &Server, reading: &Reading) -> Result<bool, Error> {
-    if !reading.in_recovery || !snapshot::is_fixed() || server.here().timeline == 1 {
+    if !reading.in_recovery || !snapshot::is_fixed() || server.history().timeline == Timeline(1) {
         return Ok(true);
     }
     let (seen, _) = epoch::epochs()?;
-    let seen = Server::new(seen, server.here(), reading.in_recovery, reading.next_xact, 0);
-    Ok(!seen.writes_in().1)
+    let seen = Server::new(seen, server.history(), reading.in_recovery, reading.next_xact, Lsn::INVALID);
+    Ok(matches!(seen.write_epoch(), WriteEpoch::Current(_)))
 }

@@ -1,23 +1,24 @@
 //! The server's active snapshot, as the cursor algebra wants it: ids 64 bits wide, on a primary and
 //! on a standby.
 
+use mana_sync_cursor::id::{Lsn, TransactionId};
 use mana_sync_cursor::snapshot::Snapshot;
 use pgrx::pg_sys;
 
 /// What the reading queries of a call see.
 pub struct Reading {
     /// No transaction from here on had finished.
-    xmax: u64,
+    xmax: TransactionId,
     /// Transactions below it that had not finished; without the reader's own.
-    open: Vec<u64>,
+    open: Vec<TransactionId>,
     /// The reader's own transaction, if it has an id.
-    pub own: Option<u64>,
+    pub own: Option<TransactionId>,
     /// The next transaction id that the server gives out; read after the snapshot.
-    pub next_xact: u64,
+    pub next_xact: TransactionId,
     /// Whether the snapshot was taken on a standby.
     pub in_recovery: bool,
     /// Position in the write-ahead log; read after the snapshot.
-    pub lsn: u64,
+    pub lsn: Lsn,
 }
 
 /// A snapshot that is the active one until it is dropped by [`Pushed::pop`], or by an error.
@@ -61,18 +62,18 @@ impl Reading {
                 true => (snapshot.subxip, snapshot.subxcnt.max(0) as usize),
                 false => (snapshot.xip, snapshot.xcnt as usize),
             };
-            let open = (0..count).map(|i| widen(u32::from(*ids.add(i)), next_xact)).collect();
+            let open = (0..count).map(|i| TransactionId(widen(u32::from(*ids.add(i)), next_xact))).collect();
             let own = pg_sys::GetTopFullTransactionIdIfAny().value;
             Reading {
-                xmax: widen(u32::from(snapshot.xmax), next_xact),
+                xmax: TransactionId(widen(u32::from(snapshot.xmax), next_xact)),
                 open,
-                own: (own != 0).then_some(own),
-                next_xact,
+                own: (own != 0).then_some(TransactionId(own)),
+                next_xact: TransactionId(next_xact),
                 in_recovery: snapshot.takenDuringRecovery,
-                lsn: match pg_sys::RecoveryInProgress() {
+                lsn: Lsn(match pg_sys::RecoveryInProgress() {
                     true => replaying(),
                     false => written(),
-                },
+                }),
             }
         }
     }
@@ -123,9 +124,9 @@ fn replaying() -> u64 {
 
 /// How far a standby has replayed: whatever ended before is finished in the snapshots taken from now on,
 /// for a record is replayed in full before this moves.
-pub fn replayed() -> u64 {
+pub fn replayed() -> Lsn {
     // SAFETY: a plain read of the server's state.
-    unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) }
+    Lsn(unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) })
 }
 
 /// `GetXLogInsertRecPtr` tells where the next record will begin. At the start of a page that is behind

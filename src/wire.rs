@@ -19,7 +19,7 @@ use crate::jsonb::{self, Builder, Object, Raw, Value};
 use crate::read::{Found, TakeFound, column};
 use crate::settings;
 use crate::statement::Row;
-use mana_sync_cursor::walk::Rows;
+use mana_sync_cursor::page::Rows;
 use mana_sync_merge::change::{INSERT_TIME_KEY, Op, insert_time};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys;

@@ -1,5 +1,5 @@
 //! `mana_sync.purge_deleted`: removes deletes, and what they deleted. Which, see `mana_sync_merge::purge`; who has to begin again
-//! then, see `mana_sync_cursor::purge`.
+//! then, see `mana_sync_cursor::resync`.
 
 use super::{Edits, GROUP, GroupKey, column, select_changes};
 use crate::error::Error;
@@ -98,7 +98,7 @@ fn purge_deleted(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     let counts = [purge.deletes, purge.changes].map(|count| Some(pg_sys::Datum::from(count)));
     if purge.deletes > 0 {
         purge.note_transactions();
-        let mark = uuid::Uuid::new_v4().as_u64_pair().1 & mana_sync_cursor::keyed::MAX;
+        let mark = uuid::Uuid::new_v4().as_u64_pair().1 & mana_sync_cursor::hash::MAX;
         let [until, from] = [purge.until, purge.from].map(|time| Some(pg_sys::Datum::from(time.micros())));
         let values = [Some(pg_sys::Datum::from(mark as i64)), until, from, Some(older_than), counts[0], counts[1]];
         spi.insert(&NOTE_PURGE, &values);
@@ -182,7 +182,7 @@ impl Purge<'_> {
         if change.op == Op::Delete {
             self.deletes += 1;
             self.until = self.until.max(change.created_at);
-            self.transactions.insert((change.position.epoch, change.position.xact));
+            self.transactions.insert((change.position.epoch.0, change.position.xact.0));
         }
         self.edits.remove(row.column(column::ID).ok_or(Error::Installation("a change without an id"))?)
     }

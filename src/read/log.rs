@@ -8,10 +8,11 @@ use crate::settings::close_level;
 use crate::snapshot::Reading;
 use crate::statement::{Passing, Row, Spi, Statement, include_sql, sql};
 use mana_sync_cursor::Position;
-use mana_sync_cursor::history::Server;
-use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
+use mana_sync_cursor::epoch::{Server, WriteEpoch};
+use mana_sync_cursor::id::EpochNumber;
+use mana_sync_cursor::page::{Request, Start};
+use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
 use mana_sync_cursor::snapshot::Snapshot;
-use mana_sync_cursor::walk::{Request, Start};
 use pgrx::pg_sys;
 use std::cell::OnceCell;
 
@@ -200,12 +201,9 @@ impl<'a> Log<'a> {
     /// transaction writes from now on has greater numbers.
     pub fn now(&self, server: &Server, reading: &Reading, start: &Start) -> Snapshot {
         let own = reading.own.and_then(|own| {
-            let (number, missing) = server.writes_in();
-            if missing {
-                return None;
-            }
+            let WriteEpoch::Current(number) = server.write_epoch() else { return None };
             let named = match start {
-                Start::Cursor(cursor) => cursor.seen_of(number, own),
+                Start::Cursor(cursor) => cursor.covered_seq(number, own),
                 Start::Beginning(_) => 0,
             };
             let level = plan_index_scans();
@@ -215,7 +213,7 @@ impl<'a> Log<'a> {
                     Some(self.user),
                     Some(self.app),
                     Some(int4(number)),
-                    Some(pg_sys::Datum::from(own)),
+                    Some(pg_sys::Datum::from(own.0)),
                     Some(array_datum(self.spaces().to_vec(), &TEXT)),
                 ],
             );
@@ -231,14 +229,14 @@ impl<'a> Log<'a> {
         let exclude = self.exclude.or(self.exclude_echo.filter(|_| !filter.from_beginning));
         let is_one = fetches.len() == 1;
         let mut values = self.parameters(fetches, is_one, filter, exclude);
-        let except: Vec<pg_sys::Datum> = filter.own_except.iter().map(|&space| self.spaces()[space]).collect();
+        let except: Vec<pg_sys::Datum> = filter.excluded_from_own.iter().map(|&space| self.spaces()[space]).collect();
         values.push((!except.is_empty()).then(|| array_datum(except, &TEXT)));
         (if is_one { &OWN_ONE } else { &OWN }, values)
     }
 
     /// What reads these ranges of spaces.
     fn of_spaces(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<pg_sys::Datum>>) {
-        let way = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.scout, self.space(fetch).1);
+        let way = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.probe, self.space(fetch).1);
         let are_alike = fetches.iter().all(|fetch| way(fetch) == way(fetches[0]));
         let mut values = self.parameters(fetches, are_alike, filter, self.exclude);
         values.push(Some(array_datum(fetches.iter().map(|fetch| self.space(fetch).0).collect(), &TEXT)));
@@ -248,9 +246,9 @@ impl<'a> Log<'a> {
 
     /// The space of a fetch, and whether own rows in it are wanted.
     fn space(&self, fetch: &Fetch) -> (pg_sys::Datum, bool) {
-        match fetch.part {
-            Part::Own => (self.user, true),
-            Part::Space { index, with_own } => (self.spaces()[index], with_own),
+        match fetch.stream {
+            Stream::Own => (self.user, true),
+            Stream::Space { index, with_own } => (self.spaces()[index], with_own),
         }
     }
 
@@ -267,13 +265,13 @@ impl<'a> Log<'a> {
             Some(self.app),
             self.table,
             exclude,
-            filter.after.map(pg_sys::Datum::from),
+            filter.created_after.map(pg_sys::Datum::from),
             column(fetches, are_alike, &INT4, |fetch| int4(fetch.range.from.epoch)),
-            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.from.xact)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.from.xact.0)),
             column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.range.from.seq)),
-            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.to)),
+            column(fetches, are_alike, &XID8, |fetch| pg_sys::Datum::from(fetch.range.to.0)),
             column(fetches, are_alike, &INT8, |fetch| pg_sys::Datum::from(fetch.limit as i64)),
-            column(fetches, are_alike, &BOOL, |fetch| pg_sys::Datum::from(fetch.scout)),
+            column(fetches, are_alike, &BOOL, |fetch| pg_sys::Datum::from(fetch.probe)),
         ]
     }
 }
@@ -303,7 +301,7 @@ impl Source for Log<'_> {
         take: &mut dyn FnMut(usize, Position, Found),
     ) -> Result<(), Self::Error> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
-            (0..fetches.len()).partition(|&place| fetches[place].part == Part::Own);
+            (0..fetches.len()).partition(|&place| fetches[place].stream == Stream::Own);
         let level = plan_index_scans();
         for (places, is_own) in [(own, true), (spaces, false)] {
             if places.is_empty() {
@@ -330,6 +328,6 @@ fn place(row: &Passing<'_>) -> (Position, usize) {
 }
 
 /// An epoch's number as an `int`.
-fn int4(number: u32) -> pg_sys::Datum {
-    pg_sys::Datum::from(i32::try_from(number).unwrap_or(i32::MAX))
+fn int4(number: EpochNumber) -> pg_sys::Datum {
+    pg_sys::Datum::from(i32::try_from(number.0).unwrap_or(i32::MAX))
 }

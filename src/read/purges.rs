@@ -2,7 +2,8 @@
 
 use crate::error::Error;
 use crate::table::{self, Compare, Key};
-use mana_sync_cursor::purge::Purges;
+use mana_sync_cursor::id::{EpochNumber, PurgeMark, TransactionId};
+use mana_sync_cursor::resync::Purges;
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
@@ -25,37 +26,37 @@ impl Purged {
 }
 
 impl Purges for Purged {
-    fn mark(&mut self) -> u64 {
-        self.latest(|row| Ok(row.column(2)?.value() as u64)).unwrap_or(0)
+    fn mark(&mut self) -> PurgeMark {
+        PurgeMark(self.latest(|row| Ok(row.column(2)?.value() as u64)).unwrap_or(0))
     }
 
-    fn any_after(&mut self, epoch: u32) -> bool {
+    fn any_after(&mut self, epoch: EpochNumber) -> bool {
         self.has(&[epoch_is(Compare::Greater, epoch)])
     }
 
-    fn any_from(&mut self, epoch: u32, xact: u64) -> bool {
+    fn any_from(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool {
         self.has(&[epoch_is(Compare::Equal, epoch), xact_is(Compare::GreaterOrEqual, xact)])
     }
 
-    fn contains(&mut self, epoch: u32, xact: u64) -> bool {
+    fn contains(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool {
         self.has(&[epoch_is(Compare::Equal, epoch), xact_is(Compare::Equal, xact)])
     }
 
-    fn until(&mut self) -> Option<i64> {
+    fn purged_until(&mut self) -> Option<i64> {
         self.latest(|row| Ok(row.column(3)?.value() as i64))
     }
 
-    fn from(&mut self) -> Option<i64> {
+    fn purged_from(&mut self) -> Option<i64> {
         self.latest(|row| Ok(row.column(4)?.value() as i64))
     }
 }
 
-fn epoch_is(compare: Compare, epoch: u32) -> Key {
-    Key::int4(1, compare, i32::try_from(epoch).unwrap_or(i32::MAX))
+fn epoch_is(compare: Compare, epoch: EpochNumber) -> Key {
+    Key::int4(1, compare, i32::try_from(epoch.0).unwrap_or(i32::MAX))
 }
 
-fn xact_is(compare: Compare, xact: u64) -> Key {
-    Key::xid8(2, compare, xact)
+fn xact_is(compare: Compare, xact: TransactionId) -> Key {
+    Key::xid8(2, compare, xact.0)
 }
 
 /// The algebra knows no errors of an installation; they end the call here.

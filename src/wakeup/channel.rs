@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::function::{Args, sql_function, text_datum, text_of};
 use crate::snapshot::Pushed;
-use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
+use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
 use pgrx::pg_sys;
 
 sql_function!(mana_sync_user_channel, pg_finfo_mana_sync_user_channel, user_channel);

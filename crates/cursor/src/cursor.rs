@@ -1,54 +1,55 @@
-//! What a cursor holds.
+//! The content of a cursor.
 
 use crate::Position;
-use crate::history::{Epoch, Seen};
+use crate::epoch::{Coverage, Epoch};
+use crate::id::{EpochNumber, KeyedHash, PurgeMark, TransactionId};
 
-/// Where a reader stands.
+/// The state of a reader between two pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// Hash of the user and app that it was issued to.
-    pub reader: u64,
-    /// What the reader has been given in full; nothing at the beginning.
-    pub seen: Option<Seen>,
-    /// Hashes of the spaces whose rows `seen` speaks of, ascending.
-    pub spaces: Vec<u64>,
-    /// Mark of the latest purge of deletes that the reader knows of ([`crate::purge::Purges::mark`]).
-    pub purges: u64,
-    /// A walk from `seen` to a later state that is not at its end yet.
+    /// The hash of the user and the app that the cursor was issued to.
+    pub reader: KeyedHash,
+    /// The rows that the reader has been given in full. There are none at the beginning.
+    pub coverage: Option<Coverage>,
+    /// The hashes of the spaces that `coverage` holds for, ascending.
+    pub spaces: Vec<KeyedHash>,
+    /// The mark of the latest purge that the reader knows of ([`crate::resync::Purges::mark`]).
+    pub purges: PurgeMark,
+    /// A walk from `coverage` to a later coverage that has not reached its end.
     pub walk: Option<Walk>,
 }
 
-/// A page walk: its target is fixed, so that its pages fit together whatever commits meanwhile.
+/// A walk over several pages. Its target is fixed, so that its pages fit together whatever commits meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// What the reader will have been given at the end.
-    pub target: Seen,
-    /// The last row that was delivered.
+    /// The rows that the reader has been given at the end of the walk.
+    pub target: Coverage,
+    /// The position of the last row that was delivered.
     pub last: Position,
-    /// Hashes of spaces that this walk reads from the beginning, ascending.
-    pub joined: Vec<u64>,
-    /// Hashes of spaces in `Cursor::spaces` that this walk does not read to its end, ascending.
-    pub left: Vec<u64>,
-    /// Hash of the table that the walk is limited to.
-    pub table: u64,
-    /// Only rows with `created_at` after this (microseconds of PostgreSQL's timestamps).
-    pub after: Option<i64>,
+    /// The hashes of the spaces that this walk reads from the beginning, ascending.
+    pub joined: Vec<KeyedHash>,
+    /// The hashes of the spaces in [`Cursor::spaces`] that this walk does not read to its end, ascending.
+    pub left: Vec<KeyedHash>,
+    /// The hash of the table that the walk is limited to.
+    pub table: KeyedHash,
+    /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01.
+    pub created_after: Option<i64>,
 }
 
 impl Cursor {
-    /// The epoch whose secret keys the hashes in the cursor; none when it holds none.
+    /// The epoch whose secret is the key of the hashes in the cursor. An empty cursor has none.
     pub fn key(&self) -> Option<Epoch> {
-        self.seen.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|seen| seen.epoch)
+        self.coverage.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|coverage| coverage.epoch)
     }
 
-    /// The rows of an unfinished transaction that the cursor counts as seen, or will at the end of its
-    /// walk: up to this `seq`; 0 for none.
-    pub fn seen_of(&self, epoch: u32, xact: u64) -> i64 {
-        let states = self.seen.iter().chain(self.walk.iter().map(|walk| &walk.target));
-        states
-            .filter(|seen| seen.epoch.number == epoch && seen.unwritten.is_none())
-            .flat_map(|seen| seen.snapshot.partial())
-            .filter(|(of, _)| *of == xact)
+    /// The last `seq` of a transaction in progress that the cursor names as covered, now or at the end of its
+    /// walk. It is 0 if the cursor names no row of the transaction.
+    pub fn covered_seq(&self, epoch: EpochNumber, xact: TransactionId) -> i64 {
+        let coverages = self.coverage.iter().chain(self.walk.iter().map(|walk| &walk.target));
+        coverages
+            .filter(|coverage| coverage.epoch.number == epoch && coverage.new_history.is_none())
+            .flat_map(|coverage| coverage.snapshot.partial())
+            .filter(|(partial, _)| *partial == xact)
             .map(|&(_, seq)| seq)
             .max()
             .unwrap_or(0)

@@ -1,55 +1,65 @@
 //! The cursor algebra of mana_sync, without a server.
 //!
-//! A cursor is a PostgreSQL snapshot: "what changed since" is then exact by definition, the rows
-//! visible now that were not visible then. Nothing here knows of SQL or of pgrx, so that the
-//! algebra can be tested against plain sets of transactions.
+//! A cursor contains a PostgreSQL snapshot. So "what changed since" is exact by definition: the rows that
+//! are visible now and were not visible then. Nothing here knows SQL or pgrx, so the algebra can be tested
+//! against plain sets of transactions.
 //!
 //! | module | what it is responsible for |
 //! |---|---|
-//! | [`snapshot`] | which transactions of one history of ids a reader has seen |
-//! | [`history`]  | epochs: which history a snapshot belongs to, and what a server knows of it |
-//! | [`keyed`]    | short keyed hashes of spaces and readers |
-//! | [`cursor`]   | what a cursor holds |
-//! | [`text`]     | the text form of a cursor, whose order is the order of age |
-//! | [`plan`]     | where in the log the rows of a walk can be |
-//! | [`merge`]    | reading the parts of the log there, together and in order |
-//! | [`purge`]    | deletes that were purged, and who has to know |
-//! | [`walk`]     | a page of changes: from a cursor to the next |
+//! | [`id`]       | the newtypes: transaction ids, positions in the write-ahead log, hashes |
+//! | [`snapshot`] | which transactions of one history a reader has been given |
+//! | [`epoch`]    | epochs: which history a snapshot belongs to, and what a server knows about it |
+//! | [`hash`]     | short keyed hashes of spaces and readers |
+//! | [`cursor`]   | the content of a cursor |
+//! | [`codec`]    | the text form of a cursor, whose order is the order of age |
+//! | [`plan`]     | which ranges of the log can have rows of a walk |
+//! | [`scan`]     | reading these ranges from several streams, merged in order |
+//! | [`resync`]   | purges of deletes, and which readers have to begin again |
+//! | [`page`]     | a page of changes: from a cursor to the next |
+//!
+//! # Glossary
+//!
+//! | term | meaning |
+//! |---|---|
+//! | change | An insert, update or delete of one record by one user; a row of the log. |
+//! | record | What an application stores under one table name and record id; it is the result of merging its changes. |
+//! | space | A set of changes that several users share, known by an id. |
+//! | scope | The user who asks and the spaces that the user may read; it decides which rows a pull may return. |
+//! | reader | A user in an app; a cursor is issued to one reader. |
+//! | log | The append-only table of changes, ordered by position. |
+//! | position | The place of a row in the log: epoch number, transaction id, and `seq` within the transaction. |
+//! | transaction id | PostgreSQL's 64-bit id of a transaction, which orders transactions only within one history. |
+//! | history | An uninterrupted sequence of transaction ids; a failover that loses a tail, or a restore, begins another. |
+//! | timeline | PostgreSQL's number for a branch of the write-ahead log. |
+//! | epoch | A history that the log was written on, or a part of one, named by a number that rows carry. |
+//! | fingerprint | Random bits of an epoch, which tell apart two epochs with the same number. |
+//! | secret | The key of an epoch, from which the hashes in cursors are made. |
+//! | snapshot | The set of transactions that had ended at one moment, with the partial ones. |
+//! | open transaction | A transaction below a snapshot's `xmax` that had not ended; the snapshot names it. |
+//! | partial transaction | A transaction in progress whose rows up to a `seq` are covered: the reader's own. |
+//! | late commit | A commit of a transaction that was open when the reader last pulled; its rows have old positions. |
+//! | coverage | A set of rows of the whole log: an epoch and a snapshot, and with them all earlier epochs. |
+//! | cursor | The state of a reader between two pages: a coverage, the spaces that it holds for, and a walk. |
+//! | page | The rows that one pull returns, and the next cursor. |
+//! | walk | A pull of several pages with a fixed target. |
+//! | target | The coverage that a reader has at the end of a walk. |
+//! | stream | The reader's own rows, or the rows of one space, in the order of the log. |
+//! | probe | A fetch that only asks where the next rows of a stream are. |
+//! | purge | The removal of old deletes from the log, together with what they deleted. |
+//! | stale | A cursor is stale if it does not cover a delete that was purged. |
+//! | resync | A reader discards what it holds and reads from the beginning. |
+//! | standby | A server that replays the write-ahead log of a primary, and may be behind it. |
 
+pub mod codec;
 pub mod cursor;
-pub mod history;
-pub mod keyed;
-pub mod merge;
+pub mod epoch;
+pub mod hash;
+pub mod id;
+pub mod page;
 pub mod plan;
-pub mod purge;
+mod position;
+pub mod resync;
+pub mod scan;
 pub mod snapshot;
-pub mod text;
-pub mod walk;
 
-/// Where a row stands in the log. Rows are delivered in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position {
-    /// Number of the epoch that `xact` belongs to.
-    pub epoch: u32,
-    /// The writing transaction's 64-bit id.
-    pub xact: u64,
-    /// Order within the transaction; greater for a later row.
-    pub seq: i64,
-}
-
-impl Position {
-    /// Before every row.
-    pub const START: Position = Position::new(0, 0, 0);
-    /// After every row.
-    pub const END: Position = Position::new(u32::MAX, u64::MAX, i64::MAX);
-
-    /// A position of three parts.
-    pub const fn new(epoch: u32, xact: u64, seq: i64) -> Position {
-        Position { epoch, xact, seq }
-    }
-
-    /// The least position after this one.
-    pub fn next(self) -> Position {
-        Position { seq: self.seq.saturating_add(1), ..self }
-    }
-}
+pub use position::Position;

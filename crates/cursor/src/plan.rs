@@ -1,99 +1,110 @@
-//! Where in the log the rows of a walk can be: a few ranges of positions, read by index scans in
-//! order. The ranges only save work; which row belongs to the walk is decided by the two views.
+//! The plan of a walk: a few ranges of positions that its rows can be in, read by index scans in order.
+//!
+//! The ranges only save work. The coverages at the two ends of the walk decide which rows belong to it.
 
 use crate::Position;
-use crate::history::{Of, View};
+use crate::epoch::{EpochRelation, LocalCoverage};
+use crate::id::{EpochNumber, TransactionId};
 
-/// Rows of one epoch. An index scan of it ends where the range ends.
+/// A range of positions within one epoch. An index scan of the range ends where the range ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first position.
     pub from: Position,
-    /// Only rows of transactions below this.
-    pub to: u64,
+    /// The bound of the transaction ids, exclusive.
+    pub to: TransactionId,
 }
 
 impl Range {
-    /// The part of it from `position` on.
+    /// The part of the range from `position` on.
     pub fn since(self, position: Position) -> Option<Range> {
         let from = self.from.max(position);
         (from.epoch == self.from.epoch && from.xact < self.to).then_some(Range { from, ..self })
     }
+
+    /// The position that all positions of the range are before.
+    pub fn end(self) -> Position {
+        Position::before(self.from.epoch, self.to)
+    }
 }
 
-/// What a walk from `base` to `target` reads of one part of the log (the reader's own rows, or a space).
+/// The ranges that a walk from `base` to `target` reads of one stream of the log.
 #[derive(Clone, Debug)]
 pub struct Plan<'a> {
-    base: Option<&'a View>,
-    target: &'a View,
-    /// For each epoch, one for each transaction that `base` has open and that went on since, ascending.
-    /// Most are empty.
-    pub finished: Vec<Vec<Range>>,
-    /// What is younger than `base`, ascending.
-    pub younger: Vec<Range>,
+    base: Option<&'a LocalCoverage>,
+    target: &'a LocalCoverage,
+    /// The ranges of late commits: for each epoch, one range for each transaction that was open in `base` and may
+    /// have ended since, ascending. Most of these ranges are empty.
+    pub late: Vec<Vec<Range>>,
+    /// The ranges of transactions that are newer than `base`, ascending.
+    pub newer: Vec<Range>,
 }
 
 impl<'a> Plan<'a> {
-    /// The rows that `target` sees and `base` does not.
-    pub fn new(base: Option<&'a View>, target: &'a View) -> Plan<'a> {
-        let mut plan = Plan { base, target, finished: Vec::new(), younger: Vec::new() };
+    /// Plans a walk over the rows that `target` covers and `base` does not. Without a base the walk begins at the
+    /// beginning of the log.
+    pub fn new(base: Option<&'a LocalCoverage>, target: &'a LocalCoverage) -> Plan<'a> {
+        let mut plan = Plan { base, target, late: Vec::new(), newer: Vec::new() };
         for &epoch in &target.epochs {
             plan.add_epoch(epoch);
         }
         plan
     }
 
-    fn add_epoch(&mut self, epoch: u32) {
-        let end = match self.target.of(epoch) {
-            Of::Later => return,
-            Of::Own => self.target.seen.snapshot.end(),
-            Of::Earlier(_) => u64::MAX,
+    fn add_epoch(&mut self, epoch: EpochNumber) {
+        let end = match self.target.relation(epoch) {
+            EpochRelation::Later => return,
+            EpochRelation::Same => self.target.coverage.snapshot.end(),
+            EpochRelation::Earlier(_) | EpochRelation::OtherSystem => TransactionId::MAX,
         };
-        let Some(base) = self.base.filter(|base| base.of(epoch) != Of::Later) else {
-            self.younger.push(Range { from: Position::new(epoch, 0, 0), to: end });
+        let first = TransactionId(0);
+        let Some(base) = self.base.filter(|base| base.relation(epoch) != EpochRelation::Later) else {
+            self.newer.push(Range { from: Position::before(epoch, first), to: end });
             return;
         };
-        let snapshot = &base.seen.snapshot;
-        let (ids_end, mut younger) = match base.of(epoch) {
-            Of::Own => (u64::MAX, snapshot.xmax()),
-            Of::Earlier(Some(kin)) => (kin.end, if kin.twin { snapshot.xmax() } else { u64::MAX }),
-            Of::Later | Of::Earlier(None) => return,
+        let snapshot = &base.coverage.snapshot;
+        let (ids_end, mut newer) = match base.relation(epoch) {
+            EpochRelation::Same => (TransactionId::MAX, snapshot.xmax()),
+            EpochRelation::Earlier(earlier) => {
+                (earlier.end, if earlier.same_history { snapshot.xmax() } else { TransactionId::MAX })
+            }
+            EpochRelation::Later | EpochRelation::OtherSystem => return,
         };
-        let mut finished: Vec<Range> = Vec::new();
-        for xact in snapshot.unfinished().into_iter().filter(|&xact| xact < ids_end) {
-            let seen = base.horizon(epoch, xact);
-            let from = Position::new(epoch, xact, seen.saturating_add(1));
-            if xact >= younger {
-                // Partly seen, and younger than all that has finished (REPEATABLE READ).
-                self.add_younger(Range { from: Position::new(epoch, younger, 0), to: xact.min(end) });
-                self.add_younger(Range { from, to: xact.saturating_add(1).min(end) });
-                younger = xact.saturating_add(1);
-            } else if self.target.horizon(epoch, xact) > seen {
-                match finished.last_mut().filter(|range| range.to == xact && seen == 0) {
-                    Some(adjacent) => adjacent.to = xact.saturating_add(1),
-                    None => finished.push(Range { from, to: xact.saturating_add(1) }),
+        let mut late: Vec<Range> = Vec::new();
+        for xact in snapshot.in_progress().into_iter().filter(|&xact| xact < ids_end) {
+            let covered = base.covered_seq(epoch, xact);
+            let from = Position { epoch, xact, seq: covered.saturating_add(1) };
+            if xact >= newer {
+                // A partial transaction from xmax on: a REPEATABLE READ reader's own.
+                self.add_newer(Range { from: Position::before(epoch, newer), to: xact.min(end) });
+                self.add_newer(Range { from, to: xact.next().min(end) });
+                newer = xact.next();
+            } else if self.target.covered_seq(epoch, xact) > covered {
+                match late.last_mut().filter(|range| range.to == xact && covered == 0) {
+                    Some(adjacent) => adjacent.to = xact.next(),
+                    None => late.push(Range { from, to: xact.next() }),
                 }
             }
         }
-        if !finished.is_empty() {
-            self.finished.push(finished);
+        if !late.is_empty() {
+            self.late.push(late);
         }
-        self.add_younger(Range { from: Position::new(epoch, younger, 0), to: end });
+        self.add_newer(Range { from: Position::before(epoch, newer), to: end });
     }
 
-    fn add_younger(&mut self, range: Range) {
+    fn add_newer(&mut self, range: Range) {
         if range.from.xact < range.to {
-            self.younger.push(range);
+            self.newer.push(range);
         }
     }
 
     /// Whether there is nothing to read.
     pub fn is_empty(&self) -> bool {
-        self.finished.is_empty() && self.younger.is_empty()
+        self.late.is_empty() && self.newer.is_empty()
     }
 
     /// Whether a row belongs to the walk.
-    pub fn wants(&self, position: Position) -> bool {
-        self.target.sees(position) && !self.base.is_some_and(|base| base.sees(position))
+    pub fn includes(&self, position: Position) -> bool {
+        self.target.covers(position) && !self.base.is_some_and(|base| base.covers(position))
     }
 }

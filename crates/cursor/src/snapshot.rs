@@ -1,27 +1,27 @@
-//! Which transactions of one history of transaction ids have been seen.
+//! Snapshots: which transactions of one history of transaction ids a reader has been given.
 //!
-//! This is PostgreSQL's snapshot (`xmin` left out, ids 64 bits wide) with one thing more: of the
-//! reader's own transaction, which is in progress, the rows up to a `seq` count as seen.
+//! A snapshot is PostgreSQL's, without `xmin` and with 64-bit ids. It has one addition: a transaction in
+//! progress may be partial, which means that its rows up to a `seq` are covered. A reader that pulls inside
+//! its own transaction needs this.
 
-/// A set of rows, described by their transactions: all of every transaction that had finished, and
-/// the first rows of some that had not.
+use crate::id::TransactionId;
+
+/// A set of rows, described by their transactions: all rows of each transaction that had ended, and the
+/// first rows of each partial transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Snapshot {
-    /// No transaction from here on had finished.
-    xmax: u64,
-    /// Transactions below `xmax` that had not finished, ascending.
-    open: Vec<u64>,
-    /// Unfinished transactions (below `xmax` or not) of which the rows up to a `seq` are seen, ascending.
-    partial: Vec<(u64, i64)>,
+    xmax: TransactionId,
+    open: Vec<TransactionId>,
+    partial: Vec<(TransactionId, i64)>,
 }
 
-/// The `seq` of a finished transaction up to which its rows are seen: all.
+/// The covered `seq` of a transaction that had ended: all its rows are covered.
 pub const ALL: i64 = i64::MAX;
 
 impl Snapshot {
-    /// A snapshot in which everything below `xmax` has finished but `open`; of the transactions in
-    /// `partial`, which have not finished either, the rows up to the given `seq` are seen.
-    pub fn new(xmax: u64, mut open: Vec<u64>, mut partial: Vec<(u64, i64)>) -> Snapshot {
+    /// Makes a snapshot in which every transaction below `xmax` has ended, except those in `open` and `partial`.
+    /// A transaction in `partial` is in progress, and its rows up to the given `seq` are covered.
+    pub fn new(xmax: TransactionId, mut open: Vec<TransactionId>, mut partial: Vec<(TransactionId, i64)>) -> Snapshot {
         partial.sort_unstable();
         open.extend(partial.iter().map(|&(xact, _)| xact));
         open.retain(|&xact| xact < xmax);
@@ -31,35 +31,37 @@ impl Snapshot {
         Snapshot { xmax, open, partial }
     }
 
-    /// No transaction from this id on had finished.
-    pub fn xmax(&self) -> u64 {
+    /// The bound of the snapshot. No transaction with this id or a greater one had ended.
+    pub fn xmax(&self) -> TransactionId {
         self.xmax
     }
 
-    /// Transactions below `xmax` that had not finished, ascending.
-    pub fn open(&self) -> &[u64] {
+    /// The open transactions: those below `xmax` that were in progress, ascending.
+    pub fn open(&self) -> &[TransactionId] {
         &self.open
     }
 
-    /// Unfinished transactions of which some rows are seen, with the last such `seq`.
-    pub fn partial(&self) -> &[(u64, i64)] {
+    /// The partial transactions, each with its last covered `seq`, ascending. They may be below `xmax` or not.
+    pub fn partial(&self) -> &[(TransactionId, i64)] {
         &self.partial
     }
 
-    /// The greatest id that this snapshot names, and one more.
-    pub fn end(&self) -> u64 {
-        self.xmax.max(self.partial.last().map_or(0, |&(xact, _)| xact.saturating_add(1)))
+    /// The id after the greatest one that the snapshot names.
+    pub fn end(&self) -> TransactionId {
+        self.xmax.max(self.partial.last().map_or(TransactionId(0), |&(xact, _)| xact.next()))
     }
 
-    /// Ids that the snapshot names as unfinished, ascending.
-    pub fn unfinished(&self) -> Vec<u64> {
+    /// All transactions that the snapshot names as in progress, ascending: the open ones, and the partial ones
+    /// from `xmax` on.
+    pub fn in_progress(&self) -> Vec<TransactionId> {
         let mut ids = self.open.clone();
         ids.extend(self.partial.iter().map(|&(xact, _)| xact).filter(|&xact| xact >= self.xmax));
         ids
     }
 
-    /// The rows of `xact` are seen up to this `seq`: [`ALL`], none (0), or those of a partly seen one.
-    pub fn horizon(&self, xact: u64) -> i64 {
+    /// The `seq` up to which the rows of a transaction are covered: [`ALL`] if it had ended, the given `seq` if it
+    /// is partial, and otherwise 0.
+    pub fn covered_seq(&self, xact: TransactionId) -> i64 {
         if xact < self.xmax && self.open.binary_search(&xact).is_err() {
             return ALL;
         }
@@ -69,50 +71,54 @@ impl Snapshot {
         }
     }
 
-    /// The same for an id of an earlier epoch: all had finished, whatever `xmax` says, but those that the
-    /// snapshot names as unfinished.
-    pub fn horizon_of_earlier(&self, xact: u64) -> i64 {
+    /// The `seq` up to which the rows of a transaction of an earlier epoch are covered. There, each transaction
+    /// that the snapshot does not name as in progress has ended, on whichever side of `xmax` it is.
+    pub fn covered_seq_of_earlier(&self, xact: TransactionId) -> i64 {
         match self.open.binary_search(&xact) {
             Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
-            _ => self.horizon(xact),
+            _ => self.covered_seq(xact),
         }
     }
 
-    /// Whether a row is seen.
-    pub fn sees(&self, xact: u64, seq: i64) -> bool {
-        seq <= self.horizon(xact)
+    /// Whether a row is covered.
+    pub fn covers(&self, xact: TransactionId, seq: i64) -> bool {
+        seq <= self.covered_seq(xact)
     }
 
-    /// What either has seen.
+    /// The rows that either snapshot covers.
     pub fn union(&self, other: &Snapshot) -> Snapshot {
-        let finished = |xact: u64| self.horizon(xact) == ALL || other.horizon(xact) == ALL;
-        let mut open: Vec<u64> = self.open.iter().chain(&other.open).copied().filter(|&x| !finished(x)).collect();
+        let ended = |xact: TransactionId| self.covered_seq(xact) == ALL || other.covered_seq(xact) == ALL;
+        let mut open: Vec<TransactionId> =
+            self.open.iter().chain(&other.open).copied().filter(|&x| !ended(x)).collect();
         open.sort_unstable();
         open.dedup();
-        let mut partial: Vec<(u64, i64)> = self
+        let mut partial: Vec<(TransactionId, i64)> = self
             .partial
             .iter()
             .chain(&other.partial)
-            .filter(|&&(xact, _)| !finished(xact))
-            .map(|&(xact, _)| (xact, self.horizon(xact).max(other.horizon(xact))))
+            .filter(|&&(xact, _)| !ended(xact))
+            .map(|&(xact, _)| (xact, self.covered_seq(xact).max(other.covered_seq(xact))))
             .collect();
         partial.sort_unstable();
         partial.dedup();
         Snapshot { xmax: self.xmax.max(other.xmax), open, partial }
     }
 
-    /// Whether all that `other` has seen is seen here.
+    /// Whether every row that `other` covers is covered here.
     pub fn contains(&self, other: &Snapshot) -> bool {
-        // Between the two xmax nothing is finished here; it must all be open there.
+        // No transaction between the two xmax has ended here, so all of them must be open there.
         let between = other.open.len() - other.open.partition_point(|&xact| xact < self.xmax);
-        other.xmax.saturating_sub(self.xmax) == between as u64
-            && self.open.iter().all(|&xact| other.horizon(xact) <= self.horizon(xact))
-            && other.partial.iter().all(|&(xact, seq)| seq <= self.horizon(xact))
+        other.xmax.0.saturating_sub(self.xmax.0) == between as u64
+            && self.open.iter().all(|&xact| other.covered_seq(xact) <= self.covered_seq(xact))
+            && other.partial.iter().all(|&(xact, seq)| seq <= self.covered_seq(xact))
     }
 
-    /// A smaller set that names only the first `keep` open transactions: everything from the next one on
-    /// counts as unseen. A reader that resumes from it gets rows twice, and misses none; but those that may
-    /// have written to an earlier epoch have to be named ([`crate::history::View::named_below`]).
+    /// A smaller snapshot that names only the first `keep` open transactions. The next open transaction becomes
+    /// its `xmax`.
+    ///
+    /// A reader that resumes from it gets some rows again and misses none. This holds only if the snapshot still
+    /// names each transaction that may have written to an earlier epoch
+    /// ([`crate::epoch::LocalCoverage::must_name_below`]).
     pub fn cut(&self, keep: usize) -> Snapshot {
         match self.open.get(keep) {
             None => self.clone(),
@@ -127,32 +133,37 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// The same set, spelled out: the horizon of each id below 24.
+    /// The covered seq of each transaction id below 24.
     type Plain = BTreeMap<u64, i64>;
 
+    fn snapshot(xmax: u64, open: Vec<u64>, partial: Vec<(u64, i64)>) -> Snapshot {
+        let open = open.into_iter().map(TransactionId).collect();
+        Snapshot::new(TransactionId(xmax), open, partial.into_iter().map(|(xact, seq)| (xact.into(), seq)).collect())
+    }
+
     fn plain(snapshot: &Snapshot) -> Plain {
-        (0..24).map(|xact| (xact, snapshot.horizon(xact))).collect()
+        (0..24).map(|xact| (xact, snapshot.covered_seq(TransactionId(xact)))).collect()
     }
 
     fn snapshots() -> impl Strategy<Value = Snapshot> {
         (0u64..20, prop::collection::vec(0u64..20, 0..8), prop::collection::vec((0u64..22, 0i64..4), 0..3)).prop_map(
             |(xmax, open, partial)| {
                 let partial: Vec<_> = partial.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
-                Snapshot::new(xmax, open, partial)
+                snapshot(xmax, open, partial)
             },
         )
     }
 
     proptest! {
         #[test]
-        fn union_is_the_greater_of_the_horizons(a in snapshots(), b in snapshots()) {
+        fn union_covers_what_either_covers(a in snapshots(), b in snapshots()) {
             let (pa, pb) = (plain(&a), plain(&b));
             let expected: Plain = pa.iter().map(|(xact, &seq)| (*xact, seq.max(pb[xact]))).collect();
             prop_assert_eq!(plain(&a.union(&b)), expected);
         }
 
         #[test]
-        fn contains_is_a_horizon_nowhere_less(a in snapshots(), b in snapshots()) {
+        fn contains_is_a_covered_seq_nowhere_less(a in snapshots(), b in snapshots()) {
             let (pa, pb) = (plain(&a), plain(&b));
             prop_assert_eq!(a.contains(&b), pb.iter().all(|(xact, seq)| *seq <= pa[xact]));
         }
@@ -166,11 +177,12 @@ mod tests {
     }
 
     #[test]
-    fn a_partly_seen_transaction_beyond_xmax_leaves_the_ids_between_unseen() {
-        // REPEATABLE READ: the snapshot is older than the reader's own transaction id.
-        let snapshot = Snapshot::new(10, vec![7], vec![(15, 3)]);
-        assert!(snapshot.sees(15, 3) && !snapshot.sees(15, 4));
-        assert!(!snapshot.sees(12, 1) && !snapshot.sees(7, 1) && snapshot.sees(9, 1));
-        assert_eq!(snapshot.end(), 16);
+    fn a_partial_transaction_beyond_xmax_leaves_the_ids_between_uncovered() {
+        // In REPEATABLE READ the snapshot is older than the reader's own transaction id.
+        let snapshot = snapshot(10, vec![7], vec![(15, 3)]);
+        let covers = |xact, seq| snapshot.covers(TransactionId(xact), seq);
+        assert!(covers(15, 3) && !covers(15, 4));
+        assert!(!covers(12, 1) && !covers(7, 1) && covers(9, 1));
+        assert_eq!(snapshot.end(), TransactionId(16));
     }
 }

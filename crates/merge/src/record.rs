@@ -265,8 +265,8 @@ fn read_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
 fn stamp_to_bytes(stamp: Stamp) -> [u8; 30] {
     let mut bytes = [0; 30];
     bytes[..10].copy_from_slice(&stamp.time.to_bytes());
-    bytes[10..14].copy_from_slice(&stamp.position.epoch.to_le_bytes());
-    bytes[14..22].copy_from_slice(&stamp.position.xact.to_le_bytes());
+    bytes[10..14].copy_from_slice(&stamp.position.epoch.0.to_le_bytes());
+    bytes[14..22].copy_from_slice(&stamp.position.xact.0.to_le_bytes());
     bytes[22..].copy_from_slice(&stamp.position.seq.to_le_bytes());
     bytes
 }
@@ -276,5 +276,5 @@ fn stamp_from_bytes(bytes: &mut &[u8]) -> Option<Stamp> {
     let epoch = u32::from_le_bytes(read_array(bytes)?);
     let xact = u64::from_le_bytes(read_array(bytes)?);
     let seq = i64::from_le_bytes(read_array(bytes)?);
-    Some(Stamp { time, position: Position { epoch, xact, seq } })
+    Some(Stamp { time, position: Position::new(epoch, xact, seq) })
 }

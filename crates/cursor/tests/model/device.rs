@@ -2,9 +2,10 @@
 
 use crate::server::{Node, Row, Table};
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::history::Seen;
+use mana_sync_cursor::epoch::Coverage;
+use mana_sync_cursor::id::{Lsn, TransactionId};
+use mana_sync_cursor::page::{Error, NextCursor, Request, Resync, Rows, Start, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
-use mana_sync_cursor::walk::{Error, Request, Resync, Rows, Start, read_page};
 use std::collections::{BTreeMap, BTreeSet};
 
 const APP: &[u8] = b"app";
@@ -40,6 +41,8 @@ pub struct Device {
     pub writes_in: Option<u64>,
     /// Room that its cursors have for open transactions, where it is not what the extension gives.
     pub room: Option<usize>,
+    /// Whether some of its pages end before they have the rows that were asked for.
+    pub ends_pages_early: bool,
 }
 
 impl Device {
@@ -55,16 +58,17 @@ impl Device {
         };
         // What the reader's own transaction has written, and what its cursor names of it (a space may have
         // been left since).
-        let own_seq = |xact| {
+        let own_seq = |xact: TransactionId| {
             let rows = state.rows.iter().filter(|row| row.at.xact == xact).filter(scope);
             let named = match &start {
-                Start::Cursor(cursor) => cursor.seen_of(state.server.writes_in().0, xact),
+                Start::Cursor(cursor) => cursor.covered_seq(state.server.write_epoch().number(), xact),
                 Start::Beginning(_) => 0,
             };
             rows.map(|row| row.at.seq).max().unwrap_or(0).max(named)
         };
-        let own = own.map(|xact| (xact, own_seq(xact)));
-        let snapshot = Snapshot::new(xmax, open, own.into_iter().collect());
+        let own = own.map(TransactionId).map(|xact| (xact, own_seq(xact)));
+        let open = open.into_iter().map(TransactionId).collect();
+        let snapshot = Snapshot::new(TransactionId(xmax), open, own.into_iter().collect());
         let spaces: Vec<usize> = self.spaces.iter().copied().collect();
         let names: Vec<String> = spaces.iter().map(|space| format!("space {space}")).collect();
         let ids: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
@@ -81,12 +85,19 @@ impl Device {
         let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
         // Every third page or so ends before it has the rows that were asked for.
         let room = match (length + page_size + self.delivered.len()) % 3 {
-            0 => 1 + self.delivered.len() % 4,
+            0 if self.ends_pages_early => 1 + self.delivered.len() % 4,
             _ => page_size,
         };
         let mut rows = Room { rows: Vec::new(), room };
-        let page =
-            read_page(&state.server, (snapshot, length as u64), &request, start, &mut table, &mut &state, &mut rows);
+        let page = read_page(
+            &state.server,
+            (snapshot, Lsn(length as u64)),
+            &request,
+            start,
+            &mut table,
+            &mut &state,
+            &mut rows,
+        );
         let (page, rows) = match page {
             Ok(page) => (page, rows.rows),
             Err(Error::Resync(Resync::Purged)) => {
@@ -100,10 +111,10 @@ impl Device {
         assert!(rows.len() <= page_size);
         assert!(!page.more || rows.len() == page_size.min(room));
         assert!(rows.windows(2).all(|pair| pair[0].at < pair[1].at) || rows.len() > 1, "order");
-        if let Some(cursor) = page.cursor {
-            self.cursor = Some(cursor.to_text());
-        } else {
-            assert!(rows.is_empty());
+        match page.next {
+            NextCursor::Issue(cursor) => self.cursor = Some(cursor.to_text()),
+            NextCursor::Unchanged => assert!(rows.is_empty()),
+            NextCursor::NotWanted => panic!("a cursor was wanted"),
         }
         for row in rows {
             *self.delivered.entry(row.id).or_default() += 1;
@@ -128,11 +139,12 @@ impl Device {
         // A space that was joined waits where the cursor has seen rows that this server does not show: of
         // the reader's transaction that is prepared now.
         let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
-        let elsewhere = |seen: &Seen| seen.snapshot.partial().iter().any(|(xact, _)| Some(*xact) != self.writes_in);
-        let ahead = cursor.as_ref().is_some_and(|cursor| cursor.seen.as_ref().is_some_and(elsewhere));
+        let elsewhere =
+            |seen: &Coverage| seen.snapshot.partial().iter().any(|(xact, _)| Some(xact.0) != self.writes_in);
+        let ahead = cursor.as_ref().is_some_and(|cursor| cursor.coverage.as_ref().is_some_and(elsewhere));
         // A standby cannot tell an epoch that it will replay from one that was rolled back, or lost with its server.
         let named =
-            cursor.iter().flat_map(|cursor| cursor.seen.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
+            cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
             return;
         }

@@ -7,11 +7,13 @@
 //! says so. Every schedule comes from a list of small numbers, so that proptest can shrink it.
 
 mod device;
+mod scenario;
 mod server;
 
 use device::Device;
-use mana_sync_cursor::history::Here;
-use mana_sync_cursor::keyed;
+use mana_sync_cursor::epoch::History;
+use mana_sync_cursor::hash;
+use mana_sync_cursor::id::{Lsn, SystemId, Timeline};
 use proptest::prelude::*;
 use server::{Event, Node};
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,11 +42,16 @@ impl Choices<'_> {
     }
 }
 
+/// The history that began with `timeline` at a position of the write-ahead log.
+fn history(timeline: u32, at: u64) -> History {
+    let (system, timeline) = (SystemId(42), Timeline(timeline));
+    History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)) }
+}
+
 fn run(world: World, choices: &[u8]) {
     let trace = std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some();
     let mut choose = Choices(choices.iter().cycle(), 0);
-    let here = |timeline: u32, at: u64| Here { system: 42, timeline, history: keyed::history(42, 5, timeline, at) };
-    let mut node = Node { here: here(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
+    let mut node = Node { history: history(1, 0), events: Vec::new(), flushed: 0, next_xact: 3, run: 1 };
     // Servers that went on separately; devices still reach them.
     let mut forks: Vec<Node> = Vec::new();
     let mut standby = 0;
@@ -59,6 +66,7 @@ fn run(world: World, choices: &[u8]) {
             excused: BTreeSet::new(),
             writes_in: None,
             room: world.cut.then(|| choose.below(20)),
+            ends_pages_early: true,
         })
         .collect();
     let mut write = |node: &mut Node, xact: u64, choose: &mut Choices<'_>, user: Option<usize>| {
@@ -165,9 +173,9 @@ fn run(world: World, choices: &[u8]) {
             }
             15 if world.forks => {
                 // The standby is promoted; the primary dies, or goes on by itself and is still read.
-                let timeline = node.here.timeline + 1;
+                let timeline = node.history.timeline.0 + 1;
                 let mut promoted = Node {
-                    here: here(timeline, standby as u64 + 1000),
+                    history: history(timeline, standby as u64 + 1000),
                     events: node.events[..standby].to_vec(),
                     flushed: 0,
                     next_xact: 0,
@@ -206,7 +214,7 @@ fn run(world: World, choices: &[u8]) {
         if trace {
             eprintln!(
                 "action {action}, timeline {}, standby at {standby}, new {:?}",
-                node.here.timeline,
+                node.history.timeline.0,
                 node.events.get(events..)
             );
             devices.iter().enumerate().for_each(|(i, device)| eprintln!("    Device {i} {device:?}"));
@@ -244,7 +252,7 @@ fn run(world: World, choices: &[u8]) {
                 let own = node
                     .events
                     .iter()
-                    .any(|e| matches!(e, Event::Row(row) if row.id == *id && state.ended[&row.at.xact]));
+                    .any(|e| matches!(e, Event::Row(row) if row.id == *id && state.ended[&row.at.xact.0]));
                 assert!(there || !own, "{id} was delivered and is not there");
             }
         }

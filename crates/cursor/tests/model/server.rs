@@ -1,10 +1,11 @@
 //! Servers: what has happened on one, and what it shows after so many events.
 
 use mana_sync_cursor::Position;
-use mana_sync_cursor::history::{Epoch, Here, KnownEpoch, Server};
-use mana_sync_cursor::keyed::{SECRET_LENGTH, Secret};
-use mana_sync_cursor::merge::{Fetch, Filter, Part, Source};
-use mana_sync_cursor::purge::Purges;
+use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server, WriteEpoch};
+use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
+use mana_sync_cursor::id::{EpochNumber, Fingerprint, Lsn, PurgeMark, TransactionId};
+use mana_sync_cursor::resync::Purges;
+use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -36,7 +37,7 @@ pub enum Event {
 /// A server's history. A standby is a length of it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    pub here: Here,
+    pub history: History,
     pub events: Vec<Event>,
     /// What a crash cannot take back.
     pub flushed: usize,
@@ -84,14 +85,14 @@ impl Node {
         let rows = events
             .iter()
             .filter_map(|e| if let Event::Row(row) = e { Some(row) } else { None })
-            .filter(|row| visible(&row.at.xact) && !is_gone(row))
+            .filter(|row| visible(&row.at.xact.0) && !is_gone(row))
             .collect();
         let epochs = events
             .iter()
             .filter_map(|e| if let Event::Epoch(known, by) = e { visible(by).then(|| known.clone()) } else { None })
             .collect();
-        let replayed = if in_recovery { length as u64 } else { 0 };
-        let server = Server::new(epochs, self.here, in_recovery, self.next_xact, replayed);
+        let replayed = Lsn(if in_recovery { length as u64 } else { 0 });
+        let server = Server::new(epochs, self.history, in_recovery, TransactionId(self.next_xact), replayed);
         State { ended, snapshot: (xmax, open), rows, server, purged, mark }
     }
 
@@ -133,7 +134,7 @@ impl Node {
 
     pub fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32) {
         let epoch = self.epoch(xact);
-        let at = Position::new(epoch, xact, i64::from(id) + 1);
+        let at = Position::new(epoch.0, xact, i64::from(id) + 1);
         // Every other row deletes the one before it of the same user and space, if that is there.
         let state = self.state(self.events.len(), false, Some(xact));
         let before = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
@@ -168,20 +169,20 @@ impl Node {
     }
 
     /// The epoch that a transaction writes in; it is there then.
-    pub fn epoch(&mut self, xact: u64) -> u32 {
-        let (epoch, missing) = self.state(self.events.len(), false, Some(xact)).server.writes_in();
-        if missing {
+    pub fn epoch(&mut self, xact: u64) -> EpochNumber {
+        let write_epoch = self.state(self.events.len(), false, Some(xact)).server.write_epoch();
+        if let WriteEpoch::ToOpen(number) = write_epoch {
             let known = KnownEpoch {
-                epoch: Epoch { number: epoch, fingerprint: self.run },
+                epoch: Epoch { number, fingerprint: Fingerprint(self.run) },
                 secret: Secret([self.run as u8; SECRET_LENGTH]),
-                system: self.here.system,
-                history: self.here.history,
-                next_xact: self.next_xact,
-                began: 0,
+                system: self.history.system,
+                history: self.history.id,
+                next_xact: TransactionId(self.next_xact),
+                opened_at: 0,
             };
             self.events.push(Event::Epoch(known, xact));
         }
-        epoch
+        write_epoch.number()
     }
 
     /// Everything in progress is gone, but what was prepared.
@@ -224,16 +225,16 @@ impl Source for Table<'_> {
                 .rows
                 .iter()
                 .copied()
-                .filter(|row| match fetch.part {
-                    _ if fetch.scout => match fetch.part {
-                        Part::Own => row.user == self.user,
-                        Part::Space { index, .. } => row.space == Some(self.spaces[index]),
+                .filter(|row| match fetch.stream {
+                    _ if fetch.probe => match fetch.stream {
+                        Stream::Own => row.user == self.user,
+                        Stream::Space { index, .. } => row.space == Some(self.spaces[index]),
                     },
-                    Part::Own => {
+                    Stream::Own => {
                         row.user == self.user
-                            && !filter.own_except.iter().any(|&space| row.space == Some(self.spaces[space]))
+                            && !filter.excluded_from_own.iter().any(|&space| row.space == Some(self.spaces[space]))
                     }
-                    Part::Space { index, with_own } => {
+                    Stream::Space { index, with_own } => {
                         row.space == Some(self.spaces[index]) && (with_own || row.user != self.user)
                     }
                 })
@@ -251,27 +252,27 @@ impl Source for Table<'_> {
 }
 
 impl Purges for &State<'_> {
-    fn any_after(&mut self, epoch: u32) -> bool {
+    fn any_after(&mut self, epoch: EpochNumber) -> bool {
         self.purged.iter().any(|row| row.at.epoch > epoch)
     }
 
-    fn any_from(&mut self, epoch: u32, xact: u64) -> bool {
+    fn any_from(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool {
         self.purged.iter().any(|row| row.at.epoch == epoch && row.at.xact >= xact)
     }
 
-    fn contains(&mut self, epoch: u32, xact: u64) -> bool {
+    fn contains(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool {
         self.purged.iter().any(|row| (row.at.epoch, row.at.xact) == (epoch, xact))
     }
 
-    fn until(&mut self) -> Option<i64> {
+    fn purged_until(&mut self) -> Option<i64> {
         None
     }
 
-    fn from(&mut self) -> Option<i64> {
+    fn purged_from(&mut self) -> Option<i64> {
         None
     }
 
-    fn mark(&mut self) -> u64 {
-        self.mark
+    fn mark(&mut self) -> PurgeMark {
+        PurgeMark(self.mark)
     }
 }

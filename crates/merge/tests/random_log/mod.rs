@@ -58,7 +58,7 @@ impl Row {
     /// Converts the row for the simple implementation of merging.
     pub fn simple(&self) -> mana_sync_simple_merge::Change {
         mana_sync_simple_merge::Change {
-            position: (self.position.epoch, self.position.xact, self.position.seq),
+            position: (self.position.epoch.0, self.position.xact.0, self.position.seq),
             created_at: date(Time::from_micros(self.created_at * 60_000_000)),
             space: self.space.map(str::to_string),
             op: self.op.to_string(),

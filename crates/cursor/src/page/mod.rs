@@ -1,0 +1,336 @@
+//! A page of changes: from a cursor to the next.
+//!
+//! A pull returns the rows that the server's snapshot sees and the cursor does not cover. The next cursor
+//! covers the union of both. A pull that is longer than a page becomes a walk, whose target stays fixed
+//! from page to page.
+//!
+//! A walk reads the reader's own rows and each space of the scope as streams, each in the order of the
+//! log, and merges them:
+//!
+//! | stream | from | rows |
+//! |---|---|---|
+//! | own | the cursor | the reader's own rows, except those in spaces that joined |
+//! | a space that the cursor covers | the cursor | the rows of other users |
+//! | a space that joined since | the beginning | the rows of all users |
+//!
+//! A walk from the beginning of the log has no coverage to start from. It reads every space as one that
+//! the cursor covers.
+
+mod issue;
+mod resume;
+
+pub use crate::resync::Resync;
+
+use crate::Position;
+use crate::cursor::Cursor;
+use crate::epoch::{LocalCoverage, Server};
+use crate::hash::Secret;
+use crate::id::{KeyedHash, Lsn, PurgeMark};
+use crate::plan::Plan;
+use crate::resync::Purges;
+use crate::scan::{Filter, Source, Stream, StreamScan, merge_scans};
+use crate::snapshot::Snapshot;
+use resume::Resumption;
+
+/// A request for a page: who pulls, and what.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The user.
+    pub user: &'a [u8],
+    /// The app.
+    pub app: &'a [u8],
+    /// The spaces of the scope, each once.
+    pub spaces: &'a [&'a [u8]],
+    /// The only table whose rows are wanted. `None` is all tables.
+    pub table: Option<&'a [u8]>,
+    /// The greatest number of rows in the page, at least 1.
+    pub page_size: usize,
+    /// Whether a page without rows has a cursor too. Making a cursor takes time for each space.
+    pub cursor_without_rows: bool,
+    /// The number of bytes that the cursor has for open transactions. `None` is [`crate::codec::room_for_open`]; tests set
+    /// less.
+    pub room: Option<usize>,
+}
+
+/// Where a page begins.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// The page begins at the beginning of the log. With a time, in microseconds from 2000-01-01, the walk has
+    /// only rows with a later `created_at`.
+    Beginning(Option<i64>),
+    /// The page begins at a cursor.
+    Cursor(Box<Cursor>),
+}
+
+/// A receiver of the rows of a page, in the order of the log.
+pub trait Rows<R> {
+    /// Takes a row, or returns false where the page has no room left for it. A page takes at least one row.
+    fn take(&mut self, row: R) -> bool;
+}
+
+impl<R> Rows<R> for Vec<R> {
+    fn take(&mut self, row: R) -> bool {
+        self.push(row);
+        true
+    }
+}
+
+/// The end of a page.
+#[derive(Debug)]
+pub struct Page {
+    /// The cursor at which the next page begins.
+    pub next: NextCursor,
+    /// Whether the page was filled, so that there may be more rows now.
+    pub more: bool,
+}
+
+/// The cursor at which the next page begins.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a page has one cursor, and a Box would be an allocation for each page")]
+pub enum NextCursor {
+    /// The next page begins at this cursor.
+    Issue(Cursor),
+    /// The next page begins where this one began: this server cannot tell more for now.
+    Unchanged,
+    /// The page has no rows, and the request wanted no cursor then.
+    NotWanted,
+}
+
+impl NextCursor {
+    /// The cursor, if the page issues one.
+    pub fn issued(&self) -> Option<&Cursor> {
+        match self {
+            NextCursor::Issue(cursor) => Some(cursor),
+            NextCursor::Unchanged | NextCursor::NotWanted => None,
+        }
+    }
+}
+
+/// The reason why there is no page.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Error<E> {
+    /// The reader has to begin again.
+    Resync(Resync),
+    /// The log could not be read.
+    Source(E),
+}
+
+/// The greatest number of rows that are asked for at once. It bounds the memory of a call by the text of a page, and
+/// not by the number of its rows.
+const PORTION: usize = 5000;
+
+/// Reads the page of the log that follows `start` into `rows`.
+///
+/// `now` is the snapshot that `source` and `purges` read with. It was taken on the history that `server` is on. `lsn`
+/// is a position in the write-ahead log that was read after it. The epochs of `server` were read no earlier than `now`.
+pub fn read_page<S: Source>(
+    server: &Server,
+    (now, lsn): (Snapshot, Lsn),
+    request: &Request<'_>,
+    start: Start,
+    source: &mut S,
+    purges: &mut impl Purges,
+    rows: &mut impl Rows<S::Row>,
+) -> Result<Page, Error<S::Error>> {
+    let Some(now) = server.local_coverage(now, lsn) else {
+        // Without an epoch, no row of this log has been committed, or replayed by this standby. A cursor may come from a
+        // transaction that is prepared now.
+        return match start {
+            Start::Cursor(_) => Ok(unchanged()),
+            Start::Beginning(_) => Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false }),
+        };
+    };
+    let mut state = match ReaderState::at(server, request, &start, purges) {
+        Resumption::Ready(state) => *state,
+        Resumption::Wait => return Ok(unchanged()),
+        Resumption::Resync(why) => return Err(Error::Resync(why)),
+    };
+    // The reader may have got rows of a later epoch than this snapshot is of, or be in a walk to a target that this
+    // server has not reached in full. The server then shows no rows, because it could not show all.
+    if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
+        || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
+    {
+        return Ok(unchanged());
+    }
+    // This comes after the check above, because a standby that lags does not know of the latest purges.
+    if state.stale {
+        return Err(Error::Resync(Resync::Purged));
+    }
+    let mut taken = 0;
+    // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
+    // state between two walks may have no room for all that the reader has been given. The reader would come back to it
+    // for ever.
+    let mut walk_end = None;
+    loop {
+        if state.walk.is_none() {
+            state.start(&now);
+        }
+        let room = (request.page_size - taken).min(PORTION);
+        let found = state.read(room, source).map_err(Error::Source)?;
+        let is_full = found.len() == room;
+        for (position, row) in found {
+            if !rows.take(row) {
+                let cursor = match walk_end {
+                    Some(walk_end) if !state.is_under_way() => walk_end,
+                    _ => state.cursor(server, request),
+                };
+                return Ok(Page { next: NextCursor::Issue(cursor), more: true });
+            }
+            taken += 1;
+            if let Some(walk) = &mut state.walk {
+                walk.last = position;
+            }
+        }
+        if taken == request.page_size {
+            return Ok(Page { next: NextCursor::Issue(state.cursor(server, request)), more: true });
+        }
+        if is_full {
+            continue;
+        }
+        if taken > 0 && state.is_under_way() && !state.leads_to(&now) {
+            walk_end = Some(state.cursor(server, request));
+        }
+        if state.finish(&now) {
+            let next = match request.cursor_without_rows || taken > 0 {
+                true => NextCursor::Issue(state.cursor(server, request)),
+                false => NextCursor::NotWanted,
+            };
+            return Ok(Page { next, more: false });
+        }
+    }
+}
+
+/// Checks whether a reader can resume from `start`, without reading rows.
+pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Result<(), Resync> {
+    match ReaderState::at(server, request, start, purges) {
+        Resumption::Ready(state) if state.stale => Err(Resync::Purged),
+        Resumption::Ready(_) | Resumption::Wait => Ok(()),
+        Resumption::Resync(why) => Err(why),
+    }
+}
+
+fn unchanged() -> Page {
+    Page { next: NextCursor::Unchanged, more: false }
+}
+
+/// How a walk reads a space of the scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SpaceMode {
+    /// The walk reads the space from where the walk began. The cursor covers the space, or the whole walk begins at
+    /// the beginning of the log.
+    Delta,
+    /// The walk reads the space from the beginning of the log, and not the rest.
+    Whole,
+    /// The walk does not read the space. The next walk reads it from the beginning.
+    Skip,
+}
+
+/// A walk in this call.
+struct WalkState {
+    target: LocalCoverage,
+    /// The position of the last row that was delivered.
+    last: Position,
+    /// The mode of each space of the scope.
+    spaces: Vec<SpaceMode>,
+    /// The hashes of spaces that the cursor covers and that this walk does not read to its end.
+    left: Vec<KeyedHash>,
+}
+
+/// The state of a reader in this call.
+struct ReaderState {
+    coverage: Option<LocalCoverage>,
+    /// The hashes of the spaces that `coverage` holds for, where it came from a cursor.
+    cursor_spaces: Vec<KeyedHash>,
+    /// The hashes of the spaces of the scope, with the secret of the cursor that was their key.
+    scope: Option<(Secret, Vec<KeyedHash>)>,
+    /// Whether `coverage` holds for each space of the scope.
+    covered: Vec<bool>,
+    walk: Option<WalkState>,
+    created_after: Option<i64>,
+    /// The mark of the latest purge.
+    purges: PurgeMark,
+    /// Whether the reader may hold a record whose delete was purged before the reader could get it.
+    stale: bool,
+}
+
+/// The hashes of the spaces of the scope.
+fn scope_hashes(secret: &Secret, request: &Request<'_>) -> Vec<KeyedHash> {
+    request.spaces.iter().map(|id| secret.space(id)).collect()
+}
+
+impl ReaderState {
+    /// Begins a walk to `now`.
+    fn start(&mut self, now: &LocalCoverage) {
+        let (target, spaces) = match &self.coverage {
+            None => (now.clone(), vec![SpaceMode::Delta; self.covered.len()]),
+            Some(coverage) => {
+                // A space may join only on a server that sees all that the reader has been given. This server could not
+                // show the rows of the space that only the cursor covers.
+                let (target, joined) = match now.contains(coverage) {
+                    // The snapshot of a standby names open subtransactions, which the cursor does not know.
+                    true => (now.union(coverage), SpaceMode::Whole),
+                    false => (now.clone(), SpaceMode::Skip),
+                };
+                (target, self.covered.iter().map(|&covered| if covered { SpaceMode::Delta } else { joined }).collect())
+            }
+        };
+        // The spaces that were left are found when the cursor is issued.
+        self.walk = Some(WalkState { target, last: Position::START, spaces, left: Vec::new() });
+    }
+
+    /// Reads the next `room` rows of the walk. There are fewer only at the end of the walk.
+    fn read<S: Source>(&self, room: usize, source: &mut S) -> Result<Vec<(Position, S::Row)>, S::Error> {
+        let Some(walk) = &self.walk else { return Ok(Vec::new()) };
+        let delta = Plan::new(self.coverage.as_ref(), &walk.target);
+        let whole = Plan::new(None, &walk.target);
+        let mut scans = Vec::new();
+        let mut add = |stream, plan| scans.extend(StreamScan::start(stream, plan, walk.last));
+        add(Stream::Own, &delta);
+        let mut filter = Filter {
+            excluded_from_own: Vec::new(),
+            created_after: self.created_after,
+            from_beginning: self.coverage.is_none(),
+        };
+        for (index, mode) in walk.spaces.iter().enumerate() {
+            match mode {
+                SpaceMode::Delta if delta.is_empty() => {}
+                SpaceMode::Delta => add(Stream::Space { index, with_own: false }, &delta),
+                SpaceMode::Whole => {
+                    add(Stream::Space { index, with_own: true }, &whole);
+                    filter.excluded_from_own.push(index);
+                }
+                SpaceMode::Skip => {}
+            }
+        }
+        let mut found = merge_scans(scans, 1 + walk.spaces.len(), room, &filter, source)?;
+        found.truncate(room);
+        Ok(found)
+    }
+
+    /// Whether a row of the walk has been read.
+    fn is_under_way(&self) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.last != Position::START)
+    }
+
+    /// Whether the reader has been given all that `now` covers at the end of the walk.
+    fn leads_to(&self, now: &LocalCoverage) -> bool {
+        self.walk.as_ref().is_some_and(|walk| walk.target.contains(now) && !walk.spaces.contains(&SpaceMode::Skip))
+    }
+
+    /// Ends the walk. Returns whether the reader has then been given all that `now` covers.
+    fn finish(&mut self, now: &LocalCoverage) -> bool {
+        let Some(walk) = self.walk.take() else { return true };
+        self.covered = walk.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();
+        self.cursor_spaces.clear();
+        self.created_after = None;
+        let is_at_target = walk.target.contains(now);
+        let coverage = match self.coverage.take() {
+            Some(coverage) => coverage.union(&walk.target),
+            None => walk.target,
+        };
+        // One more walk reads a space that joined in the middle of this one, if this server can show its rows.
+        let has_joins = self.covered.contains(&false) && now.contains(&coverage);
+        self.coverage = Some(coverage);
+        is_at_target && !has_joins
+    }
+}

@@ -1,0 +1,144 @@
+//! Resuming from a cursor: what it means to this server, to this scope and after the purges since.
+
+use super::{ReaderState, Request, SpaceMode, Start, WalkState, scope_hashes};
+use crate::cursor::Cursor;
+use crate::epoch::{Coverage, LocalCoverage, Resolution, Server};
+use crate::resync::{Purges, Resync, has_every_purge};
+
+/// The outcome of resuming.
+pub(super) enum Resumption {
+    /// The reader resumes with this state.
+    Ready(Box<ReaderState>),
+    /// This standby has not replayed enough to tell.
+    Wait,
+    /// The reader has to begin again.
+    Resync(Resync),
+}
+
+/// A coverage that a cursor may name.
+enum NamedCoverage {
+    /// The cursor names none.
+    Nothing,
+    /// The server does not share the history of the coverage. It counts for nothing.
+    Foreign,
+    /// The server shares the history of the coverage.
+    Shared(LocalCoverage),
+}
+
+impl NamedCoverage {
+    fn resolve(server: &Server, coverage: Option<&Coverage>) -> Result<NamedCoverage, Resumption> {
+        let Some(coverage) = coverage else { return Ok(NamedCoverage::Nothing) };
+        match server.resolve(coverage) {
+            Resolution::Shared(local) => Ok(NamedCoverage::Shared(local)),
+            Resolution::Foreign => Ok(NamedCoverage::Foreign),
+            Resolution::NotReplayed => Err(Resumption::Wait),
+            Resolution::Future => Err(Resumption::Resync(Resync::Future)),
+        }
+    }
+
+    fn shared(self) -> Option<LocalCoverage> {
+        match self {
+            NamedCoverage::Shared(local) => Some(local),
+            NamedCoverage::Nothing | NamedCoverage::Foreign => None,
+        }
+    }
+}
+
+impl ReaderState {
+    /// Resumes from `start`.
+    pub(super) fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumption {
+        match start {
+            Start::Beginning(created_after) => {
+                let stale = created_after.is_some_and(|after| {
+                    // A reader from before the first row holds nothing, and so no record whose delete was purged.
+                    let first_rows = server.log_began_at().into_iter().chain(purges.purged_from());
+                    first_rows.into_iter().any(|first| first <= after) && purges.purged_until() > Some(after)
+                });
+                let beginning = ReaderState::beginning(request, purges);
+                Resumption::Ready(Box::new(ReaderState { created_after: *created_after, stale, ..beginning }))
+            }
+            Start::Cursor(cursor) => match ReaderState::resume(server, request, (**cursor).clone(), purges) {
+                Ok(state) => Resumption::Ready(state),
+                Err(resumption) => resumption,
+            },
+        }
+    }
+
+    fn beginning(request: &Request<'_>, purges: &mut impl Purges) -> ReaderState {
+        ReaderState {
+            coverage: None,
+            cursor_spaces: Vec::new(),
+            scope: None,
+            covered: vec![false; request.spaces.len()],
+            walk: None,
+            created_after: None,
+            purges: purges.mark(),
+            stale: false,
+        }
+    }
+
+    fn resume(
+        server: &Server,
+        request: &Request<'_>,
+        mut cursor: Cursor,
+        purges: &mut impl Purges,
+    ) -> Result<Box<ReaderState>, Resumption> {
+        let coverage = NamedCoverage::resolve(server, cursor.coverage.as_ref())?;
+        let is_foreign = matches!(coverage, NamedCoverage::Foreign);
+        let target = cursor.walk.as_ref().filter(|_| !is_foreign).map(|walk| &walk.target);
+        let target = NamedCoverage::resolve(server, target)?.shared();
+        let Some(key) = cursor.key() else { return Ok(Box::new(ReaderState::beginning(request, purges))) };
+        let secret = server.secret(key);
+        // A cursor of another reader counts for nothing, not even as stale.
+        if secret.is_some_and(|secret| cursor.reader != secret.reader(request.user, request.app)) {
+            return Ok(Box::new(ReaderState::beginning(request, purges)));
+        }
+        let coverage = coverage.shared();
+        let stale = !has_every_purge(&cursor, coverage.as_ref(), target.as_ref(), purges);
+        let Some(secret) = secret.filter(|_| !is_foreign) else {
+            return Ok(Box::new(ReaderState { stale, ..ReaderState::beginning(request, purges) }));
+        };
+        if target.is_none() {
+            cursor.walk = None;
+        }
+        if cursor.walk.as_ref().is_some_and(|walk| walk.table != secret.table(request.table)) {
+            cursor.walk = None;
+        }
+        let scope = scope_hashes(secret, request);
+        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
+        let mut state = ReaderState {
+            coverage,
+            cursor_spaces: cursor.spaces,
+            scope: None,
+            covered,
+            walk: None,
+            created_after: None,
+            purges: purges.mark(),
+            stale,
+        };
+        if let (Some(walk), Some(target)) = (cursor.walk, target) {
+            let mut present = scope.clone();
+            present.sort_unstable();
+            let mut left = walk.left;
+            left.extend(state.cursor_spaces.iter().filter(|hash| present.binary_search(hash).is_err()));
+            left.sort_unstable();
+            left.dedup();
+            let from_beginning = state.coverage.is_none();
+            let spaces = scope.iter().zip(&state.covered).map(|(hash, &covered)| {
+                if covered && left.binary_search(hash).is_err() {
+                    SpaceMode::Delta
+                } else if walk.joined.binary_search(hash).is_err() {
+                    SpaceMode::Skip
+                } else if from_beginning {
+                    SpaceMode::Delta
+                } else {
+                    SpaceMode::Whole
+                }
+            });
+            state.walk = Some(WalkState { target, last: walk.last, spaces: spaces.collect(), left });
+            state.created_after = walk.created_after;
+        }
+        state.scope = Some((*secret, scope));
+        Ok(Box::new(state))
+    }
+}
