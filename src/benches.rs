@@ -5,14 +5,14 @@
 
 #[pgrx::pg_schema]
 mod benches {
-    use crate::jsonb::root;
-    use crate::log::new_id;
-    use crate::memory::Context;
-    use crate::merge;
-    use crate::push;
-    use crate::read::{self, Exclude, Found, Pull, TakeFound};
-    use crate::scope::Scope;
-    use crate::wire::{Changeset, Response};
+    use crate::api::{merge_changes, push};
+    use crate::call::Call;
+    use crate::error::Error;
+    use crate::page::{self, ClientFilter, PageRow, TakeRows};
+    use crate::pg::jsonb::{Jsonb, parse};
+    use crate::pg::memory::{Memory, with_scratch};
+    use crate::wire::changeset::Changeset;
+    use crate::wire::response::Response;
     use mana_sync_cursor::Position;
     use mana_sync_cursor::cursor::Cursor;
     use mana_sync_cursor::epoch::{Coverage, Epoch, History, KnownEpoch, Server};
@@ -26,7 +26,6 @@ mod benches {
     use mana_sync_cursor::snapshot::Snapshot;
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
-    use pgrx::pg_sys;
     use pgrx::prelude::*;
     use pgrx_bench::{Bencher, black_box};
     use std::convert::Infallible;
@@ -233,29 +232,16 @@ mod benches {
 
     // ---- the wire format ----------------------------------------------------------------------------------
 
-    /// Times what allocates in the server's memory, which is freed after each iteration.
-    fn iter_in_memory(b: &mut Bencher<'_>, mut work: impl FnMut(Context) + 'static) {
-        let memory = Context::current().child();
-        b.iter(move || {
-            memory.run(|| work(memory));
-            // SAFETY: the work returns nothing.
-            unsafe { memory.reset() };
-        });
-    }
-
-    /// A jsonb in the current memory context.
-    fn jsonb(text: String) -> pg_sys::Datum {
-        let text = std::ffi::CString::new(text).expect("no zero byte");
-        // SAFETY: jsonb_in takes a C string, which it does not keep.
-        let jsonb = unsafe { pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(text.as_ptr().into())]) };
-        jsonb.expect("jsonb_in returns a value")
+    /// Times work in the server's memory, which is freed after each iteration.
+    fn iter_in_memory(b: &mut Bencher<'_>, mut work: impl FnMut(Memory<'_>) + 'static) {
+        b.iter(move || with_scratch(&mut work));
     }
 
     const DATA: &str = r#"{"title": "Milk", "done": false, "position": 17.5, "note": "from the \"Käserei\"",
         "tags": ["home", "shop"], "listId": "0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11", "createdAt": "2026-01-01T12:34:56.789Z"}"#;
 
     /// 100 changes in one space: of each four an insert, two updates and a delete.
-    fn changeset() -> pg_sys::Datum {
+    fn changeset() -> Jsonb<'static> {
         let change = |i: usize| {
             let what = match i % 4 {
                 0 => format!(r#""op": "insert", "data": {DATA}"#),
@@ -270,52 +256,55 @@ mod benches {
             )
         };
         let changes: Vec<String> = (0..100).map(change).collect();
-        jsonb(format!(r#"{{"clientId": "phone", "changes": [{}]}}"#, changes.join(", ")))
+        parse(&format!(r#"{{"clientId": "phone", "changes": [{}]}}"#, changes.join(", ")))
     }
 
     /// As a push reads it.
     #[pg_bench]
     fn changeset_of_100_changes(b: &mut Bencher<'_>) {
         let changeset = changeset();
-        iter_in_memory(b, move |_| {
-            // SAFETY: a jsonb in the memory of the call.
-            let changeset = Changeset::parse(unsafe { root(black_box(changeset)) });
+        iter_in_memory(b, move |memory| {
+            let changeset = Changeset::parse(black_box(changeset).root(), memory);
             assert_eq!(changeset.expect("a changeset").changes.len(), 100);
         });
     }
 
-    impl TakeFound for Vec<Found> {
-        const MEASURED: bool = false;
+    impl TakeRows for Vec<PageRow<'_>> {
+        const NEEDS_SIZE: bool = false;
     }
 
     /// As a pull writes it. The rows are read from the log, so that they have the columns that they have there.
     #[pg_bench]
     fn response_of_100_changes(b: &mut Bencher<'_>) {
-        let scope = Scope::enter(Some(USER), Some(vec![Some(b"home")])).expect("a scope");
-        // SAFETY: a jsonb in the memory of the call.
-        let changeset = Changeset::parse(unsafe { root(changeset()) }).expect("a changeset");
-        push::record(&scope, b"app", None, &changeset.changes).expect("they can be recorded");
-        let pull = Pull {
-            app: b"app",
-            table: None,
-            exclude: Exclude::Echo(None),
-            page_size: 100,
-            start: Start::Beginning(None),
-            cursor_without_rows: true,
-        };
-        let (memory, mut columns) = (Context::current(), None);
-        let mut rows: Vec<Found> = Vec::new();
-        let page = read::page(&scope, pull, &mut rows, |rows, _| {
-            rows.iter_mut().for_each(|found| found.row = memory.run(|| found.row.copy(&mut columns)));
+        let memory = parse("{}").memory();
+        let mut copies: Vec<PageRow<'static>> = Vec::new();
+        let read = Call::PLAIN.in_scope(memory, Some(USER), Some(vec![Some(b"home")]), |spi, scope| {
+            let changeset = Changeset::parse(changeset().root(), memory)?;
+            push::record(spi, scope, b"app", None, &changeset.changes)?;
+            let request = Request {
+                user: scope.user,
+                app: b"app",
+                spaces: &scope.spaces,
+                table: None,
+                page_size: 100,
+                cursor_without_rows: true,
+                room: None,
+            };
+            let (filter, start) = ((ClientFilter::Echo, None), Start::Beginning(None));
+            page::read(spi, &request, filter, start, &mut Vec::new(), |rows, _| {
+                copies.extend(rows.iter().map(|row| row.copy(memory)));
+                Ok(())
+            })?
+            .map_err(Error::from)?;
             Ok(())
         });
-        page.expect("they can be read").expect("a page");
+        read.expect("the changes can be recorded and read");
+        assert_eq!(copies.len(), 100);
         let cursor = cursor(&ids(1)).to_text();
-        assert_eq!(rows.len(), 100);
-        iter_in_memory(b, move |_| {
-            let mut response = Response::new();
-            black_box(&rows).iter().for_each(|found| assert!(response.take(*found)));
-            black_box(response.end(&cursor, false, false));
+        iter_in_memory(b, move |memory| {
+            let mut response = Response::new(memory);
+            black_box(&copies).iter().for_each(|row| assert!(response.take(*row)));
+            black_box(response.finish(&cursor, false, false));
         });
     }
 
@@ -335,17 +324,16 @@ mod benches {
                 }
             };
             let position = Position::new(1, 1000 + i as u64, i as i64);
-            // SAFETY: two jsonb in the memory of the call.
-            let [data, field_timestamps] = [data, times].map(|text| unsafe { merge::object(Some(jsonb(text))) });
+            let [data, field_timestamps] = [data, times].map(|text: String| parse(&text).object());
             Change { op, position, created_at, data, field_timestamps }
         };
         let changes: Vec<_> = (0..21).map(change).collect();
         iter_in_memory(b, move |memory| {
-            let mut state = merge::State::new(memory);
+            let mut state = merge_changes::State::new(memory);
             for change in black_box(&changes) {
-                merge::apply(&mut state, change, Some(b"home"), memory);
+                state.apply(change, Some(b"home"), memory);
             }
-            assert_eq!(state.fields().len(), 7);
+            assert_eq!(state.0.fields().len(), 7);
         });
     }
 
@@ -356,8 +344,8 @@ mod benches {
 
     #[pg_bench]
     fn new_uuidv7(b: &mut Bencher<'_>) {
-        iter_in_memory(b, |_| {
-            black_box(new_id());
+        iter_in_memory(b, |memory| {
+            black_box(memory.uuid(&uuid::Uuid::now_v7()));
         });
     }
 }

@@ -1,35 +1,32 @@
-//! What a change may be, so that whatever gets in comes out: every reader can be sent it, and every dump has it.
+//! The bounds of a change: whatever is recorded can be sent to every reader, and dumped.
 //!
-//! A number of 8 bytes may print as 131 kB, and a value that is nested deep enough cannot be rebuilt. One such change would block
-//! all who share its space, and every dump. So the bounds are of the text, and not of what it takes on disk. They hold for
-//! `push`, `sync` and `record_change`, and for every INSERT under row security, whose policy calls [`within_bounds`]. A superuser
-//! passes by the policy: a restore brings back what was there, under whatever settings.
+//! A number of 8 bytes may print as 131 kB, and a value that is nested very deep cannot be rebuilt. One such change would block all
+//! who share its space, and every dump. So the bounds are bounds of the text, and not of the size on disk. They hold for `push`,
+//! `sync` and `record_change`, and for every INSERT under row security, whose policy calls [`within_bounds`]. The policy does not
+//! hold for a superuser: a restore brings back what was there, under whatever settings.
 
 use crate::error::{Error, MOST_KEY_BYTES};
-use crate::function::{Args, sql_function};
-use crate::json_text::{Size, with_value};
-use crate::jsonb::Raw;
-use crate::number::MOST_PLAIN;
+use crate::json::number::MOST_PLAIN;
+use crate::json::text::Size;
+use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::jsonb::{Jsonb, Node};
 use crate::settings;
-use pgrx::pg_sys;
 
 sql_function!(mana_sync_within_bounds, pg_finfo_mana_sync_within_bounds, within_bounds);
 
-/// Arrays and objects within each other.
+/// So many arrays and objects may be nested in each other.
 const MOST_DEPTH: usize = 1000;
 
-/// What is wrong with the JSON of a change, of which nothing may be; to be read behind what it is of.
-pub fn fault_of_values<const N: usize>(values: [Option<pg_sys::Datum>; N]) -> Option<String> {
+/// The end of a sentence about the JSON of a change that is out of bounds ("has a number of …"); `None` where it is not.
+pub fn fault_of_values<const N: usize>(values: [Option<Jsonb<'_>>; N]) -> Option<String> {
     let most = settings::max_change_size();
-    let sum = |measure: &dyn Fn(Raw<'_>) -> Size| {
-        // SAFETY: the callers pass jsonb.
-        let sizes = values.iter().flatten().map(|datum| unsafe { with_value(*datum, measure) }.0);
-        sizes.fold(Size::default(), Size::and)
+    let sum = |measure: &dyn Fn(Node<'_>) -> Size| {
+        values.iter().flatten().map(|value| value.with_root(measure).0).fold(Size::default(), Size::and)
     };
-    // Most changes are far from what is allowed. Only of others the strings are looked through.
+    // Most changes are far below the limit. The strings of a change are measured only where it may be above.
     let mut size = sum(&|value| {
         let numbers = Size::of_numbers(value);
-        Size { text: numbers.text.saturating_add(6 * value.bytes().1.len()), ..numbers }
+        Size { text: numbers.text.saturating_add(6 * value.stored_size()), ..numbers }
     });
     if size.text > most {
         size = sum(&Size::of);
@@ -45,7 +42,7 @@ pub fn fault_of_values<const N: usize>(values: [Option<pg_sys::Datum>; N]) -> Op
     }
 }
 
-/// What is wrong with a space to write into.
+/// The end of a sentence about a space that a change cannot name; `None` where it can.
 pub fn fault_of_space(space: &[u8]) -> Option<String> {
     if space.len() > MOST_KEY_BYTES {
         Some(too_long())
@@ -57,33 +54,33 @@ pub fn fault_of_space(space: &[u8]) -> Option<String> {
     }
 }
 
-/// What is wrong with an id that is too long.
+/// The end of a sentence about an id that is too long.
 pub fn too_long() -> String {
     format!("must have at most {MOST_KEY_BYTES} bytes")
 }
 
-/// No value that is sent has more bytes than this, as text and as it is stored: a server can send 1 GB, and store 255 MB in an
-/// object. What is larger has come in by other ways than those that are bounded; or it is a record, of many changes.
+/// A value that is sent has at most this many bytes, as text and as it is stored. A server can send 1 GB, and store 255 MB in an
+/// object. Larger is only a value that a superuser inserted, or a record that was merged from many changes.
 pub const MOST_SENT: usize = 200 << 20;
 
 /// Whether values are too large to be sent, with each number in full.
-pub fn is_too_large<'a>(values: impl IntoIterator<Item = Raw<'a>> + Clone) -> bool {
-    /// A number of 8 bytes prints as 131 kB: what is this many times smaller need not be measured.
+pub fn is_too_large<'a>(values: impl IntoIterator<Item = Node<'a>> + Clone) -> bool {
+    /// A number of 8 bytes prints as 131 kB. Values that are so many times smaller than the limit need not be measured.
     const GREATEST_FACTOR: usize = 131_072 / 8;
-    let stored: usize = values.clone().into_iter().map(|value| value.bytes().1.len()).sum();
+    let stored: usize = values.clone().into_iter().map(|value| value.stored_size()).sum();
     stored > MOST_SENT / GREATEST_FACTOR
         && (stored > MOST_SENT || values.into_iter().map(Size::of).fold(Size::default(), Size::and).text > MOST_SENT)
 }
 
-/// Whether a value is nested deeper than those that are let in.
-pub fn is_too_deep(value: Raw<'_>) -> bool {
+/// Whether a value is nested deeper than a change may be.
+pub fn is_too_deep(value: Node<'_>) -> bool {
     Size::of(value).depth > MOST_DEPTH
 }
 
 /// `mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor) RETURNS boolean`
 ///
-/// True; or an error (22023) that says what is wrong with which column. NULLs are not its concern.
-fn within_bounds(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+/// Returns true. Errors: 22023 with the column that is out of bounds, and why. NULL is within bounds, as in a CHECK.
+fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     for (place, name) in ["app_id", "table_name", "record_id"].into_iter().enumerate() {
         match args.text(place) {
             Some([]) => return Err(Error::Empty(name)),
@@ -93,11 +90,11 @@ fn within_bounds(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     }
     check_space(args.text(3))?;
     check_client(args.text(4))?;
-    check_values([("data", args.datum(5)), ("field_timestamps", args.datum(6)), ("actor", args.datum(7))])?;
+    check_values([("data", args.jsonb(5)), ("field_timestamps", args.jsonb(6)), ("actor", args.jsonb(7))])?;
     Ok(Some(true.into()))
 }
 
-/// Refuses a space that nobody could read.
+/// Refuses a space that no scope could name.
 pub fn check_space(space: Option<&[u8]>) -> Result<(), Error> {
     match space.and_then(fault_of_space) {
         Some(fault) => Err(Error::OutOfBounds { what: "space_id", fault }),
@@ -110,8 +107,8 @@ pub fn check_client(client: Option<&[u8]>) -> Result<(), Error> {
     if client.is_some_and(|client| client.len() > MOST_KEY_BYTES) { Err(Error::TooLong("client_id")) } else { Ok(()) }
 }
 
-/// Refuses the JSON of a change: one of its parts, or all of them together.
-pub fn check_values(parts: [(&'static str, Option<pg_sys::Datum>); 3]) -> Result<(), Error> {
+/// Refuses the JSON of a change, if one of its parts or all of them together are out of bounds.
+pub fn check_values(parts: [(&'static str, Option<Jsonb<'_>>); 3]) -> Result<(), Error> {
     let Some(of_all) = fault_of_values(parts.map(|(_, value)| value)) else { return Ok(()) };
     let of_one = parts.into_iter().find_map(|(what, value)| Some((what, fault_of_values([value])?)));
     let (what, fault) = of_one.unwrap_or(("change", of_all));

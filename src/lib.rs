@@ -5,59 +5,40 @@
 //!
 //! | module | what it is responsible for |
 //! |---|---|
-//! | [`scope`]     | who is asking, and for which spaces |
-//! | [`log`]       | writing a change: `record_change` |
-//! | [`read`]      | reading rows: `changes_since` |
-//! | [`push`]      | writing a changeset: `push` |
-//! | [`pull`]      | reading in the wire format: `pull`, `sync` |
+//! | [`api`]       | the SQL functions that read and write the log |
+//! | [`page`]      | reading a page of the log |
 //! | [`wire`]      | the wire format |
-//! | [`bounds`]    | what a change may be, so that whatever gets in comes out |
-//! | [`merge`]     | the record that changes make: the aggregate `merge_changes` |
-//! | [`records`]   | merged records: `records`, `record_history` |
-//! | [`export`]    | everything that a user wrote: `export_changes` |
 //! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user` |
 //! | [`wakeup`]    | telling listeners that there is something to pull |
-//! | [`snapshot`]  | the server's active snapshot, on a primary and on a standby |
+//! | [`call`]      | the bracket of a call: scope, planner settings, connection, snapshot |
+//! | [`row`]       | a row of the log and its columns |
+//! | [`bounds`]    | what a change may be, so that every reader can be sent it |
+//! | [`scope`]     | who asks, and for which spaces |
 //! | [`epoch`]     | which history of transaction ids the server is on |
 //! | [`settings`]  | every setting |
+//! | [`json`]      | JSON text, and the numbers in it |
+//! | [`pg`]        | PostgreSQL's server API, made safe |
 //! | [`error`]     | every SQLSTATE |
-//! | [`function`]  | glue: SQL functions in Rust, their arguments |
-//! | [`statement`] | glue: prepared statements |
-//! | [`jsonb`]     | glue: jsonb |
-//! | [`json_text`] | JSON text, and how long a value is as text |
-//! | [`number`]    | numbers as they are stored, and their text |
-//! | [`table`]     | glue: tables without privileges |
-//! | [`result`]    | glue: functions that return all their rows at once |
-//! | [`memory`]    | glue: memory contexts |
 //!
-//! What a cursor means is in the crate `mana_sync_cursor`, what a merge is in `mana_sync_merge`; they know nothing of a server.
+//! The crates that know nothing of a server: `mana_sync_cursor` (what a cursor means) and `mana_sync_merge` (what a record is after its
+//! changes). ARCHITECTURE.md has the picture, the invariants and the decisions.
 
 use pgrx::prelude::*;
 
+mod api;
 #[cfg(feature = "pg_bench")]
 mod benches;
 mod bounds;
+mod call;
 mod epoch;
 mod error;
-mod export;
-mod function;
-mod json_text;
-mod jsonb;
-mod log;
+mod json;
 mod maintenance;
-mod memory;
-mod merge;
-mod number;
-mod pull;
-mod push;
-mod read;
-mod records;
-mod result;
+mod page;
+mod pg;
+mod row;
 mod scope;
 mod settings;
-mod snapshot;
-mod statement;
-mod table;
 #[cfg(any(test, feature = "pg_test"))]
 mod tests;
 mod wakeup;
@@ -68,12 +49,7 @@ mod wire;
 /// Called when a backend loads the library.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    // A server that was started with RUST_BACKTRACE set would send a backtrace, with the build's paths,
-    // to the client in the DETAIL of every error that passes through Rust: a unique violation, say.
-    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
-        // SAFETY: a backend has one thread.
-        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
-    }
+    pg::server::hide_backtraces();
     settings::register();
     epoch::register();
     wakeup::register();

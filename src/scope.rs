@@ -1,13 +1,14 @@
-//! Who is asking, and for which spaces.
+//! The scope: the user who asks, and the spaces that the user is a member of.
 //!
-//! The scope is two settings, which the policies read too (`sql/policies.sql`). A call that names a
-//! user runs with the settings changed on a level of their own, which ends with the call, or with the
-//! transaction or subtransaction that an error ends.
+//! It is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user changes the settings on a
+//! level of their own, which ends with the call, or with the transaction or subtransaction that an error ends.
 
 use crate::error::{Error, MOST_KEY_BYTES};
-use crate::function::{Args, sql_function};
+use crate::pg::datum::Datum;
+use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::guc::{self, Level};
+use crate::pg::memory::Memory;
 use crate::settings;
-use pgrx::pg_sys;
 use std::ffi::CStr;
 
 const USER: &CStr = c"app.current_user_id";
@@ -18,36 +19,40 @@ sql_function!(mana_sync_may_write, pg_finfo_mana_sync_may_write, may_write);
 
 /// The scope that a call runs in.
 pub struct Scope<'a> {
-    /// Never empty.
+    /// The id of the user, never empty.
     pub user: &'a [u8],
-    /// Never with an empty one; each once, ascending.
+    /// The ids of the spaces: none of them empty, each once, ascending.
     pub spaces: Vec<&'a [u8]>,
-    /// Whether it is known which spaces the user is a member of.
+    /// Whether the memberships of the user are known. Otherwise `spaces` is empty.
     memberships_known: bool,
-    /// The level of settings to leave at the end.
-    level: Option<i32>,
 }
 
 /// `mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}')`
 ///
-/// `user_id` NULL is the user of the scope; `space_ids` NULL keeps the spaces of the same user's scope.
-fn with_scope(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
-    let scope = Scope::wanted(args.text(0), args.texts(1), false, (setting(USER), setting(SPACES)))?;
-    settings::set(USER, scope.user, pg_sys::GucAction::GUC_ACTION_LOCAL);
-    settings::set(SPACES, &scope.spaces.join(&b','), pg_sys::GucAction::GUC_ACTION_LOCAL);
-    Ok(Some(pg_sys::Datum::from(0usize)))
+/// Sets the scope of the transaction. `user_id` NULL is the user of the current scope; `space_ids` NULL keeps the spaces of the
+/// current scope if it is the same user's. Errors: 22023 for an empty user or a space id with a comma; 42501 without a user.
+fn with_scope<'a>(args: &Args<'a>) -> Answer<'a> {
+    let scope = Scope::resolve(args.text(0), args.texts(1), Replace::Allowed, current(args.memory()))?;
+    guc::set_for_transaction(USER, scope.user);
+    guc::set_for_transaction(SPACES, &scope.spaces.join(&b','));
+    // The function returns void.
+    Ok(Some(Datum::from(0)))
 }
 
-/// `mana_sync.may_write(user_id text, space_id text)`, the WITH CHECK of the policy. In Rust, so that the
-/// library is loaded and the setting is the server's, not a placeholder that anybody could set.
-fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+/// `mana_sync.may_write(user_id text, space_id text) RETURNS boolean`
+///
+/// The WITH CHECK of the policy. It is written in Rust, so that the library is loaded and `mana_sync.strict_spaces` is a setting of
+/// the server and not a placeholder that anybody could set.
+fn may_write<'a>(args: &Args<'a>) -> Answer<'a> {
     let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
     if user.len() > MOST_KEY_BYTES {
         return Err(Error::TooLong("user_id"));
     }
-    let may = setting(USER) == user
+    let memory = args.memory();
+    let may = guc::get(USER, memory) == user
         && args.text(1).is_none_or(|space| {
-            let mut members = setting(SPACES).split(|&byte| byte == b',').filter(|id| !id.is_empty()).peekable();
+            let mut members =
+                guc::get(SPACES, memory).split(|&byte| byte == b',').filter(|id| !id.is_empty()).peekable();
             match members.peek() {
                 Some(_) => members.any(|id| id == space),
                 None => !settings::strict_spaces(),
@@ -56,50 +61,61 @@ fn may_write(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
     Ok(Some(may.into()))
 }
 
+/// The two settings of the current scope; empty where they were never set.
+fn current(memory: Memory<'_>) -> (&[u8], &[u8]) {
+    (guc::get(USER, memory), guc::get(SPACES, memory))
+}
+
+/// Whether the user of the current scope may be replaced by another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Replace {
+    /// [`with_scope`] replaces the scope.
+    Allowed,
+    /// A call runs for the user of the scope alone.
+    Refused,
+}
+
 impl<'a> Scope<'a> {
-    /// Enters the scope of a call that names `user` and `spaces`, either of which may be NULL.
-    /// Leave it with [`Scope::leave`].
-    pub fn enter(user: Option<&'a [u8]>, spaces: Option<Vec<Option<&'a [u8]>>>) -> Result<Scope<'a>, Error> {
-        let current = (setting(USER), setting(SPACES));
-        let mut scope = Scope::wanted(user, spaces, true, current)?;
-        let joined = scope.spaces.join(&b',');
-        let (is_other_user, are_other_spaces) = (current.0 != scope.user, current.1 != joined);
-        if is_other_user || are_other_spaces {
-            scope.level = Some(settings::open_level());
-        }
-        if is_other_user {
-            settings::set_for_call(USER, scope.user);
-        }
-        if are_other_spaces {
-            settings::set_for_call(SPACES, &joined);
-        }
-        Ok(scope)
-    }
-
-    /// Leaves the transaction's scope as the call found it.
-    pub fn leave(self) {
-        if let Some(level) = self.level {
-            settings::close_level(level);
-        }
-    }
-
-    /// The scope that the arguments ask for, in the scope of the two settings.
-    fn wanted(
+    /// Enters the scope of a call that names `user` and `spaces`, either of which may be NULL. Returns the level of settings that
+    /// has to be closed at the end of the call, if the call changed any setting.
+    pub fn enter(
+        memory: Memory<'a>,
         user: Option<&'a [u8]>,
         spaces: Option<Vec<Option<&'a [u8]>>>,
-        same_user_only: bool,
+    ) -> Result<(Scope<'a>, Option<Level>), Error> {
+        let current = current(memory);
+        let scope = Scope::resolve(user, spaces, Replace::Refused, current)?;
+        let joined = scope.spaces.join(&b',');
+        let (is_other_user, are_other_spaces) = (current.0 != scope.user, current.1 != joined);
+        let level = (is_other_user || are_other_spaces).then(guc::open_level);
+        if is_other_user {
+            guc::set_on_level(USER, scope.user);
+        }
+        if are_other_spaces {
+            guc::set_on_level(SPACES, &joined);
+        }
+        Ok((scope, level))
+    }
+
+    /// The scope that the arguments name, where the current scope is in the two settings.
+    fn resolve(
+        user: Option<&'a [u8]>,
+        spaces: Option<Vec<Option<&'a [u8]>>>,
+        replace: Replace,
         (current, current_spaces): (&'a [u8], &'a [u8]),
     ) -> Result<Scope<'a>, Error> {
         let user = match user {
             Some([]) => return Err(Error::EmptyUser),
-            Some(user) if same_user_only && !current.is_empty() && user != current => return Err(Error::OtherUser),
+            Some(user) if replace == Replace::Refused && !current.is_empty() && user != current => {
+                return Err(Error::OtherUser);
+            }
             Some(user) => user,
             None if current.is_empty() => return Err(Error::NoScope),
             None => current,
         };
         let (ids, given): (Vec<&'a [u8]>, bool) = match spaces {
             Some(ids) => (ids.into_iter().flatten().collect(), true),
-            // Without a user there is no scope, and the spaces of another user are not this one's.
+            // The spaces of another user are not this one's, and without a user there is no scope.
             None if user != current => (Vec::new(), false),
             None => (current_spaces.split(|&byte| byte == b',').collect(), false),
         };
@@ -108,11 +124,11 @@ impl<'a> Scope<'a> {
             return Err(Error::Comma);
         }
         let memberships_known = given || !spaces.is_empty();
-        Ok(Scope { user, spaces, memberships_known, level: None })
+        Ok(Scope { user, spaces, memberships_known })
     }
 
-    /// Whether no space may be written into: the user is known to be a member of none.
-    pub fn may_write_nowhere(&self) -> bool {
+    /// Whether the user may write into no space at all.
+    pub fn may_write_no_space(&self) -> bool {
         match self.memberships_known {
             true => self.spaces.is_empty(),
             false => settings::strict_spaces(),
@@ -134,12 +150,12 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Ids that are not empty, each once, ascending.
+/// The ids that are not empty, each once, ascending.
 ///
-/// Each is compared by its first eight bytes, as a number, and by all of it only where those are equal: a scope may have a
-/// thousand, and every call sorts them.
+/// Ids are compared by their first eight bytes, as a number, and by all bytes only where those are equal: a scope may have a thousand
+/// spaces, and every call sorts them.
 fn each_once(ids: Vec<&[u8]>) -> Vec<&[u8]> {
-    // Zeros behind a shorter one come before everything else, as its end does.
+    // A shorter id is filled up with zeros, which come before all other bytes, as the end of an id does.
     let head = |id: &[u8]| match id.first_chunk() {
         Some(head) => u64::from_be_bytes(*head),
         None => (0..8).fold(0, |head, i| head << 8 | u64::from(id.get(i).copied().unwrap_or(0))),
@@ -148,13 +164,4 @@ fn each_once(ids: Vec<&[u8]>) -> Vec<&[u8]> {
     ids.sort_unstable();
     ids.dedup();
     ids.into_iter().map(|(_, id)| id).collect()
-}
-
-/// A setting, or '' where it was never set, in the current memory context, which is that of a call.
-fn setting<'a>(name: &CStr) -> &'a [u8] {
-    // SAFETY: `missing_ok`; the string is copied before anything can change it, and the copy stays for the call.
-    unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        if value.is_null() { &[] } else { CStr::from_ptr(pg_sys::pstrdup(value)).to_bytes() }
-    }
 }

@@ -1,9 +1,12 @@
-//! Every setting of the extension, and how settings are changed, for a call or for longer.
+//! Every setting of the extension.
 
-use crate::statement::{Spi, Statement};
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use crate::call::Call;
+use crate::pg::spi::{Statement, statement};
+use crate::pg::{guc, server};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::Cell;
-use std::ffi::{CStr, CString};
+use std::convert::Infallible;
+use std::ffi::CString;
 use std::time::Duration;
 
 /// `mana_sync.strict_spaces`: a write into a space needs a membership even if the application did not pass the user's
@@ -12,41 +15,39 @@ use std::time::Duration;
 static STRICT_SPACES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 thread_local! {
-    /// Whether the setting had a value when the library was loaded, and what became of it.
+    /// What is known of the value before the library was loaded.
     static PLACEHOLDER: Cell<Placeholder> = const { Cell::new(Placeholder::None) };
 }
 
+/// The value that `mana_sync.strict_spaces` had before the library was loaded.
 #[derive(Clone, Copy)]
 enum Placeholder {
-    /// It had none, or one that counts.
+    /// None, or one that counts.
     None,
-    /// It had one.
-    Loaded,
-    /// It had one that nobody with the right to had set.
+    /// There was one, which has not been looked at.
+    Unchecked,
+    /// PostgreSQL refused it, because whoever set it may not set this setting.
     Refused,
 }
 
 /// Whether [`STRICT_SPACES`] is on.
 ///
-/// Until a backend has loaded the library the setting is a placeholder, for which PostgreSQL takes
-/// everybody's value. A value in the request for the connection (`options=-c mana_sync.strict_spaces=off`)
-/// then comes before that of the role or database, which is lost; as the library is loaded, it is
-/// refused itself, and the setting is back at its default. In that case the rule is taken to be on.
-/// (With the library in shared_preload_libraries, PostgreSQL refuses such a connection.)
+/// Until a backend has loaded the library, the setting is a placeholder, and PostgreSQL accepts everybody's value for it. A value in
+/// the request for the connection (`options=-c mana_sync.strict_spaces=off`) then replaces that of the role or database. PostgreSQL
+/// refuses the value when the library is loaded, and the setting is back at its default: what the role or database says is lost. In
+/// that case the rule is taken to be on. (With the library in `shared_preload_libraries`, PostgreSQL refuses such a connection.)
 pub fn strict_spaces() -> bool {
-    if let Placeholder::Loaded = PLACEHOLDER.get() {
-        let spi = Spi::connect();
-        let refused = spi.read(&AT_DEFAULT, &[]).iter().next().is_some();
-        spi.finish();
-        PLACEHOLDER.set(if refused { Placeholder::Refused } else { Placeholder::None });
+    if let Placeholder::Unchecked = PLACEHOLDER.get() {
+        let Ok(is_default) = Call::PLAIN.run(|spi| Ok::<_, Infallible>(spi.read(&IS_DEFAULT, &[]).first().is_some()));
+        PLACEHOLDER.set(if is_default { Placeholder::Refused } else { Placeholder::None });
     }
     STRICT_SPACES.get() || matches!(PLACEHOLDER.get(), Placeholder::Refused)
 }
 
-static AT_DEFAULT: Statement = Statement::new(
-    c"SELECT 1 FROM pg_catalog.pg_settings AS s
-      WHERE s.name OPERATOR(pg_catalog.=) 'mana_sync.strict_spaces' AND s.source OPERATOR(pg_catalog.=) 'default'",
-    &[],
+static IS_DEFAULT: Statement = statement!(
+    sql "SELECT 1 FROM pg_catalog.pg_settings AS s
+         WHERE s.name OPERATOR(pg_catalog.=) 'mana_sync.strict_spaces' AND s.source OPERATOR(pg_catalog.=) 'default'",
+    []
 );
 
 /// `mana_sync.max_schema_version`: `push` and `sync` refuse a changeset or a change of a later version. The log itself stores any
@@ -101,9 +102,8 @@ pub fn wakeup_interval() -> Duration {
 
 /// Defines the settings, and reserves their prefix: PostgreSQL then refuses other names with it.
 pub fn register() {
-    // SAFETY: `missing_ok`, with a constant string.
-    if !unsafe { pg_sys::GetConfigOption(c"mana_sync.strict_spaces".as_ptr(), true, false) }.is_null() {
-        PLACEHOLDER.set(Placeholder::Loaded);
+    if guc::exists(c"mana_sync.strict_spaces") {
+        PLACEHOLDER.set(Placeholder::Unchecked);
     }
     GucRegistry::define_bool_guc(
         c"mana_sync.strict_spaces",
@@ -161,64 +161,16 @@ pub fn register() {
         GucContext::Sighup,
         GucFlags::UNIT_MS,
     );
-    // SAFETY: a plain variable of the server.
-    let is_preloaded = unsafe { pg_sys::process_shared_preload_libraries_in_progress };
+    let is_preloaded = server::is_preloading();
     GucRegistry::define_string_guc(
         c"mana_sync.wakeup_databases",
         c"Sets the databases whose listeners are notified of changes, separated by commas.",
         c"Each of at most 8 databases gets a background worker. This setting has no effect unless the library is preloaded.",
         &WAKEUP_DATABASES,
-        // Where it is not, the setting may have stayed in postgresql.conf. Not known, it would be a WARNING in every session; and
-        // a setting for the start of the server cannot be made known later.
+        // The setting may have stayed in postgresql.conf of a server that does not preload the library any more. Left undefined it would
+        // raise a WARNING in every session, and a setting for the start of the server cannot be defined later.
         if is_preloaded { GucContext::Postmaster } else { GucContext::Sighup },
         GucFlags::default(),
     );
-    // SAFETY: called while the library is loaded, with a constant string.
-    unsafe {
-        #[cfg(any(feature = "pg13", feature = "pg14"))]
-        pg_sys::EmitWarningsOnPlaceholders(c"mana_sync".as_ptr());
-        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
-        pg_sys::MarkGUCPrefixReserved(c"mana_sync".as_ptr());
-    }
-}
-
-/// Opens a level of settings: what [`set_for_call`] changes on it ends with it.
-pub fn open_level() -> i32 {
-    // SAFETY: within a transaction.
-    unsafe { pg_sys::NewGUCNestLevel() }
-}
-
-/// Ends a level of settings and all above it.
-pub fn close_level(level: i32) {
-    // SAFETY: `level` was opened in this call and not closed.
-    unsafe { pg_sys::AtEOXact_GUC(true, level) };
-}
-
-/// Changes a setting on the level that was opened last.
-pub fn set_for_call(name: &CStr, value: &[u8]) {
-    set(name, value, pg_sys::GucAction::GUC_ACTION_SAVE);
-}
-
-/// Changes a setting of this process.
-pub fn set_for_session(name: &CStr, value: &[u8]) {
-    set(name, value, pg_sys::GucAction::GUC_ACTION_SET);
-}
-
-/// Sets a setting for as long as `action` says.
-pub fn set(name: &CStr, value: &[u8], action: pg_sys::GucAction::Type) {
-    // A text of PostgreSQL has no zero byte.
-    let Ok(value) = CString::new(value) else { return };
-    // SAFETY: both strings live during the call; a bad value or name is an error, not undefined.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            action,
-            true,
-            0,
-            false,
-        );
-    }
+    guc::reserve_prefix(c"mana_sync");
 }

@@ -5,32 +5,22 @@ mod tests {
     use pgrx::prelude::*;
 
     #[pg_test]
-    fn ids_are_widened_across_the_32_bit_boundary() {
-        crate::snapshot::pure_tests::ids_are_widened_across_the_32_bit_boundary();
-    }
-
-    #[pg_test]
-    fn the_flush_stops_before_a_page_header() {
-        crate::snapshot::pure_tests::the_flush_stops_before_a_page_header();
-    }
-
-    #[pg_test]
     fn a_number_has_the_text_that_the_server_gives_it() {
-        crate::number::server_tests::a_number_has_the_text_that_the_server_gives_it();
+        crate::json::number::server_tests::a_number_has_the_text_that_the_server_gives_it();
     }
 
     #[pg_test]
     fn a_number_without_a_fraction_is_an_integer() {
-        crate::number::server_tests::a_number_without_a_fraction_is_an_integer();
+        crate::json::number::server_tests::a_number_without_a_fraction_is_an_integer();
     }
 
     #[pg_test]
     fn a_long_number_is_printed_with_an_exponent() {
-        crate::number::server_tests::a_long_number_is_printed_with_an_exponent();
+        crate::json::number::server_tests::a_long_number_is_printed_with_an_exponent();
     }
 
     #[pg_test]
     fn text_is_compact_and_has_the_length_that_is_counted() {
-        crate::json_text::server_tests::text_is_compact_and_has_the_length_that_is_counted();
+        crate::json::text::server_tests::text_is_compact_and_has_the_length_that_is_counted();
     }
 }

@@ -1,131 +1,94 @@
-//! `mana_sync.purge_deleted`: removes deletes, and what they deleted. Which, see `mana_sync_merge::purge`; who has to begin again
-//! then, see `mana_sync_cursor::resync`.
+//! `mana_sync.purge_deleted`: removes deletes, and what they deleted. Which ones, see `mana_sync_merge::purge`. Which readers have to
+//! begin again then, see `mana_sync_cursor::resync`.
 
-use super::{Edits, GROUP, GroupKey, column, select_changes};
+use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
+use crate::call::{Call, with_index_scans};
 use crate::error::Error;
-use crate::function::{Args, INT4, XID8, array_datum, sql_function};
-use crate::merge::change_of;
-use crate::read::plan_index_scans;
-use crate::settings::close_level;
-use crate::snapshot::Pushed;
-use crate::statement::{Row, Spi, Statement};
+use crate::pg::datum::{Datum, types::*};
+use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::heap::Row;
+use crate::pg::memory::Memory;
+use crate::pg::snapshot::{self, Kind};
+use crate::pg::spi::{Spi, Statement, statement};
+use crate::row::LogRow;
+use mana_sync_cursor::id::{EpochNumber, TransactionId};
 use mana_sync_merge::change::{Op, Stamp};
 use mana_sync_merge::purge::{GroupSummary, PurgeLimit};
 use mana_sync_merge::time::Time;
-use pgrx::pg_sys;
 use std::collections::BTreeSet;
 
 sql_function!(mana_sync_purge_deleted, pg_finfo_mana_sync_purge_deleted, purge_deleted);
 
-static CREATED_BEFORE: Statement = Statement::new(
-    c"SELECT pg_catalog.now() OPERATOR(pg_catalog.-) $1
-      WHERE $1 OPERATOR(pg_catalog.>=) '0'",
-    &[pg_sys::INTERVALOID],
+static CREATED_BEFORE: Statement = statement!(
+    sql "SELECT pg_catalog.now() OPERATOR(pg_catalog.-) $1 WHERE $1 OPERATOR(pg_catalog.>=) '0'",
+    [INTERVAL]
 );
 
-/// Records with a delete that is old enough.
-static RECORDS: Statement = Statement::new(
-    c"SELECT DISTINCT c.app_id, c.record_id, c.table_name
-      FROM mana_sync.sync_changes AS c
-      WHERE c.op OPERATOR(pg_catalog.=) 'delete' AND c.created_at OPERATOR(pg_catalog.<) $1",
-    &[pg_sys::TIMESTAMPTZOID],
-);
-
-/// All changes of a record, group by group, the private ones last.
-static RECORD: Statement = Statement::new(
-    select_changes!(
-        "WHERE c.app_id OPERATOR(pg_catalog.=) $1
-           AND c.record_id OPERATOR(pg_catalog.=) $2
-           AND c.table_name OPERATOR(pg_catalog.=) $3
-         ORDER BY CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END DESC, c.user_id COLLATE pg_catalog.\"POSIX\" DESC"
-    ),
-    &[pg_sys::TEXTOID; 3],
-);
-
-static NOTE_TRANSACTIONS: Statement = Statement::new(
-    c"INSERT INTO mana_sync.purged_transactions (epoch, xact)
-      SELECT t.epoch, t.xact
-      FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS t (epoch, xact)
-      ON CONFLICT DO NOTHING",
-    &[pg_sys::INT4ARRAYOID, pg_sys::XID8ARRAYOID],
-);
-
-static NOTE_PURGE: Statement = Statement::new(
-    c"INSERT INTO mana_sync.purges (number, mark, purged_until, purged_from, older_than, deletes, changes)
-      SELECT COALESCE(pg_catalog.max(p.number), 0) OPERATOR(pg_catalog.+) 1, $1,
-             GREATEST(pg_catalog.max(p.purged_until), $2), LEAST(pg_catalog.min(p.purged_from), $3), $4, $5, $6
-      FROM mana_sync.purges AS p",
-    &[
-        pg_sys::INT8OID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::INTERVALOID,
-        pg_sys::INT8OID,
-        pg_sys::INT8OID,
-    ],
-);
+static DELETED_RECORDS: Statement = statement!("queries/deleted_records.sql", [TIMESTAMPTZ]);
+static RECORD: Statement = statement!("queries/record.sql", [TEXT, TEXT, TEXT]);
+static INSERT_TRANSACTIONS: Statement = statement!("queries/insert_purged_transactions.sql", [INT4_ARRAY, XID8_ARRAY]);
+static INSERT_PURGE: Statement =
+    statement!("queries/insert_purge.sql", [INT8, TIMESTAMPTZ, TIMESTAMPTZ, INTERVAL, INT8, INT8]);
 
 /// `mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)`
 ///
 /// Errors: 22023 for a negative interval or NULL; 42501 where row security would hide rows from the owner.
-fn purge_deleted(args: &Args) -> Result<Option<pg_sys::Datum>, Error> {
+fn purge_deleted<'a>(args: &Args<'a>) -> Answer<'a> {
     let older_than = args.datum(0).ok_or(Error::Null("older_than"))?;
-    let spi = Spi::connect();
-    let created_before = spi.read(&CREATED_BEFORE, &[Some(older_than)]).iter().next().and_then(|row| row.column(1));
-    let created_before = created_before.ok_or(Error::Negative("older_than"))?;
-    super::begin(&spi)?;
-    // Not older than the lock.
-    let pushed = Pushed::latest();
-    let mut purge = Purge {
-        spi: &spi,
-        created_before: Time::from_micros(created_before.value() as i64),
-        edits: Edits::new(&spi),
-        deletes: 0,
-        changes: 0,
-        until: Time::from_micros(i64::MIN),
-        from: Time::from_micros(i64::MAX),
-        transactions: BTreeSet::new(),
-    };
-    spi.for_each(&RECORDS, &[Some(created_before)], |row| {
-        let level = plan_index_scans();
-        purge.record([row.column(1), row.column(2), row.column(3)])?;
-        close_level(level);
-        Ok(true)
-    })?;
-    let level = plan_index_scans();
-    purge.edits.flush()?;
-    pushed.pop();
-    let counts = [purge.deletes, purge.changes].map(|count| Some(pg_sys::Datum::from(count)));
-    if purge.deletes > 0 {
-        purge.note_transactions();
-        let mark = uuid::Uuid::new_v4().as_u64_pair().1 & mana_sync_cursor::hash::MAX;
-        let [until, from] = [purge.until, purge.from].map(|time| Some(pg_sys::Datum::from(time.micros())));
-        let values = [Some(pg_sys::Datum::from(mark as i64)), until, from, Some(older_than), counts[0], counts[1]];
-        spi.insert(&NOTE_PURGE, &values);
-    }
-    close_level(level);
-    spi.finish();
-    args.composite(counts).map(Some)
+    Call::PLAIN.run(|spi| {
+        let row = spi.read(&CREATED_BEFORE, &[Some(older_than)]).first();
+        let created_before = row.and_then(|row| row.int8(1)).ok_or(Error::Negative("older_than"))?;
+        lock(spi)?;
+        let mut purge = Purge::new(spi, Time::from_micros(created_before));
+        snapshot::with(Kind::Latest, || {
+            // Not planned as an index scan: it reads all deletes.
+            spi.for_each(&DELETED_RECORDS, &[Some(Datum::from(created_before))], |row| {
+                with_index_scans(|| purge.record(&row)).map(|()| true)
+            })?;
+            with_index_scans(|| purge.edits.flush())
+        })?;
+        if purge.deletes > 0 {
+            purge.note(older_than);
+        }
+        args.composite([purge.deletes, purge.changes].map(|count| Some(Datum::from(count))))
+    })
 }
 
-struct Purge<'a> {
-    spi: &'a Spi,
+/// A purge under way.
+struct Purge<'s> {
+    spi: Spi<'s>,
     /// Deletes that were recorded later stay.
     created_before: Time,
-    edits: Edits<'a>,
+    edits: Edits<'s>,
+    /// How many deletes it removes.
     deletes: i64,
+    /// How many changes it removes, including the deletes.
     changes: i64,
-    /// Latest time at which a delete that goes was recorded.
+    /// The latest time at which a delete that it removes was recorded.
     until: Time,
-    /// Earliest time at which a change that goes was recorded.
+    /// The earliest time at which a change that it removes was recorded.
     from: Time,
-    /// Epochs and ids of the transactions that wrote the deletes which go.
-    transactions: BTreeSet<(u32, u64)>,
+    /// Epochs and ids of the transactions that wrote the deletes that it removes.
+    transactions: BTreeSet<(EpochNumber, TransactionId)>,
 }
 
-impl Purge<'_> {
-    /// Removes what can go of a record.
-    fn record(&mut self, record: [Option<pg_sys::Datum>; 3]) -> Result<(), Error> {
+impl<'s> Purge<'s> {
+    fn new(spi: Spi<'s>, created_before: Time) -> Purge<'s> {
+        Purge {
+            spi,
+            created_before,
+            edits: Edits::new(spi),
+            deletes: 0,
+            changes: 0,
+            until: Time::from_micros(i64::MIN),
+            from: Time::from_micros(i64::MAX),
+            transactions: BTreeSet::new(),
+        }
+    }
+
+    /// Removes what can go of a record, a row of `queries/deleted_records.sql`.
+    fn record(&mut self, record: &Row<'_>) -> Result<(), Error> {
+        let memory = record.memory();
         let mut shared: Vec<(GroupKey, GroupSummary, Stamp)> = Vec::new();
         let (mut limit_of_shared, mut limit_of_private) = (PurgeLimit::All, PurgeLimit::All);
         let mut current: Option<(GroupKey, GroupSummary)> = None;
@@ -137,43 +100,45 @@ impl Purge<'_> {
                 shared.extend(delete.map(|delete| (key, group, delete)));
                 return Ok(());
             }
-            // All shared ones have been seen; private ones of two users nobody sees together.
+            // The shared groups have all been seen. Nobody sees the private groups of two users together.
             limit_of_private = limit_of_private.min(limit);
             match delete {
-                Some(delete) if limit.min(limit_of_shared).allows(delete) => purge.group(&key, &group),
+                Some(delete) if limit.min(limit_of_shared).allows(delete) => purge.group(&key, &group, memory),
                 _ => Ok(()),
             }
         };
         let spi = self.spi;
-        spi.for_each(&RECORD, &record, |row| {
-            if current.as_ref().is_some_and(|(key, _)| !key.is_of(&row, column::GROUP)) {
+        let columns = [record.datum(1), record.datum(2), record.datum(3)];
+        spi.for_each(&RECORD, &columns, |row| {
+            let row = LogRow::of_table(row);
+            if current.as_ref().is_some_and(|(key, _)| !key.is_of(&row)) {
                 finish(self, &mut current)?;
             }
-            // SAFETY: the columns are these, and the row is there during the call.
-            let change = unsafe { change_of(&row, column::OP)? };
-            let (_, group) =
-                current.get_or_insert_with(|| (GroupKey::of(&row, column::GROUP), GroupSummary::default()));
+            let change = row.change()?;
+            let (_, group) = current.get_or_insert_with(|| (GroupKey::of(&row), GroupSummary::default()));
             group.add(&change);
             Ok(true)
         })?;
         finish(self, &mut current)?;
         for (key, group, delete) in shared {
             if limit_of_shared.min(limit_of_private).allows(delete) {
-                self.group(&key, &group)?;
+                self.group(&key, &group, memory)?;
             }
         }
         Ok(())
     }
 
     /// Removes the latest delete of a group, and what it covers.
-    fn group(&mut self, key: &GroupKey, group: &GroupSummary) -> Result<(), Error> {
+    fn group(&mut self, key: &GroupKey, group: &GroupSummary, memory: Memory<'_>) -> Result<(), Error> {
         let spi = self.spi;
-        spi.for_each(&GROUP, &key.values(), |row| self.change(&row, group).map(|()| true))
+        spi.for_each(&CHANGES_OF_GROUP, &key.values(memory), |row| {
+            self.change(&LogRow::of_table(row), group).map(|()| true)
+        })
     }
 
-    fn change(&mut self, row: &Row, group: &GroupSummary) -> Result<(), Error> {
-        // SAFETY: the columns are these, and the row is there during the call.
-        let change = unsafe { change_of(row, column::OP)? };
+    /// Removes a change that the latest delete of its group covers.
+    fn change(&mut self, row: &LogRow<'_>, group: &GroupSummary) -> Result<(), Error> {
+        let change = row.change()?;
         if !group.covers(&change) {
             return Ok(());
         }
@@ -182,14 +147,21 @@ impl Purge<'_> {
         if change.op == Op::Delete {
             self.deletes += 1;
             self.until = self.until.max(change.created_at);
-            self.transactions.insert((change.position.epoch.0, change.position.xact.0));
+            self.transactions.insert((change.position.epoch, change.position.xact));
         }
-        self.edits.remove(row.column(column::ID).ok_or(Error::Installation("a change without an id"))?)
+        self.edits.remove(row)
     }
 
-    fn note_transactions(&self) {
-        let datums = |&(epoch, xact): &(u32, u64)| (pg_sys::Datum::from(epoch as i32), pg_sys::Datum::from(xact));
-        let (epochs, xacts) = self.transactions.iter().map(datums).unzip();
-        self.spi.insert(&NOTE_TRANSACTIONS, &[Some(array_datum(epochs, &INT4)), Some(array_datum(xacts, &XID8))]);
+    /// Adds the purge to the tables that cursors are compared with.
+    fn note(&self, older_than: Datum<'_>) {
+        let memory = self.spi.memory();
+        let epochs = self.transactions.iter().map(|&(epoch, _)| Datum::from(epoch.0 as i32));
+        let xacts = self.transactions.iter().map(|&(_, xact)| Datum::from(xact.0));
+        self.spi.insert(&INSERT_TRANSACTIONS, &[Some(memory.array(INT4, epochs)), Some(memory.array(XID8, xacts))]);
+        let mark = uuid::Uuid::new_v4().as_u64_pair().1 & mana_sync_cursor::hash::MAX;
+        let values = [mark as i64, self.until.micros(), self.from.micros()];
+        let [mark, until, from] = values.map(|value| Some(Datum::from(value)));
+        let [deletes, changes] = [self.deletes, self.changes].map(|count| Some(Datum::from(count)));
+        self.spi.insert(&INSERT_PURGE, &[mark, until, from, Some(older_than), deletes, changes]);
     }
 }

@@ -1,47 +1,43 @@
-//! Shared memory between those who commit and the workers that tell of it.
+//! The feed: shared memory between the backends that commit and the workers that send wake-ups.
 
+use crate::pg::server;
+use crate::pg::shmem::{self, Latch, Shared};
 use crate::settings;
 use pgrx::lwlock::PgLwLock;
-use pgrx::shmem::PGRXSharedMemory;
 use pgrx::{pg_guard, pg_shmem_init, pg_sys};
 use std::cell::Cell;
 
 /// How many databases can have a worker.
 pub const MOST_DATABASES: usize = 8;
-/// What the touches of a database's transactions may take until its worker has drained them, in bytes.
+/// How many bytes the touches of a database may have until its worker has drained them.
 const ROOM: usize = 64 * 1024;
 
-/// A database's feed. All zeroes is one that nobody reads.
+/// The feed of a database.
 #[derive(Clone, Copy)]
-#[repr(C)]
 struct Feed {
     /// OID of the database; 0 until its worker has started.
     database: u32,
-    /// Something did not fit: everybody is to be woken.
+    /// Something did not fit: everybody has to be woken.
     overflow: bool,
-    /// The worker waits for the next touch, however long. Otherwise it looks by itself when it is time to.
+    /// The worker waits for the next touch without a timeout. Otherwise it looks by itself when it is time to.
     idle: bool,
-    /// How much of `bytes` is used.
+    /// How many of `bytes` are used.
     used: usize,
-    /// The worker's latch, which is in the server's shared memory.
-    latch: usize,
+    /// The latch of the worker, once it has started.
+    latch: Option<Latch>,
     bytes: [u8; ROOM],
 }
 
 /// The feeds of all databases.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Feeds([Feed; MOST_DATABASES]);
+type Feeds = [Feed; MOST_DATABASES];
 
-// SAFETY: plain numbers; the latch is used as an address only by SetLatch.
-unsafe impl PGRXSharedMemory for Feeds {}
+const EMPTY: Feed = Feed { database: 0, overflow: false, idle: false, used: 0, latch: None, bytes: [0; ROOM] };
 
-// SAFETY: no other lock of the server has this name.
-static FEEDS: PgLwLock<Feeds> = unsafe { PgLwLock::new(c"mana_sync_wakeups") };
+static FEEDS: PgLwLock<Shared<Feeds>> = shmem::lock(c"mana_sync_wakeups");
 
 thread_local! {
-    /// Whether the shared memory is there; inherited from the postmaster.
-    static THERE: Cell<bool> = const { Cell::new(false) };
+    /// Whether the shared memory is there. Backends inherit this from the postmaster.
+    static IS_THERE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Called in the postmaster.
@@ -49,29 +45,25 @@ pub fn register() {
     if settings::wakeup_databases().is_empty() {
         return;
     }
-    pg_shmem_init!(
-        FEEDS = Feeds(
-            [Feed { database: 0, overflow: false, idle: false, used: 0, latch: 0, bytes: [0; ROOM] }; MOST_DATABASES]
-        )
-    );
-    THERE.set(true);
+    pg_shmem_init!(FEEDS = Shared([EMPTY; MOST_DATABASES]));
+    IS_THERE.set(true);
 }
 
 /// Whether anybody may be woken.
 pub fn is_there() -> bool {
-    THERE.get()
+    IS_THERE.get()
 }
 
-/// Adds touches of a transaction that has committed, or that something was touched which they do not name. Called
-/// where an error would bring the server down: it allocates nothing, and only takes the lock.
+/// Adds the touches of a transaction that has committed. `overflow` is whether it touched more than they name.
+///
+/// Called where an error would bring the server down: it allocates nothing, and takes no other lock.
 pub fn add(touches: &[u8], overflow: bool) {
     if !is_there() {
         return;
     }
-    // SAFETY: a plain variable of the backend.
-    let database = u32::from(unsafe { pg_sys::MyDatabaseId });
+    let database = server::database();
     let mut feeds = FEEDS.exclusive();
-    let Some(feed) = feeds.0.iter_mut().find(|feed| feed.database == database) else { return };
+    let Some(feed) = feeds.iter_mut().find(|feed| feed.database == database) else { return };
     let before = feed.used;
     let end = feed.used.saturating_add(touches.len());
     match feed.bytes.get_mut(feed.used..end) {
@@ -81,43 +73,38 @@ pub fn add(touches: &[u8], overflow: bool) {
         }
         _ => feed.overflow = true,
     }
-    // To wake the worker for each commit would cost more than all the rest.
-    let wake = std::mem::take(&mut feed.idle) || (before < ROOM / 2 && feed.used >= ROOM / 2);
-    let latch = feed.latch;
+    // Waking the worker for each commit would cost more than everything else here.
+    let is_half_full = before < ROOM / 2 && feed.used >= ROOM / 2;
+    let latch = feed.latch.filter(|_| std::mem::take(&mut feed.idle) || is_half_full);
     drop(feeds);
-    if wake && latch != 0 {
-        // SAFETY: a latch in the server's shared memory; if its process has ended, at worst another one
-        // is woken for nothing.
-        unsafe { pg_sys::SetLatch(latch as *mut pg_sys::Latch) };
+    if let Some(latch) = latch {
+        latch.set();
     }
 }
 
-/// The feed of this process's database, which it drains.
+/// The feed of the database that a worker is connected to.
 pub struct Reader {
     place: usize,
 }
 
 impl Reader {
-    /// Takes the feed at this place among the configured databases. What was touched before is not known.
+    /// Takes the feed at this place among the configured databases. It begins with an overflow: what was touched before is not known.
     pub fn open(place: usize) -> Reader {
         let mut feeds = FEEDS.exclusive();
-        let feed = &mut feeds.0[place];
-        // SAFETY: plain variables of the process.
-        unsafe {
-            feed.database = u32::from(pg_sys::MyDatabaseId);
-            feed.latch = pg_sys::MyLatch as usize;
-        }
+        let feed = &mut feeds[place];
+        feed.database = server::database();
+        feed.latch = Some(Latch::own());
         feed.overflow = true;
         Reader { place }
     }
 
-    /// What was added since, and whether something is missing in it. If that is nothing, and the worker will then
-    /// wait (`or_wait`), the next touch wakes it.
+    /// Moves what was added since into `into`, and returns whether something is missing in it. If nothing was added and the worker
+    /// will wait (`or_wait`), the next touch wakes it.
     pub fn drain(&self, into: &mut Vec<u8>, or_wait: bool) -> bool {
         into.clear();
         into.reserve(ROOM);
         let mut feeds = FEEDS.exclusive();
-        let feed = &mut feeds.0[self.place];
+        let feed = &mut feeds[self.place];
         into.extend_from_slice(&feed.bytes[..feed.used]);
         feed.idle = or_wait && feed.used == 0 && !feed.overflow;
         feed.used = 0;

@@ -3,30 +3,38 @@
 use super::channel::Channels;
 use super::feed::{self, Reader};
 use super::note::{self, Touch};
-use crate::function::text_datum;
-use crate::json_text::quote;
+use crate::call::Call;
+use crate::error::Error;
+use crate::json::text::JsonText;
+use crate::pg::datum::{Datum, types::*};
+use crate::pg::fmgr::raise;
+use crate::pg::memory::Memory;
+use crate::pg::spi::{Statement, statement};
+use crate::pg::worker::{self, background_worker};
+use crate::pg::{guc, server};
 use crate::settings;
-use crate::statement::{Spi, Statement};
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys::panic::ErrorReport;
-use pgrx::{PgLogLevel, PgSqlErrorCode, pg_guard, pg_sys};
+use pgrx::{IntoDatum, PgLogLevel, PgSqlErrorCode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
-/// After an error the postmaster starts the worker again so much later.
+background_worker!(mana_sync_wakeup_worker, run);
+
+/// The time after which the postmaster starts a worker again that an error has ended.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
-/// NOTIFY takes no longer payload (NOTIFY_PAYLOAD_MAX_LENGTH in commands/async.c).
+/// The longest payload of NOTIFY, in bytes (NOTIFY_PAYLOAD_MAX_LENGTH in commands/async.c).
 const LONGEST_PAYLOAD: usize = 7999;
-/// For more channels at once everyone is woken instead.
+/// Where more channels than this are due at once, everyone is woken instead.
 const MOST_CHANNELS: usize = 5000;
 
-static NOTIFY: Statement = Statement::new(c"SELECT pg_catalog.pg_notify($1, $2)", &[pg_sys::TEXTOID, pg_sys::TEXTOID]);
+static NOTIFY: Statement = statement!(sql "SELECT pg_catalog.pg_notify($1, $2)", [TEXT, TEXT]);
 
 /// Called in the postmaster.
 pub fn register() {
-    // SAFETY: a plain variable of the server. pg_upgrade drops and creates databases, to which nobody may be connected then.
-    if unsafe { pg_sys::IsBinaryUpgrade } {
+    // pg_upgrade drops and creates databases, to which nobody may be connected then.
+    if server::is_upgrading() {
         return;
     }
     let databases = settings::wakeup_databases();
@@ -43,7 +51,7 @@ pub fn register() {
             .set_type("mana_sync wake-ups")
             .set_library("mana_sync")
             .set_function("mana_sync_wakeup_worker")
-            .set_argument(Some(pg_sys::Datum::from(place)))
+            .set_argument((place as i64).into_datum())
             .enable_spi_access()
             // On a standby, when it is promoted.
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
@@ -52,12 +60,11 @@ pub fn register() {
     }
 }
 
-/// Says so where the workers leave too few for parallel queries, or where not all of them can start. The server itself says only the
-/// latter, as LOG and without naming the setting.
+/// Warns where the workers leave too few processes for parallel queries, or where not all of them can start. The server itself logs
+/// only the latter, and does not name the setting.
 fn warn_of_few_worker_processes(taken: usize) {
-    // SAFETY: plain variables of the server, which are set when libraries are preloaded.
-    let (all, for_a_query) = unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) };
-    // One is the launcher's of logical replication.
+    let (all, for_a_query) = server::worker_processes();
+    // The launcher of logical replication takes one.
     let left = i64::from(all) - 1 - taken as i64;
     if taken == 0 || left >= i64::from(for_a_query.max(1)) {
         return;
@@ -72,115 +79,84 @@ fn warn_of_few_worker_processes(taken: usize) {
         .report(PgLogLevel::WARNING);
 }
 
-/// The worker's main function; the argument is its place among the configured databases.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn mana_sync_wakeup_worker(place: pg_sys::Datum) {
-    let place = place.value();
-    handle_termination();
-    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+/// The worker's main function. The argument is its place among the configured databases.
+fn run(place: usize) {
+    worker::handle_signals();
     let Some(database) = settings::wakeup_databases().into_iter().nth(place) else { return };
     BackgroundWorker::connect_worker_to_spi(Some(&database), None);
     // Nobody waits for a wake-up to be on disk.
-    crate::settings::set_for_session(c"synchronous_commit", b"off");
+    guc::set_for_session(c"synchronous_commit", b"off");
     let reader = Reader::open(place);
-    let (mut bytes, mut pending, mut last_sent) = (Vec::new(), Pending::default(), None::<Instant>);
+    let (mut bytes, mut due, mut last_sent) = (Vec::new(), Wakeups::default(), None::<Instant>);
     let mut idle = false;
     loop {
-        let due = last_sent.map_or(Duration::ZERO, |sent| settings::wakeup_interval().saturating_sub(sent.elapsed()));
-        let timeout = (!idle).then(|| due.max(Duration::from_millis(1)));
-        if !BackgroundWorker::wait_latch(timeout) {
-            // The postmaster is gone.
-            // SAFETY: ends the process as PostgreSQL's own workers do; nothing here has to be dropped.
-            unsafe { pg_sys::proc_exit(1) };
-        }
-        pgrx::check_for_interrupts!();
-        if BackgroundWorker::sighup_received() {
-            // SAFETY: what every process of the server does on this signal, between transactions.
-            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
-        }
-        // Woken early, it only makes room.
-        let is_due = last_sent.is_none_or(|sent| sent.elapsed() >= settings::wakeup_interval());
-        let or_wait = is_due && pending.is_empty();
-        pending.everyone |= reader.drain(&mut bytes, or_wait);
-        note::read(&bytes).into_iter().for_each(|touch| pending.add(touch));
-        idle = or_wait && pending.is_empty();
-        if is_due && !pending.is_empty() {
-            let wakeups = std::mem::take(&mut pending);
-            BackgroundWorker::transaction(AssertUnwindSafe(|| send(wakeups)));
+        let wait = last_sent.map_or(Duration::ZERO, |sent| settings::wakeup_interval().saturating_sub(sent.elapsed()));
+        worker::wait((!idle).then(|| wait.max(Duration::from_millis(1))));
+        // Woken before the interval has passed, it only makes room in the feed.
+        let is_time = last_sent.is_none_or(|sent| sent.elapsed() >= settings::wakeup_interval());
+        let or_wait = is_time && due.is_empty();
+        due.everyone |= reader.drain(&mut bytes, or_wait);
+        note::decode(&bytes).into_iter().for_each(|touch| due.add(touch));
+        idle = or_wait && due.is_empty();
+        if is_time && !due.is_empty() {
+            let wakeups = std::mem::take(&mut due);
+            BackgroundWorker::transaction(AssertUnwindSafe(|| send(&wakeups).unwrap_or_else(|error| raise(error))));
             last_sent = Some(Instant::now());
         }
     }
 }
 
-unsafe extern "C-unwind" {
-    /// tcop/tcopprot.h, without pgrx's guard: it is called by a signal.
-    fn die(signal: std::ffi::c_int);
-}
-
-/// SIGTERM ends the process wherever it can be interrupted, also in the wait for a lock, and with status 1: with 0
-/// the postmaster would never start the worker again.
-fn handle_termination() {
-    // SAFETY: what PostgreSQL's own processes that run SQL do; signals are blocked until the handlers are set.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+/// Sends wake-ups. Where the extension is not installed, or not any more, nobody knows a channel.
+fn send(wakeups: &Wakeups) -> Result<(), Error> {
+    if !server::has_extension(c"mana_sync") {
+        return Ok(());
     }
-}
-
-/// Sends them; where the extension is not installed (any more) nobody knows a channel.
-fn send(wakeups: Pending) {
-    // SAFETY: `missing_ok`, within a transaction.
-    if unsafe { pg_sys::get_extension_oid(c"mana_sync".as_ptr(), true) } == pg_sys::InvalidOid {
-        return;
-    }
-    let channels = match Channels::load() {
-        Ok(channels) => channels,
-        Err(error) => return pgrx::pg_sys::panic::ErrorReport::from(error).report(pgrx::PgLogLevel::ERROR),
-    };
-    let spi = Spi::connect();
-    let notify = |channel: String, payload: &[u8]| {
-        spi.select(&NOTIFY, &[Some(text_datum(channel.as_bytes())), Some(text_datum(payload))]);
-    };
-    if wakeups.everyone {
-        notify(channels.everyone(), b"{}");
-    }
-    for ((to, app), written) in &wakeups.written {
-        let channel = match to {
-            To::User(id) => channels.user(id),
-            To::Space(id) => channels.space(id),
+    let channels = Channels::load()?;
+    Call::PLAIN.run(|spi| {
+        let memory = spi.memory();
+        let notify = |channel: String, payload| {
+            spi.select(&NOTIFY, &[Some(memory.text(channel.as_bytes())), Some(payload)]);
         };
-        notify(channel, &written.payload(app));
-    }
-    spi.finish();
+        if wakeups.everyone {
+            notify(channels.everyone(), memory.text(b"{}"));
+        }
+        for ((listener, app), written) in &wakeups.written {
+            let channel = match listener {
+                Listener::User(id) => channels.user(id),
+                Listener::Space(id) => channels.space(id),
+            };
+            notify(channel, written.payload(app, memory));
+        }
+        Ok(())
+    })
 }
 
-/// Whose channel.
+/// Whose channel a wake-up is sent to.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum To {
+enum Listener {
     User(Box<[u8]>),
     Space(Box<[u8]>),
 }
 
-/// What was written of an app.
+/// The tables of an app that were written to, and the clients that wrote.
 #[derive(Debug, Default)]
 struct Written {
     tables: BTreeSet<Box<[u8]>>,
     clients: BTreeSet<Box<[u8]>>,
-    /// There was a text that was too long for the feed.
-    more: bool,
+    /// Whether an app or table was too long for the feed.
+    is_incomplete: bool,
 }
 
-/// What is to be sent.
+/// The wake-ups that are due.
 #[derive(Debug, Default)]
-struct Pending {
+struct Wakeups {
+    /// Whether everyone has to be woken.
     everyone: bool,
-    written: BTreeMap<(To, Box<[u8]>), Written>,
+    /// What was written, for each listener and app.
+    written: BTreeMap<(Listener, Box<[u8]>), Written>,
 }
 
-impl Pending {
+impl Wakeups {
     fn is_empty(&self) -> bool {
         !self.everyone && self.written.is_empty()
     }
@@ -194,10 +170,10 @@ impl Pending {
             return;
         }
         let Touch { user, space, app, table, client } = touch;
-        let space = (!space.is_empty()).then_some(To::Space(space));
-        for to in [Some(To::User(user)), space].into_iter().flatten() {
+        let space = (!space.is_empty()).then_some(Listener::Space(space));
+        for to in [Some(Listener::User(user)), space].into_iter().flatten() {
             let written = self.written.entry((to, app.clone())).or_default();
-            written.more |= app.is_empty() || table.is_empty();
+            written.is_incomplete |= app.is_empty() || table.is_empty();
             written.tables.insert(table.clone());
             written.clients.insert(client.clone());
         }
@@ -205,24 +181,26 @@ impl Pending {
 }
 
 impl Written {
-    /// `{"app": …, "tables": […], "clients": […]}`, or `{}` where that is too long or not known.
-    fn payload(&self, app: &[u8]) -> Vec<u8> {
-        let mut json = b"{\"app\": ".to_vec();
-        quote(app, |part| json.extend_from_slice(part));
+    /// `{"app": …, "tables": […], "clients": […]}`, or `{}` where that is too long or incomplete.
+    fn payload<'m>(&self, app: &[u8], memory: Memory<'m>) -> Datum<'m> {
+        let mut json = JsonText::new(memory);
+        json.raw("{\"app\": ");
+        json.string(app);
         for (key, texts) in [(", \"tables\": [", &self.tables), (", \"clients\": [", &self.clients)] {
-            json.extend_from_slice(key.as_bytes());
+            json.raw(key);
             for (place, text) in texts.iter().enumerate() {
                 if place > 0 {
-                    json.extend_from_slice(b", ");
+                    json.raw(", ");
                 }
-                quote(text, |part| json.extend_from_slice(part));
+                json.string(text);
             }
-            json.push(b']');
+            json.raw("]");
         }
-        json.push(b'}');
-        match self.more || json.len() > LONGEST_PAYLOAD {
-            true => b"{}".to_vec(),
-            false => json,
+        json.raw("}");
+        match self.is_incomplete || json.length() > LONGEST_PAYLOAD {
+            true => memory.text(b"{}"),
+            // A json has the form of a text.
+            false => json.finish(),
         }
     }
 }

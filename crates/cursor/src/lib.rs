@@ -58,6 +58,7 @@ pub mod id;
 pub mod page;
 pub mod plan;
 mod position;
+pub mod postgres;
 pub mod resync;
 pub mod scan;
 pub mod snapshot;

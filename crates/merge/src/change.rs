@@ -27,7 +27,7 @@ impl Op {
 }
 
 /// Orders writes: the write with the greater stamp is the later one. No two changes have the same position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Stamp {
     /// When the device wrote, or when the server recorded the change if the device gave no credible time.
     pub time: Time,

@@ -8,7 +8,7 @@ use crate::change::{Change, FieldWrite, JsonObject, Op, Stamp};
 use crate::time::Time;
 use allocator_api2::alloc::{Allocator, Global};
 use allocator_api2::vec::Vec;
-use mana_sync_cursor::Position;
+use serde_bytes::Bytes;
 
 /// The state of a record after the changes that were merged into it.
 ///
@@ -200,81 +200,50 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         &self.fields
     }
 
-    /// Encodes the record for another process of the same server, which [`Record::from_bytes`] reads. `value` encodes what is stored
+    /// Returns the record in a form that serde can encode, for another process of the same server. `value` converts what is stored
     /// for a field.
-    pub fn to_bytes(&self, bytes: &mut std::vec::Vec<u8>, mut value: impl FnMut(&V, &mut std::vec::Vec<u8>)) {
-        let stamp = |stamp: Option<Stamp>, bytes: &mut std::vec::Vec<u8>| {
-            bytes.push(u8::from(stamp.is_some()));
-            stamp.into_iter().for_each(|stamp| bytes.extend_from_slice(&stamp_to_bytes(stamp)));
+    pub fn to_stored<'r, W>(&'r self, mut value: impl FnMut(&'r V) -> W) -> StoredRecord<'r, W> {
+        let latest = self.latest.as_ref().map(|latest| (latest.stamp, latest.space.as_deref().map(Bytes::new)));
+        let field = |field: &'r Field<V, A>| StoredField {
+            name: Bytes::new(&field.name),
+            stamp: field.stamp,
+            value: value(&field.value),
         };
-        stamp(self.inserted, bytes);
-        stamp(self.deleted, bytes);
-        stamp(self.latest.as_ref().map(|latest| latest.stamp), bytes);
-        bytes.push(u8::from(self.space().is_some()));
-        self.space().into_iter().for_each(|space| write_slice(space, bytes));
-        bytes.extend_from_slice(&(self.fields.len() as u32).to_le_bytes());
-        let mut buffer = std::vec::Vec::new();
-        for field in &self.fields {
-            write_slice(&field.name, bytes);
-            bytes.extend_from_slice(&stamp_to_bytes(field.stamp));
-            buffer.clear();
-            value(&field.value, &mut buffer);
-            write_slice(&buffer, bytes);
-        }
+        let fields = self.fields.iter().map(field).collect();
+        StoredRecord { inserted: self.inserted, deleted: self.deleted, latest, fields }
     }
 
-    /// Decodes a record. Returns `None` if [`Record::to_bytes`] did not write these bytes. `value` decodes what is stored for a field.
-    pub fn from_bytes(mut bytes: &[u8], allocator: A, mut value: impl FnMut(&[u8]) -> Option<V>) -> Option<Self> {
-        let bytes = &mut bytes;
+    /// Returns the record that [`Record::to_stored`] was called for. `value` converts what is stored for a field.
+    pub fn from_stored<W>(stored: StoredRecord<'_, W>, allocator: A, mut value: impl FnMut(W) -> V) -> Self {
         let mut record = Record::new(allocator);
-        let stamp = |bytes: &mut &[u8]| -> Option<Option<Stamp>> {
-            if read_array::<1>(bytes)? == [0] { Some(None) } else { Some(Some(stamp_from_bytes(bytes)?)) }
-        };
-        record.inserted = stamp(bytes)?;
-        record.deleted = stamp(bytes)?;
-        let latest = stamp(bytes)?;
-        let space = if read_array::<1>(bytes)? == [0] { None } else { Some(record.copy_bytes(read_slice(bytes)?)) };
-        record.latest = latest.map(|stamp| WriteInSpace { stamp, space });
-        for _ in 0..u32::from_le_bytes(read_array(bytes)?) {
-            let name = record.copy_bytes(read_slice(bytes)?);
-            let stamp = stamp_from_bytes(bytes)?;
-            record.fields.push(Field { name, stamp, value: value(read_slice(bytes)?)? });
+        record.inserted = stored.inserted;
+        record.deleted = stored.deleted;
+        record.latest = stored
+            .latest
+            .map(|(stamp, space)| WriteInSpace { stamp, space: space.map(|space| record.copy_bytes(space)) });
+        for field in stored.fields {
+            let name = record.copy_bytes(field.name);
+            record.fields.push(Field { name, stamp: field.stamp, value: value(field.value) });
         }
-        bytes.is_empty().then_some(record)
+        record
     }
 }
 
-fn write_slice(part: &[u8], bytes: &mut std::vec::Vec<u8>) {
-    bytes.extend_from_slice(&(part.len() as u32).to_le_bytes());
-    bytes.extend_from_slice(part);
+/// A [`Record`] in a form that serde can encode and decode. `V` is what is stored for a field.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct StoredRecord<'a, V> {
+    inserted: Option<Stamp>,
+    deleted: Option<Stamp>,
+    #[serde(borrow)]
+    latest: Option<(Stamp, Option<&'a Bytes>)>,
+    #[serde(borrow)]
+    fields: std::vec::Vec<StoredField<'a, V>>,
 }
 
-fn read_slice<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = u32::from_le_bytes(read_array(bytes)?) as usize;
-    let (part, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    Some(part)
-}
-
-fn read_array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (part, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(*part)
-}
-
-fn stamp_to_bytes(stamp: Stamp) -> [u8; 30] {
-    let mut bytes = [0; 30];
-    bytes[..10].copy_from_slice(&stamp.time.to_bytes());
-    bytes[10..14].copy_from_slice(&stamp.position.epoch.0.to_le_bytes());
-    bytes[14..22].copy_from_slice(&stamp.position.xact.0.to_le_bytes());
-    bytes[22..].copy_from_slice(&stamp.position.seq.to_le_bytes());
-    bytes
-}
-
-fn stamp_from_bytes(bytes: &mut &[u8]) -> Option<Stamp> {
-    let time = Time::from_bytes(read_array(bytes)?);
-    let epoch = u32::from_le_bytes(read_array(bytes)?);
-    let xact = u64::from_le_bytes(read_array(bytes)?);
-    let seq = i64::from_le_bytes(read_array(bytes)?);
-    Some(Stamp { time, position: Position::new(epoch, xact, seq) })
+#[derive(serde::Serialize, serde::Deserialize)]
+struct StoredField<'a, V> {
+    #[serde(borrow)]
+    name: &'a Bytes,
+    stamp: Stamp,
+    value: V,
 }

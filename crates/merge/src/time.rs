@@ -3,7 +3,7 @@
 use chrono::{DateTime, SecondsFormat};
 
 /// An instant with a resolution of one nanosecond, because devices send timestamps with up to nine fractional digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Time {
     /// Microseconds since 2000-01-01 UTC: the value of a `timestamptz` of PostgreSQL.
     micros: i64,
@@ -52,18 +52,6 @@ impl Time {
             seconds.checked_add(POSTGRES_EPOCH_UNIX).and_then(|seconds| DateTime::from_timestamp(seconds, nanos));
         time.map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).unwrap_or_default()
     }
-
-    pub(crate) fn to_bytes(self) -> [u8; 10] {
-        let mut bytes = [0; 10];
-        bytes[..8].copy_from_slice(&self.micros.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.nanos.to_le_bytes());
-        bytes
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 10]) -> Time {
-        let [a, b, c, d, e, f, g, h, i, j] = bytes;
-        Time { micros: i64::from_le_bytes([a, b, c, d, e, f, g, h]), nanos: u16::from_le_bytes([i, j]) }
-    }
 }
 
 #[cfg(test)]
@@ -93,7 +81,7 @@ mod tests {
             let time = Time::parse(text.as_bytes()).unwrap();
             assert_eq!(time.to_rfc3339(), printed);
             assert_eq!(Time::parse(printed.as_bytes()), Some(time));
-            assert_eq!(Time::from_bytes(time.to_bytes()), time);
+            assert_eq!(postcard::from_bytes(&postcard::to_stdvec(&time).unwrap()), Ok(time));
         }
         assert_eq!(Time::from_micros(i64::MAX).to_rfc3339(), "");
     }

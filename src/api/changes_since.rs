@@ -1,0 +1,107 @@
+//! `mana_sync.changes_since`: the rows of a page, and the cursor.
+
+use super::record_change::key;
+use crate::call::Call;
+use crate::error::Error;
+use crate::page::{self, ClientFilter, PageRow, TakeRows};
+use crate::pg::datum::Datum;
+use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::heap::Row;
+use crate::pg::tuplestore::ResultSet;
+use crate::row;
+use crate::settings;
+use mana_sync_cursor::page::{Request, Rows};
+
+sql_function!(mana_sync_changes_since, pg_finfo_mana_sync_changes_since, changes_since);
+
+/// The function returns the columns of a change, and the cursor.
+const RESULT_COLUMNS: usize = row::CHANGE.len() + 1;
+
+/// `mana_sync.changes_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
+///
+/// Errors: 22023 for an empty user or app, a `page_size` below 1 and a damaged cursor; 42501 without a
+/// user or for another one than the scope's; 55000 for a cursor from the server's own future, or from before a
+/// delete that was purged.
+fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
+    let result = ResultSet::new(args, RESULT_COLUMNS)?;
+    let app = key(args.text(1), "app_id")?;
+    let page_size = page::page_size(args.int4(5), 5000)?;
+    let start = page::parse_since(args.text(3))?;
+    let table = args.text(2).filter(|table| !table.is_empty());
+    let client = args.text(4).filter(|client| !client.is_empty());
+    Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
+        // The cursor is in the last row: a page without rows needs none.
+        let request = Request {
+            user: scope.user,
+            app,
+            spaces: &scope.spaces,
+            table,
+            page_size,
+            cursor_without_rows: false,
+            room: None,
+        };
+        let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
+        page::read(spi, &request, (ClientFilter::Everywhere, client), start, &mut rows, |rows, page| {
+            if let Some(last) = rows.last.take() {
+                let cursor = page.next.issued().ok_or(Error::Installation("a page without a cursor"))?;
+                let text = args.memory().text(page::issue(cursor).as_bytes());
+                result.add_values(&[last.columns(), vec![Some(text)]].concat());
+            }
+            Ok(())
+        })??;
+        Ok(None)
+    })
+}
+
+/// The rows of a page on their way into the result. The last one waits for the cursor.
+struct ResultRows<'a, 's> {
+    result: &'a ResultSet,
+    /// How many bytes of text a page may have.
+    most: usize,
+    /// How many it has.
+    bytes: usize,
+    last: Option<ResultRow<'s>>,
+}
+
+/// A row of the result without the cursor.
+enum ResultRow<'s> {
+    /// The row as it was read.
+    Stored(Row<'s>),
+    /// Its columns, with detoasted JSON.
+    Detoasted(Vec<Option<Datum<'s>>>),
+}
+
+impl<'s> ResultRow<'s> {
+    fn columns(&self) -> Vec<Option<Datum<'s>>> {
+        match self {
+            ResultRow::Stored(row) => (1..RESULT_COLUMNS).map(|place| row.datum(place)).collect(),
+            ResultRow::Detoasted(columns) => columns.clone(),
+        }
+    }
+}
+
+impl TakeRows for ResultRows<'_, '_> {
+    const NEEDS_SIZE: bool = true;
+}
+
+impl<'s> Rows<PageRow<'s>> for ResultRows<'_, 's> {
+    fn take(&mut self, row: PageRow<'s>) -> bool {
+        let (row, bytes) = match row.size() {
+            Some(size) => (ResultRow::Stored(row.row()), size),
+            None => {
+                let (columns, size) = row.detoast();
+                (ResultRow::Detoasted(columns), size)
+            }
+        };
+        if self.last.is_some() && self.bytes.saturating_add(bytes) > self.most {
+            return false;
+        }
+        self.bytes += bytes;
+        match self.last.replace(row) {
+            None => {}
+            Some(ResultRow::Stored(row)) => self.result.add(&row),
+            Some(ResultRow::Detoasted(columns)) => self.result.add_values(&[columns.as_slice(), &[None]].concat()),
+        }
+        true
+    }
+}

@@ -1,0 +1,78 @@
+//! The bracket of a call: what is opened before its queries and closed after them.
+//!
+//! The order is the scope, the settings of the planner, the SPI connection, the snapshot. Success closes them in reverse. An error
+//! closes nothing: PostgreSQL does, when it rolls back the transaction or subtransaction.
+
+use crate::error::Error;
+use crate::pg::guc;
+use crate::pg::memory::Memory;
+use crate::pg::snapshot::{self, Kind};
+use crate::pg::spi::{self, Spi};
+use crate::scope::Scope;
+use std::ffi::CStr;
+
+/// What a call opens.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// Whether all of its statements are planned with [`INDEX_SCANS`].
+    index_scans: bool,
+    /// The snapshot that all of its reading statements use.
+    snapshot: Option<Kind>,
+}
+
+/// Settings of the planner for statements that read the log.
+///
+/// A statement is planned at its first run in a backend, perhaps while the table is small or has no statistics. The plan must be an
+/// index scan all the same, ordered where the order matters, because it is kept. Just-in-time compilation takes longer than these
+/// statements do.
+const INDEX_SCANS: [(&CStr, &[u8]); 5] = [
+    (c"enable_seqscan", b"off"),
+    (c"enable_bitmapscan", b"off"),
+    (c"enable_sort", b"off"),
+    (c"enable_indexscan", b"on"),
+    (c"jit", b"off"),
+];
+
+impl Call {
+    /// Statements that do not need more than a connection.
+    pub const PLAIN: Call = Call { index_scans: false, snapshot: None };
+    /// Statements that read the log, with the snapshot of the query that calls or with one that the call takes by itself.
+    pub const INDEX_SCANS: Call = Call { index_scans: true, snapshot: None };
+    /// Statements that read the log with one snapshot, which is the transaction's.
+    pub const READ: Call = Call { index_scans: true, snapshot: Some(Kind::Transaction) };
+
+    /// Runs `body` in the scope of a user and their spaces (see [`Scope::enter`]). Errors: those of the scope, and of `body`.
+    pub fn in_scope<'a, T>(
+        self,
+        memory: Memory<'a>,
+        user: Option<&'a [u8]>,
+        spaces: Option<Vec<Option<&'a [u8]>>>,
+        body: impl FnOnce(Spi<'_>, &Scope<'a>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let (scope, level) = Scope::enter(memory, user, spaces)?;
+        let result = self.run(|spi| body(spi, &scope))?;
+        level.into_iter().for_each(guc::close_level);
+        Ok(result)
+    }
+
+    /// Runs `body` in the scope that the caller has, or as the owner of the extension.
+    pub fn run<T, E>(self, body: impl FnOnce(Spi<'_>) -> Result<T, E>) -> Result<T, E> {
+        let run = || {
+            spi::connect(|spi| match self.snapshot {
+                Some(kind) => snapshot::with(kind, || body(spi)),
+                None => body(spi),
+            })
+        };
+        if self.index_scans { with_index_scans(run) } else { run() }
+    }
+}
+
+/// Runs `body` with the planner set to [`INDEX_SCANS`], for a part of a call.
+pub fn with_index_scans<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    guc::with_level(|| {
+        for (name, value) in INDEX_SCANS {
+            guc::set_on_level(name, value);
+        }
+        body()
+    })
+}

@@ -1,0 +1,164 @@
+//! Maintenance: what makes the log smaller. Its functions act as the owner of the extension (`sql/maintenance.sql`).
+
+mod compact;
+mod forget;
+mod purge;
+
+use crate::error::Error;
+use crate::pg::datum::{Datum, types::*};
+use crate::pg::jsonb::{Builder, Jsonb, JsonbBuf, Object};
+use crate::pg::memory::{Memory, with_scratch};
+use crate::pg::spi::{Spi, Statement, statement};
+use crate::pg::{heap, server};
+use crate::row::{Column, GROUP, LogRow};
+use std::collections::HashSet;
+
+/// Maintenance runs one at a time: two calls that remove the same rows in different orders would wait for each other. Readers and
+/// writers of the log do not touch this table.
+static LOCK: Statement = statement!(sql "LOCK TABLE mana_sync.compactions IN SHARE ROW EXCLUSIVE MODE", []);
+
+static DELETE: Statement = statement!("queries/delete.sql", [UUID_ARRAY]);
+
+static UPDATE: Statement = statement!("queries/update.sql", [UUID_ARRAY, JSONB_ARRAY, JSONB_ARRAY]);
+
+static CHANGES_OF_GROUP: Statement = statement!("queries/group.sql", [TEXT, TEXT, TEXT, TEXT, TEXT]);
+
+/// Waits for other maintenance. A snapshot that is taken afterwards sees what the other has removed.
+///
+/// Errors: 25001 where the transaction does not see what has been committed since it began, because it could remove a delete and not
+/// what that deleted; 42501 where row security would hide rows.
+fn lock(spi: Spi<'_>) -> Result<(), Error> {
+    if server::keeps_one_snapshot() {
+        return Err(Error::FixedSnapshot);
+    }
+    if heap::has_row_security(c"sync_changes")? {
+        return Err(Error::HiddenRows);
+    }
+    spi.command(&LOCK);
+    Ok(())
+}
+
+/// Changes of the log to remove or to trim, some thousand at a time.
+struct Edits<'s> {
+    spi: Spi<'s>,
+    removed: Vec<uuid::Uuid>,
+    trimmed: Vec<Trimmed<'s>>,
+    /// How many bytes the JSON of `trimmed` has.
+    bytes: usize,
+}
+
+/// A change that loses some of its fields.
+struct Trimmed<'s> {
+    id: uuid::Uuid,
+    data: Option<JsonbBuf<'s>>,
+    field_timestamps: Option<JsonbBuf<'s>>,
+}
+
+impl<'s> Edits<'s> {
+    /// The most changes that are written at once.
+    const MOST_CHANGES: usize = 1000;
+    /// The number of bytes of JSON after which changes are written.
+    const MOST_BYTES: usize = 16 << 20;
+
+    fn new(spi: Spi<'s>) -> Edits<'s> {
+        Edits { spi, removed: Vec::new(), trimmed: Vec::new(), bytes: 0 }
+    }
+
+    /// Removes a change.
+    fn remove(&mut self, row: &LogRow<'_>) -> Result<(), Error> {
+        self.removed.push(row.id()?);
+        self.flush_at(Self::MOST_CHANGES)
+    }
+
+    /// Removes fields of a change.
+    fn trim(&mut self, row: &LogRow<'_>, overwritten: &[&[u8]]) -> Result<(), Error> {
+        let overwritten = HashSet::from_iter(overwritten.iter().copied());
+        let memory = self.spi.memory();
+        let trim = |column| {
+            let value = row.jsonb(column)?;
+            let trimmed = match value.object() {
+                Some(object) => without(object, &overwritten, row.row().memory()),
+                None => value,
+            };
+            Some(trimmed.to_owned_in(memory))
+        };
+        let trimmed =
+            Trimmed { id: row.id()?, data: trim(Column::Data), field_timestamps: trim(Column::FieldTimestamps) };
+        self.bytes += trimmed.data.iter().chain(&trimmed.field_timestamps).map(JsonbBuf::size).sum::<usize>();
+        self.trimmed.push(trimmed);
+        self.flush_at(if self.bytes > Self::MOST_BYTES { 1 } else { Self::MOST_CHANGES })
+    }
+
+    /// Writes what was asked for.
+    fn flush(&mut self) -> Result<(), Error> {
+        self.flush_at(1)
+    }
+
+    /// Writes what was asked for, if it is so many changes or more.
+    fn flush_at(&mut self, count: usize) -> Result<(), Error> {
+        let asked = self.removed.len() + self.trimmed.len();
+        if asked < count {
+            return Ok(());
+        }
+        let done = with_scratch(|memory| {
+            let mut done = 0;
+            if !self.removed.is_empty() {
+                let ids = self.removed.iter().map(|id| memory.uuid(id));
+                done += self.spi.delete(&DELETE, &[Some(memory.array(UUID, ids))]);
+            }
+            if !self.trimmed.is_empty() {
+                let ids = self.trimmed.iter().map(|change| memory.uuid(&change.id));
+                let data = self.trimmed.iter().map(|change| change.data.as_ref().map(JsonbBuf::datum));
+                let times = self.trimmed.iter().map(|change| change.field_timestamps.as_ref().map(JsonbBuf::datum));
+                let values = [
+                    Some(memory.array(UUID, ids)),
+                    Some(memory.nullable_array(JSONB, data)),
+                    Some(memory.nullable_array(JSONB, times)),
+                ];
+                done += self.spi.update(&UPDATE, &values);
+            }
+            done
+        });
+        self.removed.clear();
+        self.trimmed.clear();
+        self.bytes = 0;
+        // Rows are removed by maintenance, which runs one at a time, and by a superuser's own statements.
+        if done == asked { Ok(()) } else { Err(Error::RowsChanged) }
+    }
+}
+
+/// An object without some of its keys.
+fn without<'m>(object: Object<'m>, keys: &HashSet<&[u8]>, memory: Memory<'m>) -> Jsonb<'m> {
+    let mut rest = Builder::new(memory);
+    for (key, value) in object.pairs() {
+        if !key.text().is_some_and(|name| keys.contains(name)) {
+            rest.add(key, value);
+        }
+    }
+    rest.finish()
+}
+
+/// The key of a group of changes: app, record, space ('' for none), user, table. The same readers see all changes of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct GroupKey([Vec<u8>; GROUP.len()]);
+
+impl GroupKey {
+    /// The key of the group that a change is in.
+    fn of(row: &LogRow<'_>) -> GroupKey {
+        GroupKey(GROUP.map(|column| row.group_key(column).to_vec()))
+    }
+
+    /// Whether a change is in the group.
+    fn is_of(&self, row: &LogRow<'_>) -> bool {
+        self.0.iter().zip(GROUP).all(|(part, column)| row.group_key(column) == part)
+    }
+
+    /// The key as parameters.
+    fn values<'m>(&self, memory: Memory<'m>) -> Vec<Option<Datum<'m>>> {
+        self.0.iter().map(|part| Some(memory.text(part))).collect()
+    }
+
+    fn space(&self) -> &[u8] {
+        &self.0[2]
+    }
+}

@@ -1,0 +1,6 @@
+-- The deletes of user $1 in shared spaces.
+SELECT c.*
+FROM mana_sync.sync_changes AS c
+WHERE c.user_id OPERATOR(pg_catalog.=) $1
+  AND c.op OPERATOR(pg_catalog.=) 'delete'
+  AND c.space_id OPERATOR(pg_catalog.<>) ''

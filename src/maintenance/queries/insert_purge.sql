@@ -1,0 +1,7 @@
+-- Notes a purge: its mark $1, the latest created_at of a purged delete $2, the earliest of a purged change $3, the argument older_than $4,
+-- the number of deletes $5 and of changes $6.
+INSERT INTO mana_sync.purges (number, mark, purged_until, purged_from, older_than, deletes, changes)
+SELECT COALESCE(pg_catalog.max(p.number), 0) OPERATOR(pg_catalog.+) 1, $1::pg_catalog.int8,
+       GREATEST(pg_catalog.max(p.purged_until), $2), LEAST(pg_catalog.min(p.purged_from), $3), $4::pg_catalog.interval,
+       $5::pg_catalog.int8, $6::pg_catalog.int8
+FROM mana_sync.purges AS p

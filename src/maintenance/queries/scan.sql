@@ -1,0 +1,6 @@
+-- All changes, in the order of their groups, behind the group with app $1, record $2, space $3 ('' for none), user $4 and table $5.
+SELECT c.*
+FROM mana_sync.sync_changes AS c
+WHERE ROW(c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog."POSIX", c.table_name)
+      OPERATOR(pg_catalog.>) ROW($1, $2, $3, $4, $5)
+ORDER BY c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog."POSIX", c.table_name

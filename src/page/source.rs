@@ -1,0 +1,259 @@
+//! The log as the snapshot of a call sees it: the queries behind a page.
+
+use super::{ClientFilter, PageRow};
+use crate::call::with_index_scans;
+use crate::pg::datum::{Datum, types::*};
+use crate::pg::heap::Descriptor;
+use crate::pg::snapshot::ActiveSnapshot;
+use crate::pg::spi::{SlotRow, Spi, Statement, statement};
+use crate::row::{AFTER_ONE, Column};
+use mana_sync_cursor::Position;
+use mana_sync_cursor::epoch::{Server, WriteEpoch};
+use mana_sync_cursor::id::{EpochNumber, TransactionId};
+use mana_sync_cursor::page::{Request, Start};
+use mana_sync_cursor::scan::{Fetch, Filter, Source, Stream};
+use mana_sync_cursor::snapshot::Snapshot;
+use std::cell::OnceCell;
+use std::convert::Infallible;
+
+static OWN_RANGES: Statement = statement!(
+    "queries/own_ranges.sql",
+    [
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TIMESTAMPTZ,
+        INT4_ARRAY,
+        XID8_ARRAY,
+        INT8_ARRAY,
+        XID8_ARRAY,
+        INT8_ARRAY,
+        BOOL_ARRAY,
+        TEXT_ARRAY
+    ]
+);
+
+static OWN_RANGE: Statement = statement!(
+    "queries/own_range.sql",
+    [TEXT, TEXT, TEXT, TEXT, TIMESTAMPTZ, INT4, XID8, INT8, XID8, INT8, BOOL, TEXT_ARRAY]
+);
+
+static SPACE_RANGES: Statement = statement!(
+    "queries/space_ranges.sql",
+    [
+        TEXT,
+        TEXT,
+        TEXT,
+        TEXT,
+        TIMESTAMPTZ,
+        INT4_ARRAY,
+        XID8_ARRAY,
+        INT8_ARRAY,
+        XID8_ARRAY,
+        INT8_ARRAY,
+        BOOL_ARRAY,
+        TEXT_ARRAY,
+        BOOL_ARRAY
+    ]
+);
+
+static SAME_RANGE_OF_SPACES: Statement = statement!(
+    "queries/same_range_of_spaces.sql",
+    [TEXT, TEXT, TEXT, TEXT, TIMESTAMPTZ, INT4, XID8, INT8, XID8, INT8, BOOL, TEXT_ARRAY, BOOL]
+);
+
+static OWN_TRANSACTION: Statement = statement!("queries/own_transaction.sql", [TEXT, TEXT, INT4, XID8, TEXT_ARRAY]);
+
+/// The log as the snapshot of a call sees it.
+pub struct LogSource<'s, 'r> {
+    spi: Spi<'s>,
+    user: Datum<'s>,
+    app: Datum<'s>,
+    table: Option<Datum<'s>>,
+    /// The client whose rows are left out.
+    excluded_client: Option<Datum<'s>>,
+    /// Where its rows are left out.
+    filter: ClientFilter,
+    /// The ids of the spaces.
+    ids: &'r [&'r [u8]],
+    /// The same as texts. Made when they are first needed: an empty pull needs them only to look for a transaction of its own.
+    spaces: OnceCell<Vec<Datum<'s>>>,
+    /// The descriptor of the rows.
+    descriptor: Option<Descriptor<'s>>,
+    /// Whether the size of each row is measured.
+    needs_size: bool,
+}
+
+impl<'s, 'r> LogSource<'s, 'r> {
+    /// A source for a request. `needs_size` is whether [`PageRow::size`] is wanted.
+    pub fn new(
+        spi: Spi<'s>,
+        request: &Request<'r>,
+        (filter, client): (ClientFilter, Option<&[u8]>),
+        needs_size: bool,
+    ) -> LogSource<'s, 'r> {
+        let memory = spi.memory();
+        LogSource {
+            spi,
+            user: memory.text(request.user),
+            app: memory.text(request.app),
+            table: request.table.map(|table| memory.text(table)),
+            excluded_client: client.map(|client| memory.text(client)),
+            filter,
+            ids: request.spaces,
+            spaces: OnceCell::new(),
+            descriptor: None,
+            needs_size,
+        }
+    }
+
+    fn spaces(&self) -> &[Datum<'s>] {
+        let memory = self.spi.memory();
+        self.spaces.get_or_init(|| self.ids.iter().map(|id| memory.text(id)).collect())
+    }
+
+    /// The snapshot of the call for the cursor, with what the reader's own transaction has written so far.
+    ///
+    /// Only what the query sees counts: a row of the same command is not there yet, though its `seq` may be given out. What the cursor
+    /// names counts too: those rows may be gone, by ROLLBACK TO SAVEPOINT, and what the transaction writes from now on has greater
+    /// numbers.
+    pub fn snapshot(&self, server: &Server, active: &ActiveSnapshot, start: &Start) -> Snapshot {
+        let own = active.own.map(|own| (own, self.own_seq(server, own, start)));
+        Snapshot::new(active.xmax, active.open.clone(), own.into_iter().collect())
+    }
+
+    /// The greatest `seq` of the reader's own transaction that the snapshot covers; 0 for none.
+    fn own_seq(&self, server: &Server, own: TransactionId, start: &Start) -> i64 {
+        let WriteEpoch::Current(number) = server.write_epoch() else { return 0 };
+        let named = match start {
+            Start::Cursor(cursor) => cursor.covered_seq(number, own),
+            Start::Beginning(_) => 0,
+        };
+        let values = [
+            Some(self.user),
+            Some(self.app),
+            Some(int4(number)),
+            Some(Datum::from(own.0)),
+            Some(self.spi.memory().array(TEXT, self.spaces().iter().copied())),
+        ];
+        let Ok(row) = with_index_scans(|| Ok::<_, Infallible>(self.spi.read(&OWN_TRANSACTION, &values).first()));
+        row.and_then(|row| row.int8(1)).map_or(0, |seq| seq.max(named))
+    }
+
+    /// The statement that reads ranges of own rows, and its parameters.
+    fn own_ranges(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<Datum<'s>>>) {
+        let excludes = self.filter == ClientFilter::Everywhere || !filter.from_beginning;
+        let is_one = fetches.len() == 1;
+        let mut values = self.parameters(fetches, is_one, filter, self.excluded_client.filter(|_| excludes));
+        let excluded: Vec<Datum<'s>> = filter.excluded_from_own.iter().map(|&space| self.spaces()[space]).collect();
+        values.push((!excluded.is_empty()).then(|| self.spi.memory().array(TEXT, excluded)));
+        (if is_one { &OWN_RANGE } else { &OWN_RANGES }, values)
+    }
+
+    /// The statement that reads ranges of spaces, and its parameters.
+    fn space_ranges(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<Datum<'s>>>) {
+        let range = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.probe, self.space(fetch).1);
+        let is_same = fetches.iter().all(|fetch| range(fetch) == range(fetches[0]));
+        let excluded = self.excluded_client.filter(|_| self.filter == ClientFilter::Everywhere);
+        let mut values = self.parameters(fetches, is_same, filter, excluded);
+        let spaces = fetches.iter().map(|fetch| self.space(fetch).0);
+        values.push(Some(self.spi.memory().array(TEXT, spaces)));
+        values.push(self.column(fetches, is_same, BOOL, |fetch| Datum::from(self.space(fetch).1)));
+        (if is_same { &SAME_RANGE_OF_SPACES } else { &SPACE_RANGES }, values)
+    }
+
+    /// The space of a fetch, and whether own rows in it are wanted.
+    fn space(&self, fetch: &Fetch) -> (Datum<'s>, bool) {
+        match fetch.stream {
+            Stream::Own => (self.user, true),
+            Stream::Space { index, with_own } => (self.spaces()[index], with_own),
+        }
+    }
+
+    /// The parameters from $1 to $11, which all statements have.
+    fn parameters(
+        &self,
+        fetches: &[&Fetch],
+        is_same: bool,
+        filter: &Filter,
+        excluded_client: Option<Datum<'s>>,
+    ) -> Vec<Option<Datum<'s>>> {
+        vec![
+            Some(self.user),
+            Some(self.app),
+            self.table,
+            excluded_client,
+            filter.created_after.map(Datum::from),
+            self.column(fetches, is_same, INT4, |fetch| int4(fetch.range.from.epoch)),
+            self.column(fetches, is_same, XID8, |fetch| Datum::from(fetch.range.from.xact.0)),
+            self.column(fetches, is_same, INT8, |fetch| Datum::from(fetch.range.from.seq)),
+            self.column(fetches, is_same, XID8, |fetch| Datum::from(fetch.range.to.0)),
+            self.column(fetches, is_same, INT8, |fetch| Datum::from(fetch.limit as i64)),
+            self.column(fetches, is_same, BOOL, |fetch| Datum::from(fetch.probe)),
+        ]
+    }
+
+    /// A value of each fetch as a parameter: an array, or one value where all have the same.
+    fn column(
+        &self,
+        fetches: &[&Fetch],
+        is_same: bool,
+        of: pgrx::pg_sys::Oid,
+        value: impl Fn(&Fetch) -> Datum<'s>,
+    ) -> Option<Datum<'s>> {
+        Some(match is_same {
+            true => value(fetches[0]),
+            false => self.spi.memory().array(of, fetches.iter().map(|fetch| value(fetch))),
+        })
+    }
+}
+
+impl<'s> Source for LogSource<'s, '_> {
+    type Row = PageRow<'s>;
+    /// An error of PostgreSQL ends the call by itself.
+    type Error = Infallible;
+
+    fn fetch(
+        &mut self,
+        fetches: &[Fetch],
+        filter: &Filter,
+        take: &mut dyn FnMut(usize, Position, PageRow<'s>),
+    ) -> Result<(), Infallible> {
+        let (own, spaces): (Vec<usize>, Vec<usize>) =
+            (0..fetches.len()).partition(|&place| fetches[place].stream == Stream::Own);
+        with_index_scans(|| {
+            for (places, is_own) in [(own, true), (spaces, false)] {
+                if places.is_empty() {
+                    continue;
+                }
+                let chosen: Vec<&Fetch> = places.iter().map(|&place| &fetches[place]).collect();
+                let (statement, values) = match is_own {
+                    true => self.own_ranges(&chosen, filter),
+                    false => self.space_ranges(&chosen, filter),
+                };
+                let (descriptor, needs_size) = (&mut self.descriptor, self.needs_size);
+                self.spi.stream(statement, &values, &mut |row| {
+                    debug_assert!(AFTER_ONE.fits(row.descriptor()), "src/row.rs does not fit sql/tables.sql");
+                    let (number, position) = number_and_position(row);
+                    let log_row = row.project(&const { AFTER_ONE.places_of_change() }, descriptor);
+                    take(places[number - 1], position, PageRow::new(row, log_row, needs_size));
+                });
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The number of the range that a row is of, from 1, and the position of the row. These columns are NOT NULL.
+fn number_and_position(row: &SlotRow<'_, '_>) -> (usize, Position) {
+    let value = |column| row.datum(column).map_or(0, Datum::uint8);
+    let part = |column| value(AFTER_ONE.place(column));
+    let (epoch, xact, seq) = (part(Column::Epoch), part(Column::Xact), part(Column::Seq));
+    (value(1) as usize, Position::new(epoch as u32, xact, seq as i64))
+}
+
+/// The number of an epoch as an `int`.
+fn int4(number: EpochNumber) -> Datum<'static> {
+    Datum::from(i32::try_from(number.0).unwrap_or(i32::MAX))
+}

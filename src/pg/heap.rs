@@ -1,0 +1,430 @@
+//! Rows: tuples with their descriptors; and small tables, read with the table access method instead of SQL.
+
+use super::datum::Datum;
+use super::jsonb::Jsonb;
+use super::memory::Memory;
+use crate::error::Error;
+use pgrx::pg_sys;
+use std::collections::VecDeque;
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+/// A row: a tuple and its descriptor, which exist for `'r`. Columns are numbered from 1.
+///
+/// The accessors of types that are passed by reference check the column's type. A NULL is `None`.
+#[derive(Clone, Copy)]
+pub struct Row<'r> {
+    tuple: pg_sys::HeapTuple,
+    descriptor: Descriptor<'r>,
+    /// Where detoasted copies go.
+    memory: Memory<'r>,
+}
+
+/// Names and types of the columns of a row.
+#[derive(Clone, Copy)]
+pub struct Descriptor<'r> {
+    raw: pg_sys::TupleDesc,
+    lives: PhantomData<&'r ()>,
+}
+
+impl<'r> Descriptor<'r> {
+    /// A descriptor of the server.
+    ///
+    /// # Safety
+    /// It exists for `'r`.
+    pub(super) unsafe fn from_raw(raw: pg_sys::TupleDesc) -> Descriptor<'r> {
+        Descriptor { raw, lives: PhantomData }
+    }
+
+    pub(super) fn into_raw(self) -> pg_sys::TupleDesc {
+        self.raw
+    }
+
+    /// How many columns there are.
+    pub fn len(self) -> usize {
+        // SAFETY: the descriptor exists.
+        unsafe { (*self.raw).natts as usize }
+    }
+
+    fn attribute(self, column: usize) -> &'r pg_sys::FormData_pg_attribute {
+        assert!((1..=self.len()).contains(&column), "a row has no column {column}");
+        // SAFETY: the descriptor has that many attributes. From version 18 on they follow the compact ones
+        // (TupleDescAttr in access/tupdesc.h).
+        unsafe {
+            #[cfg(not(feature = "pg18"))]
+            let attributes = (*self.raw).attrs.as_ptr();
+            #[cfg(feature = "pg18")]
+            let attributes = (*self.raw).compact_attrs.as_ptr().add(self.len()).cast::<pg_sys::FormData_pg_attribute>();
+            &*attributes.add(column - 1)
+        }
+    }
+
+    /// Ends the call with an error where a column has another type.
+    pub(super) fn require(self, column: usize, of: pg_sys::Oid) {
+        let actual = self.attribute(column).atttypid;
+        assert!(actual == of, "column {column} has the type {actual:?}, not {of:?}");
+    }
+
+    /// The name of a column.
+    pub fn name(self, column: usize) -> &'r str {
+        pgrx::name_data_to_str(&self.attribute(column).attname)
+    }
+
+    /// A new descriptor of some of the columns.
+    pub(super) fn project<'m>(self, columns: &[usize], memory: Memory<'m>) -> Descriptor<'m> {
+        // SAFETY: both descriptors have the columns that are copied.
+        memory.run(|| unsafe {
+            let raw = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
+            for (place, &column) in columns.iter().enumerate() {
+                pg_sys::TupleDescCopyEntry(raw, place as i16 + 1, self.raw, column as i16);
+            }
+            Descriptor::from_raw(raw)
+        })
+    }
+}
+
+impl<'r> Row<'r> {
+    /// A row of the server.
+    ///
+    /// # Safety
+    /// The tuple exists for `'r`, and has the columns of the descriptor.
+    pub(super) unsafe fn from_raw(tuple: pg_sys::HeapTuple, descriptor: Descriptor<'r>, memory: Memory<'r>) -> Row<'r> {
+        Row { tuple, descriptor, memory }
+    }
+
+    pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
+        self.tuple
+    }
+
+    /// Names and types of the columns.
+    pub fn descriptor(&self) -> Descriptor<'r> {
+        self.descriptor
+    }
+
+    /// A memory context that exists as long as the row.
+    pub fn memory(&self) -> Memory<'r> {
+        self.memory
+    }
+
+    /// The same row, whose detoasted copies go into another memory context.
+    pub(super) fn in_memory<'n>(&self, memory: Memory<'n>) -> Row<'n>
+    where
+        'r: 'n,
+    {
+        Row { tuple: self.tuple, descriptor: self.descriptor, memory }
+    }
+
+    /// A copy in other memory. What is stored out of line stays there.
+    #[cfg(feature = "pg_bench")]
+    pub fn copy<'m>(&self, memory: Memory<'m>) -> Row<'m> {
+        // SAFETY: the copies are in `memory`.
+        memory.run(|| unsafe {
+            let descriptor = Descriptor::from_raw(pg_sys::CreateTupleDescCopy(self.descriptor.raw));
+            Row::from_raw(pg_sys::heap_copytuple(self.tuple), descriptor, memory)
+        })
+    }
+
+    /// How many bytes the tuple has. What is stored out of line does not count.
+    pub fn size(&self) -> usize {
+        // SAFETY: the tuple exists.
+        unsafe { (*self.tuple).t_len as usize }
+    }
+
+    /// A column as it is stored.
+    pub fn datum(&self, column: usize) -> Option<Datum<'r>> {
+        let mut null = false;
+        // SAFETY: the tuple has the columns of the descriptor. (PostgreSQL reads trailing columns that an older tuple does not
+        // have as NULL, and this function checks the number of the column.)
+        unsafe {
+            let value = pg_sys::heap_getattr(self.tuple, column as i32, self.descriptor.raw, &mut null);
+            (!null).then(|| Datum::from_raw(value))
+        }
+    }
+
+    /// A `boolean`.
+    pub fn bool(&self, column: usize) -> Option<bool> {
+        self.datum(column).map(Datum::bool)
+    }
+
+    /// An `int`.
+    pub fn int4(&self, column: usize) -> Option<i32> {
+        self.datum(column).map(Datum::int4)
+    }
+
+    /// A `bigint`, or a `timestamptz` in microseconds from 2000-01-01.
+    pub fn int8(&self, column: usize) -> Option<i64> {
+        self.datum(column).map(Datum::int8)
+    }
+
+    /// An `xid8` or a `pg_lsn`.
+    pub fn uint8(&self, column: usize) -> Option<u64> {
+        self.datum(column).map(Datum::uint8)
+    }
+
+    /// A `text`, in the encoding of the database.
+    pub fn text(&self, column: usize) -> Option<&'r [u8]> {
+        self.descriptor.require(column, pg_sys::TEXTOID);
+        // SAFETY: the descriptor says that the column is a text.
+        self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
+    }
+
+    /// A `bytea`.
+    pub fn bytea(&self, column: usize) -> Option<&'r [u8]> {
+        self.descriptor.require(column, pg_sys::BYTEAOID);
+        // SAFETY: the descriptor says that the column is a bytea.
+        self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
+    }
+
+    /// A `uuid`.
+    pub fn uuid(&self, column: usize) -> Option<uuid::Uuid> {
+        self.descriptor.require(column, pg_sys::UUIDOID);
+        // SAFETY: the descriptor says that the column is a uuid.
+        self.datum(column).map(|datum| unsafe { datum.uuid() })
+    }
+
+    /// A `jsonb`, which stays where it is stored until it is read.
+    pub fn jsonb(&self, column: usize) -> Option<Jsonb<'r>> {
+        self.descriptor.require(column, pg_sys::JSONBOID);
+        // SAFETY: the descriptor says that the column is a jsonb.
+        self.datum(column).map(|datum| unsafe { datum.jsonb(self.memory) })
+    }
+
+    /// Whether the current transaction wrote it. Only for rows that [`scan`] reads: others have no such header.
+    fn is_own(&self) -> bool {
+        // SAFETY: a tuple of a table has a heap tuple header.
+        unsafe {
+            let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*self.tuple).t_data);
+            pg_sys::TransactionIdIsCurrentTransactionId(xmin)
+        }
+    }
+}
+
+/// Copies of rows that are kept beyond the statement that read them, in a memory context of their own.
+///
+/// What is stored out of line stays there: the snapshot that the rows were read with must still be registered when they are used.
+pub struct RowQueue<'m, K> {
+    context: pg_sys::MemoryContext,
+    descriptor: Option<pg_sys::TupleDesc>,
+    rows: VecDeque<(K, pg_sys::HeapTuple)>,
+    lives: PhantomData<&'m ()>,
+}
+
+impl<'m, K> RowQueue<'m, K> {
+    /// A queue without rows, in a child of `memory`.
+    pub fn new(memory: Memory<'m>) -> RowQueue<'m, K> {
+        RowQueue { context: memory.child(), descriptor: None, rows: VecDeque::new(), lives: PhantomData }
+    }
+
+    /// Takes a copy of a row. All rows between two calls of [`RowQueue::clear`] are of one statement.
+    pub fn push(&mut self, key: K, row: &Row<'_>) {
+        let descriptor = &mut self.descriptor;
+        // SAFETY: the context exists for 'm. The copies go into it.
+        let tuple = unsafe {
+            Memory::from_raw(self.context).run(|| {
+                descriptor.get_or_insert_with(|| pg_sys::CreateTupleDescCopy(row.descriptor.raw));
+                pg_sys::heap_copytuple(row.tuple)
+            })
+        };
+        self.rows.push_back((key, tuple));
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The key of the first row.
+    pub fn first(&self) -> Option<&K> {
+        self.rows.front().map(|(key, _)| key)
+    }
+
+    /// Takes the first row out. It exists until the queue is used again.
+    pub fn pop(&mut self) -> Option<(K, Row<'_>)> {
+        let (key, tuple) = self.rows.pop_front()?;
+        let raw = self.descriptor?;
+        // SAFETY: the tuple and its descriptor are in the context until `clear` resets it, which needs the queue exclusively.
+        let row = unsafe { Row::from_raw(tuple, Descriptor::from_raw(raw), Memory::from_raw(self.context)) };
+        Some((key, row))
+    }
+
+    /// Removes all rows and frees their memory.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.descriptor = None;
+        // SAFETY: nothing refers to what is in the context: no row is borrowed, and the fields are empty.
+        unsafe { pg_sys::MemoryContextReset(self.context) };
+    }
+}
+
+// ---- tables without SQL ---------------------------------------------------------------------------------
+
+/// How a column is compared with a value.
+#[derive(Clone, Copy, Debug)]
+pub enum Compare {
+    /// `=`
+    Equal,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+}
+
+/// A condition on a column of an index.
+#[derive(Clone, Copy)]
+pub struct Key {
+    column: i16,
+    compare: Compare,
+    /// OIDs of the functions for `=`, `>` and `>=`.
+    functions: [u32; 3],
+    value: pg_sys::Datum,
+}
+
+impl Key {
+    /// A condition on an `int`.
+    pub fn int4(column: i16, compare: Compare, value: i32) -> Key {
+        let functions = [pg_sys::F_INT4EQ, pg_sys::F_INT4GT, pg_sys::F_INT4GE];
+        Key { column, compare, functions, value: pg_sys::Datum::from(value) }
+    }
+
+    /// A condition on an `xid8`.
+    pub fn xid8(column: i16, compare: Compare, value: u64) -> Key {
+        let functions = [pg_sys::F_XID8EQ, pg_sys::F_XID8GT, pg_sys::F_XID8GE];
+        Key { column, compare, functions, value: pg_sys::Datum::from(value) }
+    }
+
+    fn scan_key(&self) -> pg_sys::ScanKeyData {
+        let (strategy, function) = match self.compare {
+            Compare::Equal => (pg_sys::BTEqualStrategyNumber, self.functions[0]),
+            Compare::Greater => (pg_sys::BTGreaterStrategyNumber, self.functions[1]),
+            Compare::GreaterOrEqual => (pg_sys::BTGreaterEqualStrategyNumber, self.functions[2]),
+        };
+        // SAFETY: all zeroes is a key, which ScanKeyInit fills; the constructors chose a function for the type of the value.
+        unsafe {
+            let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+            pg_sys::ScanKeyInit(&mut key, self.column, strategy as u16, function.into(), self.value);
+            key
+        }
+    }
+}
+
+/// Hands every row of `mana_sync.$table` that the active snapshot sees to `take`, and whether the current transaction wrote it.
+///
+/// Needs no privilege on the table. For small tables that application roles must not read with SQL.
+pub fn scan(table: &CStr, mut take: impl FnMut(&Row<'_>, bool) -> Result<(), Error>) -> Result<(), Error> {
+    let lock = pg_sys::AccessShareLock as i32;
+    // SAFETY: the relation is open, with its descriptor, while its tuples are read. After an error PostgreSQL closes it.
+    unsafe {
+        let relation = pg_sys::table_open(relation_oid(table)?, lock);
+        let descriptor = Descriptor::from_raw((*relation).rd_att);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan(relation, pg_sys::InvalidOid, false, snapshot, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::systable_getnext(scan);
+            if tuple.is_null() {
+                break;
+            }
+            let row = Row::from_raw(tuple, descriptor, Memory::current());
+            take(&row, row.is_own())?;
+        }
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, lock);
+    }
+    Ok(())
+}
+
+/// Hands the last row of `mana_sync.$table`, in the order of `mana_sync.$index`, that the active snapshot sees and for which all of
+/// `keys` hold, to `take`. The first columns of the table are those of the index.
+///
+/// Needs no privilege on the table.
+pub fn last<T>(
+    (table, index): (&CStr, &CStr),
+    keys: &[Key],
+    take: impl FnOnce(&Row<'_>) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
+    let lock = pg_sys::AccessShareLock as i32;
+    let mut keys: Vec<pg_sys::ScanKeyData> = keys.iter().map(Key::scan_key).collect();
+    // SAFETY: the relations are open, with the descriptor, while the tuple is read; the keys outlive the scan. After an error
+    // PostgreSQL closes both.
+    unsafe {
+        let table = pg_sys::table_open(relation_oid(table)?, lock);
+        let index = pg_sys::index_open(relation_oid(index)?, lock);
+        let descriptor = Descriptor::from_raw((*table).rd_att);
+        let snapshot = pg_sys::GetActiveSnapshot();
+        let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, keys.len() as i32, keys.as_mut_ptr());
+        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
+        let taken = match tuple.is_null() {
+            true => None,
+            false => Some(take(&Row::from_raw(tuple, descriptor, Memory::current()))?),
+        };
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::index_close(index, lock);
+        pg_sys::table_close(table, lock);
+        Ok(taken)
+    }
+}
+
+/// The OID of the relation `mana_sync.$name`.
+pub(super) fn relation_oid(name: &CStr) -> Result<pg_sys::Oid, Error> {
+    // SAFETY: the names are C strings.
+    let oid = unsafe {
+        match pg_sys::get_namespace_oid(c"mana_sync".as_ptr(), true) {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            namespace => pg_sys::get_relname_relid(name.as_ptr(), namespace),
+        }
+    };
+    if oid == pg_sys::InvalidOid { Err(Error::Installation("a table is missing")) } else { Ok(oid) }
+}
+
+/// Whether row-level security of `mana_sync.$table` holds for the current user.
+pub fn has_row_security(table: &CStr) -> Result<bool, Error> {
+    let relation = relation_oid(table)?;
+    // SAFETY: the relation exists. The last argument asks for an answer instead of an error.
+    let enabled = unsafe { pg_sys::check_enable_rls(relation, pg_sys::InvalidOid, true) };
+    Ok(enabled == pg_sys::CheckEnableRlsResult::RLS_ENABLED as i32)
+}
+
+/// Makes every backend look up the definition of `mana_sync.$table` again, once the transaction has committed.
+pub fn invalidate(table: &CStr) -> Result<(), Error> {
+    let relation = relation_oid(table)?;
+    // SAFETY: the relation exists.
+    unsafe { pg_sys::CacheInvalidateRelcacheByRelid(relation) };
+    Ok(())
+}
+
+/// Calls `T::invalidated` whenever the definition of any relation has changed, or has been dropped.
+pub fn on_invalidation<T: OnInvalidation>() {
+    unsafe extern "C-unwind" fn call<T: OnInvalidation>(_: pg_sys::Datum, _: pg_sys::Oid) {
+        T::invalidated();
+    }
+    // SAFETY: the callback uses none of its arguments, and `T` is part of the library, which is never unloaded.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(call::<T>), pg_sys::Datum::from(0usize)) };
+}
+
+/// What [`on_invalidation`] calls.
+pub trait OnInvalidation {
+    /// Called where no error is allowed, and no table can be read.
+    fn invalidated();
+}
+
+/// Whether a subscription of logical replication writes into `mana_sync.$table`.
+pub fn is_subscribed(table: &CStr) -> Result<bool, Error> {
+    // catalog/pg_subscription_rel.h, of which pgrx does not bind these: the catalog, its index by relation, and the column
+    // that names the relation.
+    const CATALOG: pg_sys::Oid = pg_sys::Oid::from_u32(6102);
+    const INDEX: pg_sys::Oid = pg_sys::Oid::from_u32(6117);
+    const SRRELID: i16 = 2;
+    let relation = relation_oid(table)?;
+    let lock = pg_sys::AccessShareLock as i32;
+    // SAFETY: the catalog and its index exist; without a snapshot the catalog is read as it is now.
+    unsafe {
+        let catalog = pg_sys::table_open(CATALOG, lock);
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        let strategy = pg_sys::BTEqualStrategyNumber as u16;
+        pg_sys::ScanKeyInit(&mut key, SRRELID, strategy, pg_sys::F_OIDEQ.into(), pg_sys::Datum::from(relation));
+        let scan = pg_sys::systable_beginscan(catalog, INDEX, true, std::ptr::null_mut(), 1, &mut key);
+        let found = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(catalog, lock);
+        Ok(found)
+    }
+}

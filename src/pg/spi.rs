@@ -1,0 +1,316 @@
+//! The server programming interface: statements, each planned once in a backend and run many times.
+
+use super::datum::Datum;
+use super::heap::{Descriptor, Row};
+use super::jsonb::Jsonb;
+use super::memory::Memory;
+use crate::error::Error;
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char, c_long};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+/// A [`Statement`] whose SQL is a file beside the module: `statement!("queries/own.sql", [TEXT, INT4])`; or, of three lines at
+/// most, a string: `statement!(sql "SELECT 1", [])`. The second part are the types of its parameters.
+macro_rules! statement {
+    ($path:literal, [$($of:expr),* $(,)?]) => {
+        $crate::pg::spi::statement!(sql include_str!($path), [$($of),*])
+    };
+    (sql $sql:expr, [$($of:expr),* $(,)?]) => {
+        $crate::pg::spi::Statement::new(
+            const {
+                match std::ffi::CStr::from_bytes_with_nul(concat!($sql, "\0").as_bytes()) {
+                    Ok(sql) => sql,
+                    Err(_) => panic!("a zero byte in the statement"),
+                }
+            },
+            &[$($of),*],
+        )
+    };
+}
+pub(crate) use statement;
+
+/// A statement that a backend prepares at its first use and keeps.
+///
+/// It always runs with a generic plan: its shape does not depend on the values, and planning takes longer than most runs.
+/// PostgreSQL plans it again when an object that it uses changes.
+pub struct Statement {
+    sql: &'static CStr,
+    parameters: &'static [pg_sys::Oid],
+    /// A backend has one thread; a static has to be `Sync` all the same.
+    plan: AtomicPtr<pg_sys::_SPI_plan>,
+}
+
+impl Statement {
+    /// A statement with parameters of these types.
+    pub const fn new(sql: &'static CStr, parameters: &'static [pg_sys::Oid]) -> Statement {
+        Statement { sql, parameters, plan: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The plan. An error while it is made leaves the statement as it was.
+    fn plan(&self, _: Spi<'_>) -> pg_sys::SPIPlanPtr {
+        let plan = self.plan.load(Ordering::Relaxed);
+        if !plan.is_null() {
+            return plan;
+        }
+        // SAFETY: there is a connection; the number of parameters is that of their types.
+        let plan = unsafe {
+            let mut types = self.parameters.to_vec();
+            let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as i32;
+            let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), types.len() as i32, types.as_mut_ptr(), options);
+            assert!(!plan.is_null(), "SPI_prepare_cursor failed");
+            assert_eq!(pg_sys::SPI_keepplan(plan), 0, "SPI_keepplan failed");
+            plan
+        };
+        self.plan.store(plan, Ordering::Relaxed);
+        plan
+    }
+}
+
+/// A connection to the server programming interface, which exists for `'s`.
+#[derive(Clone, Copy)]
+pub struct Spi<'s> {
+    /// The context that the connection began in.
+    memory: Memory<'s>,
+}
+
+/// Connects for the time of `body`. What its statements return is gone with the connection.
+///
+/// A connection within another is allowed: the inner one is used until it ends.
+pub fn connect<T, E>(body: impl for<'s> FnOnce(Spi<'s>) -> Result<T, E>) -> Result<T, E> {
+    // SAFETY: an SQL function and a transaction of a background worker have a transaction. After an error PostgreSQL ends the
+    // connection.
+    unsafe {
+        assert_eq!(pg_sys::SPI_connect(), pg_sys::SPI_OK_CONNECT as i32, "SPI_connect failed");
+        // A connection begins in a context of its own, which exists until it ends.
+        let result = body(Spi { memory: Memory::current() })?;
+        assert_eq!(pg_sys::SPI_finish(), pg_sys::SPI_OK_FINISH as i32, "SPI_finish failed");
+        Ok(result)
+    }
+}
+
+impl<'s> Spi<'s> {
+    /// The memory of the connection.
+    pub fn memory(self) -> Memory<'s> {
+        self.memory
+    }
+
+    /// Runs a SELECT that only reads, with the active snapshot.
+    pub fn read(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> Rows<'s> {
+        self.execute(statement, values, true, pg_sys::SPI_OK_SELECT)
+    }
+
+    /// Runs a SELECT that may write, with a snapshot of its own.
+    pub fn select(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> Rows<'s> {
+        self.execute(statement, values, false, pg_sys::SPI_OK_SELECT)
+    }
+
+    /// Runs an INSERT, and returns how many rows it added.
+    pub fn insert(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
+        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT).count
+    }
+
+    /// Runs an UPDATE, and returns how many rows it changed.
+    pub fn update(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
+        self.execute(statement, values, false, pg_sys::SPI_OK_UPDATE).count
+    }
+
+    /// Runs a DELETE, and returns how many rows it removed.
+    pub fn delete(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
+        self.execute(statement, values, false, pg_sys::SPI_OK_DELETE).count
+    }
+
+    /// Runs a command that is none of these, as LOCK TABLE.
+    pub fn command(self, statement: &Statement) {
+        self.execute(statement, &[], false, pg_sys::SPI_OK_UTILITY);
+    }
+
+    fn execute(self, statement: &Statement, values: &[Option<Datum<'_>>], read_only: bool, expected: u32) -> Rows<'s> {
+        let (nulls, mut values) = parameters(statement, values);
+        let plan = statement.plan(self);
+        let memory = self.memory();
+        // SAFETY: values and nulls have the length of the plan's parameters. SPI leaves another memory context than it found,
+        // which would outlive what is allocated next; `run` sets it back.
+        memory.run(|| unsafe {
+            let result = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
+            assert_eq!(result, expected as i32, "{:?}", statement.sql);
+            Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, memory }
+        })
+    }
+
+    /// Runs a SELECT that only reads, with the active snapshot, and hands each row to `take` as the plan makes it, before it is
+    /// copied anywhere.
+    pub fn stream(self, statement: &Statement, values: &[Option<Datum<'_>>], take: &mut dyn FnMut(&SlotRow<'_, 's>)) {
+        let (nulls, mut values) = parameters(statement, values);
+        let plan = statement.plan(self);
+        let memory = self.memory();
+        let mut receiver = Receiver { callbacks: RECEIVER, take, memory };
+        // SAFETY: values and nulls have the length of the plan's parameters. The receiver begins with the part that PostgreSQL
+        // knows, and lives until the portal has run.
+        memory.run(|| unsafe {
+            let portal = pg_sys::SPI_cursor_open(ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), true);
+            let forward = pg_sys::FetchDirection::FETCH_FORWARD;
+            pg_sys::PortalRunFetch(portal, forward, c_long::MAX, (&raw mut receiver).cast());
+            pg_sys::SPI_cursor_close(portal);
+        });
+    }
+
+    /// Runs a SELECT that only reads, with the active snapshot, for any number of rows: they are fetched in portions. What `take`
+    /// puts into the memory of a row is gone after it. Ends early where `take` returns false.
+    pub fn for_each(
+        self,
+        statement: &Statement,
+        values: &[Option<Datum<'_>>],
+        mut take: impl FnMut(Row<'_>) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        const PORTION: usize = 64;
+        let (nulls, mut values) = parameters(statement, values);
+        let plan = statement.plan(self);
+        let caller = self.memory();
+        let context = caller.child();
+        // SAFETY: values and nulls have the length of the plan's parameters. A row, and what is in the context, is used by `take`
+        // alone: its argument has no lifetime that could leave it. The context exists until the end of this function.
+        unsafe {
+            let memory = Memory::from_raw(context);
+            let portal =
+                caller.run(|| pg_sys::SPI_cursor_open(ptr::null(), plan, values.as_mut_ptr(), nulls.as_ptr(), true));
+            let mut more = true;
+            while more {
+                caller.run(|| pg_sys::SPI_cursor_fetch(portal, true, PORTION as c_long));
+                let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, memory: caller };
+                more = rows.count == PORTION;
+                for row in rows.iter() {
+                    let goes_on = memory.run(|| take(row.in_memory(memory)))?;
+                    pg_sys::MemoryContextReset(context);
+                    if !goes_on {
+                        more = false;
+                        break;
+                    }
+                }
+                pg_sys::SPI_freetuptable(rows.table);
+            }
+            caller.run(|| pg_sys::SPI_cursor_close(portal));
+            pg_sys::MemoryContextDelete(context);
+        }
+        Ok(())
+    }
+}
+
+/// The form that SPI expects the values of a statement's parameters in.
+fn parameters(statement: &Statement, values: &[Option<Datum<'_>>]) -> (Vec<c_char>, Vec<pg_sys::Datum>) {
+    assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
+    let nulls = values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
+    (nulls, values.iter().map(|&value| Datum::raw_or_zero(value)).collect())
+}
+
+/// The rows of a statement.
+#[derive(Clone, Copy)]
+pub struct Rows<'s> {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+    memory: Memory<'s>,
+}
+
+impl<'s> Rows<'s> {
+    /// All rows.
+    pub fn iter(self) -> impl Iterator<Item = Row<'s>> {
+        // SAFETY: a SELECT leaves a table of `count` tuples with one descriptor, which exists as long as the connection.
+        (0..self.count).map(move |i| unsafe {
+            let descriptor = Descriptor::from_raw((*self.table).tupdesc);
+            Row::from_raw(*(*self.table).vals.add(i), descriptor, self.memory)
+        })
+    }
+
+    /// The first row.
+    pub fn first(self) -> Option<Row<'s>> {
+        self.iter().next()
+    }
+}
+
+// ---- rows on their way ----------------------------------------------------------------------------------
+
+/// A row on its way from a plan to [`Spi::stream`]'s caller. Columns are numbered from 1.
+pub struct SlotRow<'p, 's> {
+    values: &'p [pg_sys::Datum],
+    nulls: &'p [bool],
+    descriptor: Descriptor<'p>,
+    memory: Memory<'s>,
+}
+
+impl<'p, 's> SlotRow<'p, 's> {
+    /// A column as it is stored.
+    pub fn datum(&self, column: usize) -> Option<Datum<'p>> {
+        // SAFETY: the slot keeps its values until it has been received.
+        (!self.nulls[column - 1]).then(|| unsafe { Datum::from_raw(self.values[column - 1]) })
+    }
+
+    /// A `jsonb`, which stays where it is stored until it is read.
+    pub fn jsonb(&self, column: usize) -> Option<Jsonb<'p>>
+    where
+        's: 'p,
+    {
+        self.descriptor.require(column, pg_sys::JSONBOID);
+        // SAFETY: the descriptor says that the column is a jsonb.
+        self.datum(column).map(|datum| unsafe { datum.jsonb(self.memory) })
+    }
+
+    /// Names and types of the columns.
+    pub fn descriptor(&self) -> Descriptor<'p> {
+        self.descriptor
+    }
+
+    /// Some of the columns as a row in the memory of the connection. What is stored out of line stays there. `descriptor` is
+    /// made for the first row, and shared by all rows with these columns.
+    pub fn project<const N: usize>(&self, columns: &[usize; N], descriptor: &mut Option<Descriptor<'s>>) -> Row<'s> {
+        let descriptor = *descriptor.get_or_insert_with(|| self.descriptor.project(columns, self.memory));
+        let mut values = columns.map(|column| self.values[column - 1]);
+        let mut nulls = columns.map(|column| self.nulls[column - 1]);
+        // SAFETY: as many values and nulls as columns, which have the types of those that they are copied from.
+        self.memory.run(|| unsafe {
+            let tuple = pg_sys::heap_form_tuple(descriptor.into_raw(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            Row::from_raw(tuple, descriptor, self.memory)
+        })
+    }
+}
+
+/// What PostgreSQL sends the rows of a statement to.
+#[repr(C)]
+struct Receiver<'t, 's> {
+    callbacks: pg_sys::DestReceiver,
+    take: &'t mut dyn FnMut(&SlotRow<'_, 's>),
+    memory: Memory<'s>,
+}
+
+const RECEIVER: pg_sys::DestReceiver = pg_sys::DestReceiver {
+    receiveSlot: Some(receive),
+    rStartup: Some(start),
+    rShutdown: Some(end),
+    rDestroy: Some(end),
+    mydest: pg_sys::CommandDest::DestNone,
+};
+
+/// # Safety
+/// PostgreSQL calls it with a slot and the [`Receiver`] that [`Spi::stream`] passed.
+unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
+    // SAFETY: the guard turns a panic into an error of PostgreSQL before it reaches C. A slot whose columns have been taken
+    // out of its tuple has as many values and nulls as its descriptor has columns.
+    unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let receiver = &mut *receiver.cast::<Receiver<'_, '_>>();
+            let (descriptor, known) = ((*slot).tts_tupleDescriptor, (*slot).tts_nvalid as i32);
+            let count = (*descriptor).natts;
+            if known < count {
+                pg_sys::slot_getsomeattrs_int(slot, count);
+            }
+            let values = std::slice::from_raw_parts((*slot).tts_values, count as usize);
+            let nulls = std::slice::from_raw_parts((*slot).tts_isnull, count as usize);
+            let (descriptor, memory) = (Descriptor::from_raw(descriptor), receiver.memory);
+            memory.run(|| (receiver.take)(&SlotRow { values, nulls, descriptor, memory }));
+            true
+        })
+    }
+}
+
+unsafe extern "C-unwind" fn start(_: *mut pg_sys::DestReceiver, _: i32, _: pg_sys::TupleDesc) {}
+
+unsafe extern "C-unwind" fn end(_: *mut pg_sys::DestReceiver) {}

@@ -1,0 +1,51 @@
+//! Background workers.
+
+use super::guc;
+use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
+use pgrx::pg_sys;
+use std::time::Duration;
+
+/// Exports the main function of a background worker, `fn(usize)`, under the name `$symbol`. The argument is the one that the worker
+/// was registered with.
+macro_rules! background_worker {
+    ($symbol:ident, $body:path) => {
+        #[doc(hidden)]
+        #[allow(unsafe_code)]
+        #[pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        pub extern "C-unwind" fn $symbol(argument: pgrx::pg_sys::Datum) {
+            $body(argument.value())
+        }
+    };
+}
+pub(crate) use background_worker;
+
+/// Installs the handlers of the signals that a worker gets. SIGTERM ends it wherever it can be interrupted, in the wait for a lock
+/// too, and with status 1: with 0 the postmaster would never start it again. SIGHUP is for [`wait`].
+pub fn handle_signals() {
+    unsafe extern "C-unwind" {
+        /// tcop/tcopprot.h, without pgrx's guard: it is called by a signal.
+        fn die(signal: std::ffi::c_int);
+    }
+    // SAFETY: PostgreSQL's own processes that run SQL do the same. Signals are blocked until the handlers are set.
+    unsafe {
+        #[cfg(not(feature = "pg18"))]
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        #[cfg(feature = "pg18")]
+        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
+    }
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
+}
+
+/// Waits for the latch of the process, at most for `timeout`. Ends the process where the postmaster has ended, and reads the
+/// configuration again where SIGHUP asked for it.
+pub fn wait(timeout: Option<Duration>) {
+    if !BackgroundWorker::wait_latch(timeout) {
+        // SAFETY: ends the process as PostgreSQL's own workers do. Nothing in a worker has to be dropped.
+        unsafe { pg_sys::proc_exit(1) };
+    }
+    pgrx::check_for_interrupts!();
+    if BackgroundWorker::sighup_received() {
+        guc::reload();
+    }
+}

@@ -1,0 +1,210 @@
+//! A row of the log: its columns, and what is read from them.
+//!
+//! The columns are known here and in `sql/tables.sql`. Queries that return rows of the log select `c.*`, and the accessors find a
+//! column by its place in the table. To add a column: add it to the table, to [`Column`] and, if readers get it, to [`CHANGE`] and to
+//! the declarations in `sql/functions.sql`. Debug builds compare both with every row.
+
+use crate::error::Error;
+use crate::pg::datum::Datum;
+use crate::pg::heap::{Descriptor, Row};
+use crate::pg::jsonb::{Jsonb, Node, Object};
+use mana_sync_cursor::Position;
+use mana_sync_merge::change::{Change, JsonObject, Op};
+use mana_sync_merge::time::Time;
+
+/// Declares [`Column`] with the names of the columns, in the order of the table.
+macro_rules! columns {
+    ($($column:ident $name:literal),* $(,)?) => {
+        /// A column of `mana_sync.sync_changes`. Its number is its place in the table, from 0.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Column { $($column),* }
+
+        /// The names of the columns, by their place in the table from 0.
+        const NAMES: &[&str] = &[$($name),*];
+    };
+}
+
+columns! {
+    Id "id",
+    CreatedAt "created_at",
+    Xact "xact",
+    Epoch "epoch",
+    SchemaVersion "schema_version",
+    UserId "user_id",
+    AppId "app_id",
+    TableName "table_name",
+    RecordId "record_id",
+    Op "op",
+    ClientId "client_id",
+    SpaceId "space_id",
+    Data "data",
+    FieldTimestamps "field_timestamps",
+    Actor "actor",
+    Seq "seq",
+}
+
+/// The columns that readers get, in the order in which `changes_since` and `export_changes` declare them.
+pub const CHANGE: [Column; 13] = [
+    Column::Id,
+    Column::AppId,
+    Column::TableName,
+    Column::RecordId,
+    Column::UserId,
+    Column::Op,
+    Column::Data,
+    Column::FieldTimestamps,
+    Column::ClientId,
+    Column::CreatedAt,
+    Column::SchemaVersion,
+    Column::SpaceId,
+    Column::Actor,
+];
+
+/// The columns that are jsonb.
+pub const JSON: [Column; 3] = [Column::Data, Column::FieldTimestamps, Column::Actor];
+
+/// The key of a group: the columns that the changes of a group agree in, and in which `sync_changes_record_idx` has its entries.
+pub const GROUP: [Column; 5] = [Column::AppId, Column::RecordId, Column::SpaceId, Column::UserId, Column::TableName];
+
+/// Where the columns are in a row; 0 for those that are not there.
+pub struct Layout([usize; NAMES.len()]);
+
+/// The row is `c.*`.
+pub static TABLE: Layout = Layout::after(0);
+/// One column precedes `c.*`.
+pub static AFTER_ONE: Layout = Layout::after(1);
+/// The row has the columns of [`CHANGE`].
+pub static RESULT: Layout = Layout::result();
+
+impl Layout {
+    const fn after(count: usize) -> Layout {
+        let mut places = [0; NAMES.len()];
+        let mut place = 0;
+        while place < NAMES.len() {
+            places[place] = count + place + 1;
+            place += 1;
+        }
+        Layout(places)
+    }
+
+    const fn result() -> Layout {
+        let mut places = [0; NAMES.len()];
+        let mut place = 0;
+        while place < CHANGE.len() {
+            places[CHANGE[place] as usize] = place + 1;
+            place += 1;
+        }
+        Layout(places)
+    }
+
+    /// The place of a column in a row, from 1.
+    pub const fn place(&self, column: Column) -> usize {
+        self.0[column as usize]
+    }
+
+    /// The places of the columns of [`CHANGE`].
+    pub const fn places_of_change(&self) -> [usize; CHANGE.len()] {
+        let mut places = [0; CHANGE.len()];
+        let mut place = 0;
+        while place < CHANGE.len() {
+            places[place] = self.place(CHANGE[place]);
+            place += 1;
+        }
+        places
+    }
+
+    /// Whether a row's columns have the names that this layout expects.
+    pub fn fits(&self, descriptor: Descriptor<'_>) -> bool {
+        NAMES.iter().zip(&self.0).all(|(name, &place)| place == 0 || descriptor.name(place) == *name)
+    }
+}
+
+/// A row of the log.
+#[derive(Clone, Copy)]
+pub struct LogRow<'r> {
+    row: Row<'r>,
+    layout: &'static Layout,
+}
+
+impl<'r> LogRow<'r> {
+    /// A row whose columns are where `layout` says.
+    pub fn new(row: Row<'r>, layout: &'static Layout) -> LogRow<'r> {
+        debug_assert!(layout.fits(row.descriptor()), "the columns of src/row.rs are not those of sql/tables.sql");
+        LogRow { row, layout }
+    }
+
+    /// A row of `c.*`.
+    pub fn of_table(row: Row<'r>) -> LogRow<'r> {
+        LogRow::new(row, &TABLE)
+    }
+
+    /// The row without its layout.
+    pub fn row(&self) -> &Row<'r> {
+        &self.row
+    }
+
+    /// A column as it is stored.
+    pub fn datum(&self, column: Column) -> Option<Datum<'r>> {
+        self.row.datum(self.layout.place(column))
+    }
+
+    /// A column that is a `text`.
+    pub fn text(&self, column: Column) -> Option<&'r [u8]> {
+        self.row.text(self.layout.place(column))
+    }
+
+    /// A column that is a `jsonb`.
+    pub fn jsonb(&self, column: Column) -> Option<Jsonb<'r>> {
+        self.row.jsonb(self.layout.place(column))
+    }
+
+    /// The id of the change.
+    pub fn id(&self) -> Result<uuid::Uuid, Error> {
+        self.row.uuid(self.layout.place(Column::Id)).ok_or(NULL)
+    }
+
+    /// The version of the schema that the change was written under.
+    pub fn schema_version(&self) -> i32 {
+        self.datum(Column::SchemaVersion).map_or(1, Datum::int4)
+    }
+
+    /// The position of the change.
+    pub fn position(&self) -> Result<Position, Error> {
+        let part = |column| self.datum(column).ok_or(NULL);
+        let (epoch, xact, seq) = (part(Column::Epoch)?, part(Column::Xact)?, part(Column::Seq)?);
+        Ok(Position::new(epoch.int4() as u32, xact.uint8(), seq.int8()))
+    }
+
+    /// The change, as far as merging needs it.
+    pub fn change(&self) -> Result<Change<Object<'r>>, Error> {
+        Ok(Change {
+            op: Op::parse(self.text(Column::Op).ok_or(NULL)?)
+                .ok_or(Error::Installation("mana_sync.sync_changes has another op"))?,
+            data: self.jsonb(Column::Data).and_then(Jsonb::object),
+            field_timestamps: self.jsonb(Column::FieldTimestamps).and_then(Jsonb::object),
+            created_at: Time::from_micros(self.datum(Column::CreatedAt).ok_or(NULL)?.int8()),
+            position: self.position()?,
+        })
+    }
+
+    /// A column of the key of the row's group. No space is the space `''`.
+    pub fn group_key(&self, column: Column) -> &'r [u8] {
+        self.text(column).unwrap_or_default()
+    }
+}
+
+/// A NOT NULL column is NULL.
+const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
+
+impl<'a> JsonObject<'a> for Object<'a> {
+    type Value = Node<'a>;
+
+    fn string(&self, key: &[u8]) -> Option<&'a [u8]> {
+        self.get(key)?.text()
+    }
+
+    fn fields(self) -> impl Iterator<Item = (&'a [u8], Node<'a>)> {
+        self.pairs().filter_map(|(key, value)| Some((key.text()?, value)))
+    }
+}

@@ -1,0 +1,16 @@
+//! The wire format: the JSON that devices send and get.
+//!
+//! ```text
+//! changeset: {"clientId", "since", "schemaVersion"?, "limit"?, "changes": [change…]}
+//! change:    {"eventId"?, "schemaVersion"?, "table", "id", "op", "fields"?: {name: {"value", "at"}},
+//!             "data"?, "at"?, "deletedAt"?, "spaceId"?, "actor"?}
+//! response:  {"serverChanges": [change…], "conflicts": [], "syncedUntil": cursor, "hasMore": bool,
+//!             "resyncRequired"?: true}
+//! ```
+//!
+//! An insert has `data` and may have `at`, an update has `fields`, a delete may have `deletedAt`. Every other key is ignored. `null` and
+//! a missing key mean the same, also for the `value` of a field: devices whose language has no JSON for *undefined* clear a field this
+//! way.
+
+pub mod changeset;
+pub mod response;
