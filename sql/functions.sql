@@ -6,7 +6,7 @@ CREATE FUNCTION mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}'
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_with_scope';
 COMMENT ON FUNCTION mana_sync.with_scope(text, text[]) IS
     'Sets the scope of the current transaction: the user who is asking, and the spaces of that user. Replaces an '
-    'earlier scope. NULL keeps the current user or spaces.';
+    'earlier scope. A NULL user_id keeps the user; NULL for space_ids keeps the spaces if the user stays the same.';
 
 CREATE FUNCTION mana_sync.record_change(
     app_id           text,
@@ -73,8 +73,9 @@ CREATE FUNCTION mana_sync.record_history(
 )
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
 COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
-    'Returns the history of one record, in the order of the write times: one row for each field that was written and '
-    'one for each delete, with the old value, the new value, the user and the device.';
+    'Returns the history of one record, in the order of the write times: one row for each field that was written, for '
+    'each delete, and for each insert without fields. A row has the old value, the new value, the user and the '
+    'device.';
 
 -- Returns one row a call (value-per-call mode), so that rows are streamed when the function is called in a SELECT list. In FROM,
 -- PostgreSQL collects all rows of a C function before it passes on the first one.
@@ -138,8 +139,8 @@ CREATE FUNCTION mana_sync.sync(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_sync';
 COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
-    'Pushes a changeset and then pulls from the cursor in its key since, in one call. Returns what mana_sync.pull '
-    'returns.';
+    'Pushes a changeset and then pulls from the cursor under its key "since", in one call. Returns what '
+    'mana_sync.pull returns.';
 
 -- Names of the channels for wake-ups. PUBLIC keeps EXECUTE here too: a role with USAGE on the schema is trusted to name its
 -- user, and a pull would tell it the same. PARALLEL UNSAFE, because these functions take a new snapshot, which a parallel query

@@ -1,5 +1,6 @@
-//! The merge of a record's changes, in the plainest words: every rule is a filter or a maximum over lists. For tests to
-//! compare the real one with; it shares nothing with that, and is in no hurry.
+//! A second, deliberately simple implementation of merging changes into a record, for tests to compare `mana_sync_merge` with.
+//!
+//! Every rule is a filter or a maximum over lists. The crate shares no code with `mana_sync_merge`, and does not try to be fast.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
@@ -8,34 +9,34 @@ use std::collections::BTreeMap;
 /// A row of the log.
 #[derive(Clone, Debug)]
 pub struct Change {
-    /// Epoch, transaction, number.
+    /// Columns `epoch`, `xact` and `seq`.
     pub position: (u32, u64, i64),
-    /// When its transaction began.
+    /// When the server recorded the change.
     pub created_at: DateTime<Utc>,
-    /// `None` for a private one.
+    /// The space of the change; `None` if it is private.
     pub space: Option<String>,
-    /// `insert`, `update` or `delete`.
+    /// The operation: `insert`, `update` or `delete`.
     pub op: String,
-    /// `null` where there is none.
+    /// Column `data`; `null` if there is none.
     pub data: Value,
-    /// Likewise.
+    /// Column `field_timestamps`; `null` if there is none.
     pub field_timestamps: Value,
 }
 
 /// A merged record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Merged {
-    /// Whether it lives.
+    /// Whether the record is live.
     pub lives: bool,
-    /// Fields that were not deleted.
+    /// The latest live write of each field.
     pub fields: BTreeMap<String, Value>,
-    /// When each of them was written.
+    /// The time of each of these writes.
     pub times: BTreeMap<String, DateTime<Utc>>,
-    /// Of its latest living write.
+    /// The space of the latest live write, or of the latest delete if there is none.
     pub space: Option<String>,
-    /// When it was last written.
+    /// The time of the latest write, deletes included.
     pub updated_at: DateTime<Utc>,
-    /// When it was deleted, unless it lives.
+    /// The time of the latest delete; `None` if the record is live.
     pub deleted_at: Option<DateTime<Utc>>,
 }
 
@@ -75,7 +76,7 @@ fn writes(change: &Change) -> Vec<Write<'_>> {
     writes
 }
 
-/// The record that changes make; `None` if they say nothing.
+/// Merges changes into a record. Returns `None` if no change wrote anything.
 pub fn merge<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Option<Merged> {
     let writes: Vec<Write> = changes.into_iter().flat_map(writes).collect();
     let last_of = |kind| writes.iter().filter(|write| write.kind == kind).map(|write| write.at).max();
@@ -99,7 +100,7 @@ pub fn merge<'a>(changes: impl IntoIterator<Item = &'a Change>) -> Option<Merged
             .map(|(name, write)| (name.to_string(), write.field.unwrap().1.clone()))
             .collect(),
         times: latest_of_field.iter().map(|(name, write)| (name.to_string(), write.at.0)).collect(),
-        // A record without a living write has the space of its delete.
+        // A record without a live write has the space of its delete.
         space: living().max_by_key(|write| write.at).unwrap_or(latest).space.clone(),
         updated_at: latest.at.0,
         deleted_at: deleted.filter(|_| !lives).map(|at| at.0),
