@@ -1,7 +1,7 @@
 //! First syncs of 200,000 rows, page by page, beside the original and beside bare scans of the index.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 use postgres::{Client, Statement};
 
 use crate::Result;

@@ -1,7 +1,7 @@
 //! Merged records beside the same merge in SQL, which has to say the same before it is timed.
 
-use mana_sync_servers::Options;
-use mana_sync_servers::cluster::DATABASE;
+use mana_sync_harness::Options;
+use mana_sync_harness::cluster::DATABASE;
 use postgres::Client;
 use postgres::types::ToSql;
 

@@ -3,9 +3,9 @@
 //! Fails if a change that was accepted stops a reader, a dump or a replication slot; if a page grows with the changes instead of
 //! ending by its bytes; or if the server refuses a cursor that it issued.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::{run, server_command};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::{run, server_command};
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 use serde_json::{Value, json};
 

@@ -6,10 +6,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use mana_sync_servers::bouncer::{Bouncer, PORT};
-use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
-use mana_sync_servers::process::program;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::bouncer::{Bouncer, PORT};
+use mana_sync_harness::cluster::{APP_ROLE, DATABASE};
+use mana_sync_harness::process::program;
+use mana_sync_harness::{Cluster, Options};
 use postgres::types::Json;
 use tempfile::TempDir;
 

@@ -3,8 +3,8 @@
 //! Fails if a member misses a row that was written before it joined, is given another space's rows again, goes on
 //! getting rows of a space that it left, or loses its own rows in a space that it left in the middle of a walk.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::Client;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;

@@ -11,7 +11,9 @@ use std::process::{Child, Command, Stdio};
 use postgres::{Client, Config, NoTls};
 use tempfile::TempDir;
 
-use crate::process::{children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until};
+use crate::process::{
+    Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
+};
 
 /// Name of the plain role that the application connects as.
 pub const APP_ROLE: &str = "app";
@@ -137,7 +139,7 @@ impl Cluster {
 
     /// Makes the server read its configuration again. Backends take it a moment later.
     pub fn reload(&self) {
-        signal("HUP", &[self.postmaster().expect("the server runs")]);
+        signal(Signal::SIGHUP, &[self.postmaster().expect("the server runs")]);
     }
 
     /// Starts the server and waits until it takes connections.
@@ -218,11 +220,11 @@ impl Cluster {
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");
         // A stopped postmaster starts no process, and what is stopped does not react to the death of another.
-        signal("STOP", &[postmaster]);
+        signal(Signal::SIGSTOP, &[postmaster]);
         let mut pids = children(postmaster);
         pids.push(postmaster);
-        signal("STOP", &pids);
-        signal("KILL", &pids);
+        signal(Signal::SIGSTOP, &pids);
+        signal(Signal::SIGKILL, &pids);
         wait_until("the killed server is gone", || !pids.iter().any(|&pid| is_alive(pid)));
         // Where dead processes are collected late (in some containers) the next postmaster would take this one for alive.
         for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
@@ -237,7 +239,7 @@ impl Cluster {
     }
 
     /// Process id of the postmaster, while it runs.
-    pub fn postmaster(&self) -> Option<u32> {
+    pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
         // The file of a killed server may name a process that is another one by now.

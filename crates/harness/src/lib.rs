@@ -1,4 +1,4 @@
-//! Harness for the tests of `mana_sync` on real servers (`tests/`), run by `make test SUITE=servers`.
+//! Harness of `mana_sync` on real servers: for the tests in `tests/servers` and the benchmarks in `bench`.
 //!
 //! - [`cluster`]: a private server: start, stop, kill, connect, remove
 //! - [`standby`]: streaming standbys of it

@@ -6,13 +6,17 @@
 //! - `MANA_SYNC_NEWER_PG_BIN`: likewise, of a newer major version, for the test of pg_upgrade; where one is installed
 //! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as (they refuse to run as root)
 
-use std::fs;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+pub use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::{Pid, User};
+use procfs::process::{ProcState, Process, all_processes};
 
 /// How long anything may take that should happen at once: a busy machine is slow, a hang is for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,7 +57,7 @@ pub fn command(program: PathBuf) -> Command {
 /// Makes a command run as the user that servers run as.
 pub fn as_server_user(command: &mut Command) {
     if let Some(owner) = server_user() {
-        command.uid(owner.uid).gid(owner.gid).env("HOME", "/nonexistent");
+        command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw()).env("HOME", "/nonexistent");
     }
 }
 
@@ -92,27 +96,30 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 /// Makes a file or directory the property of the user that servers run as.
 pub fn give_to_server(path: &Path) {
     if let Some(owner) = server_user() {
-        chown(path, Some(owner.uid), Some(owner.gid))
+        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
             .unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
     }
 }
 
-/// Sends a signal, by its name, to processes; those that are gone already do not matter.
-pub fn signal(name: &str, pids: &[u32]) {
-    let pids = pids.iter().map(u32::to_string);
-    let _ = Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status();
+/// Sends a signal to processes; those that are gone already do not matter.
+pub fn signal(signal: Signal, pids: &[i32]) {
+    for &pid in pids {
+        let _ = kill(Pid::from_raw(pid), signal);
+    }
 }
 
 /// Processes whose parent is `parent`.
-pub fn children(parent: u32) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").expect("/proc is readable");
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|&pid| stat(pid).is_some_and(|stat| stat.parent == parent)).collect()
+pub fn children(parent: i32) -> Vec<i32> {
+    let processes = all_processes().expect("/proc is readable");
+    // One that ends meanwhile has no stat any more.
+    let stats = processes.flatten().filter_map(|process| process.stat().ok());
+    stats.filter(|stat| stat.ppid == parent).map(|stat| stat.pid).collect()
 }
 
 /// Whether a process runs. (One that ended and was not collected by its parent does not.)
-pub fn is_alive(pid: u32) -> bool {
-    stat(pid).is_some_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+pub fn is_alive(pid: i32) -> bool {
+    let state = Process::new(pid).and_then(|process| process.stat()).and_then(|stat| stat.state());
+    state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))
 }
 
 /// Waits for a condition, and panics with its description after [`PATIENCE`].
@@ -124,35 +131,13 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-struct Stat {
-    state: char,
-    parent: u32,
-}
-
-fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // pid (name) state parent …, where the name may hold anything.
-    let mut fields = text[text.rfind(')')? + 1..].split_whitespace();
-    Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })
-}
-
-#[derive(Clone, Copy)]
-struct Owner {
-    uid: u32,
-    gid: u32,
-}
-
 /// The user that servers run as, unless it is the caller.
-fn server_user() -> Option<Owner> {
-    static OWNER: OnceLock<Option<Owner>> = OnceLock::new();
-    *OWNER.get_or_init(|| {
-        let user = std::env::var("MANA_SYNC_RUN_AS").ok().filter(|user| !user.is_empty())?;
-        Some(Owner { uid: id("-u", &user), gid: id("-g", &user) })
-    })
-}
-
-fn id(option: &str, user: &str) -> u32 {
-    let output = Command::new("id").args([option, user]).output().expect("the program id runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().unwrap_or_else(|_| panic!("MANA_SYNC_RUN_AS={user}: there is no such user"))
+fn server_user() -> Option<&'static User> {
+    static USER: OnceLock<Option<User>> = OnceLock::new();
+    let look_up = || {
+        let name = std::env::var("MANA_SYNC_RUN_AS").ok().filter(|name| !name.is_empty())?;
+        let user = User::from_name(&name).expect("users can be looked up");
+        Some(user.unwrap_or_else(|| panic!("MANA_SYNC_RUN_AS={name}: there is no such user")))
+    };
+    USER.get_or_init(look_up).as_ref()
 }
