@@ -4,12 +4,11 @@
 //! itself was killed.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use mana_sync_processes::ServerDirectory;
 use postgres::{Client, Config, NoTls};
-use tempfile::TempDir;
 
 use crate::process::{
     Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
@@ -46,8 +45,7 @@ impl Options {
 /// A server, primary or standby.
 pub struct Cluster {
     name: String,
-    dir: TempDir,
-    watchdog: Child,
+    dir: ServerDirectory,
     /// Directory of its programs, where they are not those of the tests.
     bin: Option<PathBuf>,
 }
@@ -91,20 +89,7 @@ impl Cluster {
 
     /// A directory for a server, and the watchdog that removes it when we are killed.
     pub(crate) fn empty(name: &str) -> Self {
-        let dir = short_temp_dir();
-        give_to_server(dir.path());
-        // Its standard input is closed by the kernel when this process ends, however it ends.
-        let watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, "sh"])
-            .arg(dir.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .current_dir("/")
-            .process_group(0)
-            .spawn()
-            .expect("sh runs");
-        Self { name: name.into(), dir, watchdog, bin: None }
+        Self { name: name.into(), dir: ServerDirectory::new(), bin: None }
     }
 
     /// `primary`, or the name that a standby was given.
@@ -345,29 +330,7 @@ impl Drop for Cluster {
         if std::thread::panicking() {
             eprintln!("last lines of the log of {}:\n{}", self.name, tail(&self.server_log()));
         }
-        // The watchdog does it all, and then the directory is gone.
-        drop(self.watchdog.stdin.take());
-        let _ = self.watchdog.wait();
     }
-}
-
-/// Waits for the end of its input, then for the end of the server that it stops, and removes the directory.
-const WATCHDOG: &str = r#"
-read -r _
-pid=$(head -n 1 "$1/data/postmaster.pid") && [ "/proc/$pid/cwd" -ef "$1/data" ] && kill -QUIT "$pid" && {
-    tries=0
-    while [ "/proc/$pid/cwd" -ef "$1/data" ] && [ $tries -lt 200 ]; do
-        sleep 0.05
-        tries=$((tries + 1))
-    done
-}
-rm -rf "$1"
-"#;
-
-/// A socket's path has 107 bytes at most, so that a long TMPDIR cannot be used.
-fn short_temp_dir() -> TempDir {
-    let base = Some(std::env::temp_dir()).filter(|dir| dir.as_os_str().len() <= 60).unwrap_or_else(|| "/tmp".into());
-    tempfile::Builder::new().prefix("mana_sync.").tempdir_in(base).expect("a temporary directory can be made")
 }
 
 fn tail(log: &str) -> String {

@@ -4,18 +4,16 @@
 //!
 //! - `MANA_SYNC_PG_BIN`: directory of `initdb`, `pg_ctl`, `pg_basebackup` of a server that has the extension installed
 //! - `MANA_SYNC_NEWER_PG_BIN`: likewise, of a newer major version, for the test of pg_upgrade; where one is installed
-//! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as (they refuse to run as root)
+//! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as, see [`mana_sync_processes::server_user`]
 
-use std::os::unix::fs::chown;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub use mana_sync_processes::{Beside, as_server_user, give_to_server};
 pub use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
-use nix::unistd::{Pid, User};
+use nix::unistd::Pid;
 use procfs::process::{ProcState, Process, all_processes};
 
 /// How long anything may take that should happen at once: a busy machine is slow, a hang is for ever.
@@ -54,35 +52,6 @@ pub fn command(program: PathBuf) -> Command {
     command
 }
 
-/// Makes a command run as the user that servers run as.
-pub fn as_server_user(command: &mut Command) {
-    if let Some(owner) = server_user() {
-        command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw()).env("HOME", "/nonexistent");
-    }
-}
-
-/// A program that runs beside a test. It is killed (-9) when this is dropped, and when the test itself was killed.
-pub struct Beside(Child);
-
-impl Beside {
-    /// Starts a program; `configure` adds its arguments, its environment and where its output goes.
-    pub fn start(program: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        // The shell's standard input is closed by the kernel when this process ends, however it ends.
-        let mut command = Command::new("sh");
-        command.args(["-c", r#""$@" & pid=$!; read -r _; kill -9 "$pid"; wait "$pid""#, "sh"]).arg(program);
-        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-        configure(&mut command);
-        Self(command.spawn().expect("sh runs"))
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        drop(self.0.stdin.take());
-        let _ = self.0.wait();
-    }
-}
-
 /// Runs a command to its end; what it said is shown only if it fails.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
@@ -91,14 +60,6 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     }
     let said = [output.stdout, output.stderr].concat();
     Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said)))
-}
-
-/// Makes a file or directory the property of the user that servers run as.
-pub fn give_to_server(path: &Path) {
-    if let Some(owner) = server_user() {
-        chown(path, Some(owner.uid.as_raw()), Some(owner.gid.as_raw()))
-            .unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
-    }
 }
 
 /// Sends a signal to processes; those that are gone already do not matter.
@@ -129,15 +90,4 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "waited {} s in vain: {what}", PATIENCE.as_secs());
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-/// The user that servers run as, unless it is the caller.
-fn server_user() -> Option<&'static User> {
-    static USER: OnceLock<Option<User>> = OnceLock::new();
-    let look_up = || {
-        let name = std::env::var("MANA_SYNC_RUN_AS").ok().filter(|name| !name.is_empty())?;
-        let user = User::from_name(&name).expect("users can be looked up");
-        Some(user.unwrap_or_else(|| panic!("MANA_SYNC_RUN_AS={name}: there is no such user")))
-    };
-    USER.get_or_init(look_up).as_ref()
 }

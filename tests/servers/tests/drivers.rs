@@ -26,13 +26,13 @@ fn of_page(name: &str) -> (String, String) {
     (blocks.next().expect("the program"), blocks.next().expect("its output"))
 }
 
-/// What runs programs of a kind, as scripts/drivers.sh has set it up.
+/// What runs programs of a kind, as `cargo xtask drivers` has set it up.
 fn interpreter(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn skipped(name: &str) {
-    println!("skipped: {name}, its driver could not be installed; see scripts/drivers.sh");
+    println!("skipped: {name}, its driver could not be installed; see `cargo xtask drivers`");
 }
 
 /// Runs a program with the environment that the page speaks of.
