@@ -1,7 +1,7 @@
-# Each target does all of its own set-up; the scripts say what they do. PG=17 chooses another
-# installed major version of PostgreSQL, PG_CONFIG=/path/to/pg_config an installation anywhere.
+# Each target is a command of the driver, crates/xtask, and does all of its own set-up. PG=17 chooses another installed
+# major version of PostgreSQL, PG_CONFIG=/path/to/pg_config an installation anywhere.
 
-SHELL := /bin/bash
+XTASK := scripts/xtask.sh
 .DEFAULT_GOAL := help
 .PHONY: help demo psql test test-clusters bench bench-in-process bench-pages profile setup build install fmt lint clean
 
@@ -12,45 +12,46 @@ help: ## this list
 	@echo '  PG_CONFIG=/path/pg_config        an installation of PostgreSQL anywhere'
 	@echo '  NEWER_PG_CONFIG=/path/pg_config  one of a newer version for the test of pg_upgrade (the newest installed)'
 	@echo '  SUITE=regress                    one suite of make test: crates, regress, isolation, servers, pgrx'
+	@echo '  ONE=regress/wire                 one test of it, or isolation/page_walk, servers/stress, crates/cursor'
 
 demo: ## two people, three devices, one shared space, played in SQL
-	@scripts/demo.sh
+	@$(XTASK) demo
 
 psql: ## a prompt in the demo's database
-	@scripts/demo.sh --prompt
+	@$(XTASK) demo --prompt
 
 test: ## every test
-	@scripts/test.sh
+	@$(XTASK) test
 
 test-clusters: ## the part of it that runs real clusters: crashes, failovers, restores, upgrades
-	@SUITE=servers scripts/test.sh
+	@$(XTASK) test --suite servers
 
 bench: ## measure a release build beside the original and plain PostgreSQL
-	@scripts/bench.sh
+	@$(XTASK) bench
 
 bench-in-process: ## measure the hot Rust code in a backend, beside the last time
-	@scripts/bench.sh in-process
+	@$(XTASK) bench in-process
 
 bench-pages: ## the README's table and docs/benchmarks.md, from the results of the last make bench
-	@scripts/bench.sh pages
+	@$(XTASK) bench pages
 
-profile: ## instructions of one call and where they go, by callgrind: CALL=record_change, ... (see scripts/profile.sh)
-	@scripts/profile.sh $(CALL)
+profile: ## instructions of one call and where they go, by callgrind: CALL=record_change, …
+	@$(XTASK) profile $(CALL)
 
 setup: ## packages, cargo-pgrx, the private copy of PostgreSQL (the other targets do this too)
-	@scripts/setup.sh
+	@$(XTASK) setup
 
 build: ## build, and install into the private copy of PostgreSQL
-	@scripts/install.sh
+	@$(XTASK) build
 
 install: ## build for release, and install into the PostgreSQL of PG_CONFIG (or of PATH)
-	@scripts/install-system.sh
+	@$(XTASK) install
 
 fmt: ## format the Rust sources
 	cargo fmt --all
 
-lint: ## rustfmt and clippy, warnings are errors
-	@scripts/lint.sh
+lint: ## rustfmt, clippy and cargo-deny, warnings are errors
+	@$(XTASK) lint
 
 clean: ## remove the build, the private copies and the logs
-	@scripts/clean.sh
+	@$(XTASK) clean

@@ -4,7 +4,7 @@
 -- which spaces the user is in, and says so with each call.
 
 --# Lines like this one are not printed, nor are those with demo.expect, which stop the demo if a
---# step gave something else than it should. Both are for scripts/demo.sh.
+--# step gave something else than it should. Both are for `make demo`.
 
 -- == The DBA, once: the extension, and a plain role for the application server.
 

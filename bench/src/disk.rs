@@ -1,7 +1,7 @@
 //! Measures the bytes on disk of the same rows in both stores.
 
-use mana_sync_servers::Options;
-use mana_sync_servers::cluster::DATABASE;
+use mana_sync_harness::Options;
+use mana_sync_harness::cluster::DATABASE;
 use postgres::Client;
 
 use crate::Result;

@@ -3,9 +3,9 @@
 
 use std::thread;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::wait_until;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::wait_until;
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 
 use crate::Result;

@@ -11,8 +11,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -36,8 +36,8 @@ use std::error::Error;
 use std::fs;
 use std::process::Command;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 use report::{Part, Report};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! Measures first syncs page by page, beside the original store and beside bare index scans.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 use postgres::{Client, Statement};
 
 use crate::Result;

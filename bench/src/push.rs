@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use mana_sync_servers::Options;
-use mana_sync_servers::cluster::DATABASE;
+use mana_sync_harness::Options;
+use mana_sync_harness::cluster::DATABASE;
 use serde_json::{Value, json};
 
 use crate::Result;

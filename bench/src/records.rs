@@ -1,7 +1,7 @@
 //! Measures merged records beside the same merging in SQL, whose results must be equal before it is timed.
 
-use mana_sync_servers::Options;
-use mana_sync_servers::cluster::DATABASE;
+use mana_sync_harness::Options;
+use mana_sync_harness::cluster::DATABASE;
 use postgres::Client;
 use postgres::types::ToSql;
 

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
-use mana_sync_servers::process::{give_to_server, server_command};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::{APP_ROLE, DATABASE};
+use mana_sync_harness::process::{give_to_server, server_command};
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 
 use crate::Result;

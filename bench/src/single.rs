@@ -1,8 +1,8 @@
 //! Measures single changes: `record_change` beside the transaction of the original, and beside a bare INSERT into the
 //! same table.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Options};
 
 use crate::Result;
 use crate::report::{Contract, Part};

@@ -3,9 +3,9 @@
 //! Fails if an accepted change stops a reader, a dump or a replication slot; if the size of a page depends on the size
 //! of its changes and not on the byte limit; or if the server refuses a cursor that it issued.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::{run, server_command};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::{run, server_command};
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 use serde_json::{Value, json};
 

@@ -9,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::merged::{COLUMNS, Logged, Records, all_of, assert_same, living, logged, records, records_of};
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::writers::{APP, Stop};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::merged::{COLUMNS, Logged, Records, all_of, assert_same, living, logged, records, records_of};
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::writers::{APP, Stop};
+use mana_sync_harness::{Cluster, Options};
 use postgres::error::SqlState;
 use postgres::{Client, Error, GenericClient};
 use rand::Rng;

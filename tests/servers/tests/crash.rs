@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::thread;
 use std::time::Duration;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::oracle::Difference;
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::writers::{APP, Acknowledged, Change, Stop, Writer};
-use mana_sync_servers::{Cluster, Device, Options, naive};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::oracle::Difference;
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::writers::{APP, Acknowledged, Change, Stop, Writer};
+use mana_sync_harness::{Cluster, Device, Options, naive};
 use postgres::{Client, Error};
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::oracle::Difference;
-use mana_sync_servers::process::{signal, wait_until};
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::writers::{APP, Stop};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::oracle::Difference;
+use mana_sync_harness::process::{Signal, signal, wait_until};
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::writers::{APP, Stop};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::{Client, Error};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -141,7 +141,7 @@ fn what_was_acknowledged_is_there_once_after_every_kind_of_crash() {
                     let sql = "SELECT pid FROM pg_stat_activity WHERE usename = 'app' AND state = 'active' ORDER BY random() LIMIT 1";
                     let pid: i32 = superuser.query_one(sql, &[]).map(|row| row.get(0)).unwrap_or(0);
                     if pid > 0 {
-                        signal("KILL", &[pid as u32]);
+                        signal(Signal::SIGKILL, &[pid]);
                     }
                     wait_until("the server has recovered", || {
                         let client = cluster.try_connect("postgres", DATABASE);

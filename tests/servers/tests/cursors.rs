@@ -3,8 +3,8 @@
 //! Fails if a newer cursor sorts before an older one; if a cursor grows beyond the documented size; or if a cursor of
 //! another reader, table, log or time hides rows.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::Client;
 
 fn write(app: &mut Client, user: &str, table: &str, count: i32) {

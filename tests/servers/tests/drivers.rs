@@ -7,10 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use mana_sync_servers::bouncer::{Bouncer, PORT};
-use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
-use mana_sync_servers::process::program;
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::bouncer::{Bouncer, PORT};
+use mana_sync_harness::cluster::{APP_ROLE, DATABASE};
+use mana_sync_harness::process::program;
+use mana_sync_harness::{Cluster, Options};
 use postgres::types::Json;
 use tempfile::TempDir;
 
@@ -27,13 +27,13 @@ fn of_page(name: &str) -> (String, String) {
     (blocks.next().expect("the program"), blocks.next().expect("its output"))
 }
 
-/// Returns the interpreter that scripts/drivers.sh has set up in this environment variable.
+/// Returns the interpreter that `cargo xtask drivers` has set up in this environment variable.
 fn interpreter(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 fn skipped(name: &str) {
-    println!("skipped: {name}, its driver could not be installed; see scripts/drivers.sh");
+    println!("skipped: {name}, its driver could not be installed; see `cargo xtask drivers`");
 }
 
 /// Runs a program with the environment variables that the page describes.

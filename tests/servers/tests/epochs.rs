@@ -6,8 +6,8 @@ use std::sync::{Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::error::SqlState;
 use postgres::{Client, GenericClient, IsolationLevel};
 use uuid::Uuid;

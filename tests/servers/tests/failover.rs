@@ -7,12 +7,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::oracle::Difference;
-use mana_sync_servers::process::{newer_bin, wait_until};
-use mana_sync_servers::random::{rng, seed};
-use mana_sync_servers::writers::{APP, Acknowledged, Writer};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::oracle::Difference;
+use mana_sync_harness::process::{newer_bin, wait_until};
+use mana_sync_harness::random::{rng, seed};
+use mana_sync_harness::writers::{APP, Acknowledged, Writer};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::error::SqlState;
 use postgres::{Client, IsolationLevel};
 use rand::Rng;
@@ -250,7 +250,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
 fn a_recovery_to_a_point_in_time() {
     let mut rng = rng(seed("recovery", 5), 0);
     let archive = tempfile::tempdir().unwrap();
-    mana_sync_servers::process::give_to_server(archive.path());
+    mana_sync_harness::process::give_to_server(archive.path());
     let primary = Cluster::with_log(
         Options::default()
             .durable()

@@ -1,7 +1,7 @@
 //! Tests of the harness itself: a server, a standby, a device, a kill.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Device, Options};
 
 #[test]
 fn a_device_pulls_from_primary_and_standby() {

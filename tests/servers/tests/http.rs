@@ -15,13 +15,13 @@ use std::time::Duration;
 use std::{env, thread};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use mana_sync_servers::Cluster;
-use mana_sync_servers::bouncer::Bouncer;
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::http::{
+use mana_sync_harness::Cluster;
+use mana_sync_harness::bouncer::Bouncer;
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::http::{
     Http, POLLED, SCHEMA, SECRET, cluster, database_url, insert, insert_with, join, now, polling, program, sign, token,
 };
-use mana_sync_servers::process::{PATIENCE, wait_until};
+use mana_sync_harness::process::{PATIENCE, wait_until};
 use postgres::Client;
 use postgres::types::Type;
 use serde_json::{Value, json};

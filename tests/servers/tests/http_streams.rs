@@ -6,12 +6,12 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mana_sync_servers::Options;
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::http::{
+use mana_sync_harness::Options;
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::http::{
     Http, POLLED, SECRET, cluster, cluster_with, database_url, insert, insert_with, join, polling, token,
 };
-use mana_sync_servers::process::{PATIENCE, wait_until};
+use mana_sync_harness::process::{PATIENCE, wait_until};
 use postgres::Client;
 use serde_json::{Value, json};
 
@@ -125,7 +125,7 @@ fn a_notification_wakes_a_stream_and_so_does_a_new_connection_to_listen_on() {
     wait_until("it listens", || listener(&mut superuser).is_some());
     thread::sleep(Duration::from_millis(500));
     superuser.batch_execute("SELECT pg_notify(mana_sync.space_channel('home'), '')").unwrap();
-    let records = |events: &mana_sync_servers::http::Events| events.next(Duration::from_secs(1)).records();
+    let records = |events: &mana_sync_harness::http::Events| events.next(Duration::from_secs(1)).records();
     assert_eq!((records(&first), records(&second)), (vec!["milk".into()], vec!["milk".into()]));
     // The channels of other users, and the everyone channel.
     http.device("ben", "phone").sync(json!([insert("diary")]));

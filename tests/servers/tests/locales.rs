@@ -5,9 +5,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mana_sync_servers::oracle::{Delivered, Difference};
-use mana_sync_servers::random::{rng, seed};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::oracle::{Delivered, Difference};
+use mana_sync_harness::random::{rng, seed};
+use mana_sync_harness::{Cluster, Device, Options};
 use rand::seq::IndexedRandom;
 use rand::{Rng, rngs::StdRng};
 

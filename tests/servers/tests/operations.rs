@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::{program, run, server_command, wait_until};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::{program, run, server_command, wait_until};
+use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 
 const WORKERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'mana_sync wake-ups'";

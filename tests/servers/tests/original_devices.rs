@@ -9,10 +9,10 @@ use std::sync::Mutex;
 use std::thread;
 
 use chrono::{DateTime, Duration, Utc};
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::original_device::{Fault, OriginalDevice, TABLES};
-use mana_sync_servers::random::{rng, seed};
-use mana_sync_servers::{Cluster, Delivered, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::original_device::{Fault, OriginalDevice, TABLES};
+use mana_sync_harness::random::{rng, seed};
+use mana_sync_harness::{Cluster, Delivered, Device, Options};
 use postgres::Client;
 use rand::Rng;
 use rand::rngs::StdRng;

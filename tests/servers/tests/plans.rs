@@ -6,8 +6,8 @@
 
 use std::sync::mpsc::{Receiver, channel};
 
-use mana_sync_servers::cluster::{APP_ROLE, DATABASE};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::{APP_ROLE, DATABASE};
+use mana_sync_harness::{Cluster, Options};
 use postgres::{Client, Config, NoTls};
 use serde_json::Value;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use chrono::Utc;
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::history::{self, Push, devices_of};
-use mana_sync_servers::merged::{Logged, Records, all_of, assert_same, living, records, records_of};
-use mana_sync_servers::random::{rng, seed};
-use mana_sync_servers::{Cluster, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::history::{self, Push, devices_of};
+use mana_sync_harness::merged::{Logged, Records, all_of, assert_same, living, records, records_of};
+use mana_sync_harness::random::{rng, seed};
+use mana_sync_harness::{Cluster, Options};
 use mana_sync_simple_merge::Change;
 use postgres::Client;
 use rand::seq::IndexedRandom;

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::history::{self, Push, devices_of};
-use mana_sync_servers::oracle::{Difference, allowed};
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::history::{self, Push, devices_of};
+use mana_sync_harness::oracle::{Difference, allowed};
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::{Client, Error, Statement};
 use rand::Rng;
 use uuid::Uuid;

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::server_command;
-use mana_sync_servers::random::{rng, seed};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::server_command;
+use mana_sync_harness::random::{rng, seed};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::{Client, Config, NoTls};
 use rand::Rng;
 

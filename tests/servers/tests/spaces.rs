@@ -4,8 +4,8 @@
 //! still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the middle
 //! of a walk.
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::Client;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;

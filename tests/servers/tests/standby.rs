@@ -4,11 +4,11 @@
 use std::thread;
 use std::time::Duration;
 
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::oracle::Difference;
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::writers::{APP, Acknowledged, Stop, Tally, Writer};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::oracle::Difference;
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::writers::{APP, Acknowledged, Stop, Tally, Writer};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::Client;
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -7,9 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fallible_iterator::FallibleIterator;
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::process::wait_until;
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::process::wait_until;
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::Client;
 use serde_json::{Value, json};
 

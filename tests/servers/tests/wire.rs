@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use chrono::{DateTime, Utc};
-use mana_sync_servers::cluster::DATABASE;
-use mana_sync_servers::history::{self, devices_of};
-use mana_sync_servers::oracle::Difference;
-use mana_sync_servers::random::{page_size, rng, seed};
-use mana_sync_servers::{Cluster, Device, Options};
+use mana_sync_harness::cluster::DATABASE;
+use mana_sync_harness::history::{self, devices_of};
+use mana_sync_harness::oracle::Difference;
+use mana_sync_harness::random::{page_size, rng, seed};
+use mana_sync_harness::{Cluster, Device, Options};
 use postgres::{Client, Error};
 use rand::Rng;
 use rand::rngs::StdRng;

@@ -1,0 +1,339 @@
+//! A private server in a temporary directory, reached by its unix socket alone.
+//!
+//! It is stopped and removed when the [`Cluster`] is dropped, after a panic too, and by a watchdog process when the test
+//! itself was killed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use mana_sync_processes::ServerDirectory;
+use postgres::{Client, Config, NoTls};
+
+use crate::process::{
+    Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
+};
+
+/// Name of the plain role that the application connects as.
+pub const APP_ROLE: &str = "app";
+/// Database that every cluster has.
+pub const DATABASE: &str = "postgres";
+
+/// How a server is set up.
+#[derive(Clone, Default)]
+pub struct Options {
+    /// Whether commits reach the disk; tests of crashes need it.
+    pub fsync: bool,
+    /// Further lines of `postgresql.conf`, later ones win.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Options {
+    /// With `fsync` on.
+    pub fn durable(mut self) -> Self {
+        self.fsync = true;
+        self
+    }
+
+    /// With one more setting.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// A server, primary or standby.
+pub struct Cluster {
+    name: String,
+    dir: ServerDirectory,
+    /// Directory of its programs, where they are not those of the tests.
+    bin: Option<PathBuf>,
+}
+
+impl Cluster {
+    /// A running primary with an empty database.
+    pub fn new(options: Options) -> Self {
+        let cluster = Self::empty("primary");
+        let mut initdb = server_command("initdb");
+        initdb
+            .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(cluster.data());
+        run(&mut initdb).unwrap_or_else(|error| panic!("{error}"));
+        let mut lines = vec![
+            ("listen_addresses", ""),
+            ("fsync", if options.fsync { "on" } else { "off" }),
+            ("wal_level", "replica"),
+            ("max_wal_senders", "8"),
+            ("max_connections", "60"),
+            ("max_prepared_transactions", "20"),
+            ("shared_buffers", "64MB"),
+            ("max_wal_size", "1GB"),
+            ("hot_standby", "on"),
+            ("wal_retrieve_retry_interval", "100ms"),
+            // A replay that waits for a query tells more than a query that was cancelled.
+            ("max_standby_streaming_delay", "-1"),
+            ("log_line_prefix", "%m [%p] %x "),
+        ];
+        lines.extend(options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        cluster.configure(&lines);
+        cluster.start();
+        cluster
+    }
+
+    /// A primary on which [`Cluster::create_log`] was called.
+    pub fn with_log(options: Options) -> Self {
+        let cluster = Self::new(options);
+        cluster.create_log();
+        cluster
+    }
+
+    /// A directory for a server, and the watchdog that removes it when we are killed.
+    pub(crate) fn empty(name: &str) -> Self {
+        Self { name: name.into(), dir: ServerDirectory::new(), bin: None }
+    }
+
+    /// `primary`, or the name that a standby was given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Directory of the socket: what a client calls its host.
+    pub fn socket_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The server's log so far.
+    pub fn server_log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Appends settings to `postgresql.conf`; later ones win. A server that runs takes them with [`Cluster::reload`].
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let path = self.data().join("postgresql.conf");
+        let mut text = fs::read_to_string(&path).expect("postgresql.conf is readable");
+        for (name, value) in settings {
+            text.push_str(&format!("{name} = '{}'\n", value.replace('\'', "''")));
+        }
+        fs::write(&path, text).expect("postgresql.conf is writable");
+    }
+
+    /// Makes the server read its configuration again. Backends take it a moment later.
+    pub fn reload(&self) {
+        signal(Signal::SIGHUP, &[self.postmaster().expect("the server runs")]);
+    }
+
+    /// Starts the server and waits until it takes connections.
+    pub fn start(&self) {
+        self.start_with("");
+    }
+
+    /// Starts the server with more options for `postgres`.
+    pub fn start_with(&self, options: &str) {
+        let mut pg_ctl = self.pg_ctl("start");
+        pg_ctl.arg("-l").arg(self.dir.path().join("log")).args(["-t", "60", "-o"]);
+        // By hand and not by Command::output: the server would keep the pipes open.
+        pg_ctl.arg(format!("-k {} {options}", self.socket_dir().display())).stdout(Stdio::null()).stderr(Stdio::null());
+        let status = pg_ctl.status().expect("pg_ctl runs");
+        assert!(status.success(), "{} does not start: {status}\n{}", self.name, tail(&self.server_log()));
+    }
+
+    /// Stops the server as a DBA would (mode fast), and waits.
+    pub fn stop(&self) {
+        run(self.pg_ctl("stop").args(["-m", "fast"])).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Stops the server without a shutdown checkpoint (mode immediate), and waits.
+    pub fn stop_immediately(&self) {
+        run(self.pg_ctl("stop").args(["-m", "immediate"])).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Stops and starts.
+    pub fn restart(&self) {
+        self.stop();
+        self.start();
+    }
+
+    /// Makes the server's C library know the locale `name`, with the rules of `source` of those that come with localedef: the
+    /// first time from the next start on, then for new connections.
+    pub fn define_locale(&self, name: &str, source: &str) {
+        let directory = self.locales().join(name);
+        let _ = fs::create_dir(self.locales());
+        let _ = fs::remove_dir_all(&directory);
+        let mut localedef = Command::new("localedef");
+        localedef.args(["--no-archive", "-i", source, "-f", "UTF-8"]).arg(&directory);
+        run(&mut localedef).unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// A copy of the data directory as it is now, for [`Cluster::put_back`].
+    pub fn copy_data(&self) -> PathBuf {
+        let copy = self.dir.path().join("copy");
+        self.stop();
+        run(Command::new("cp").arg("-a").args([self.data(), copy.clone()])).unwrap_or_else(|error| panic!("{error}"));
+        self.start();
+        copy
+    }
+
+    /// Goes back in time: the server starts again with a data directory that was copied before.
+    pub fn put_back(&self, copy: PathBuf) {
+        self.stop();
+        fs::remove_dir_all(self.data()).expect("the data directory is ours");
+        fs::rename(copy, self.data()).expect("the copy is beside it");
+        self.start();
+    }
+
+    /// Makes the server go on with a transaction id far ahead (pg_resetwal), up to the last before the 32 bits are used up.
+    pub fn jump_to_xact(&self, xact: u32) {
+        for database in ["postgres", "template1"] {
+            self.superuser(database).batch_execute("VACUUM FREEZE").expect("a database can be frozen");
+        }
+        self.stop();
+        // The state of transactions is in files of 2^20 each, and nobody has made this one.
+        let segment = self.data().join("pg_xact").join(format!("{:04X}", xact >> 20));
+        fs::write(&segment, vec![0; 256 * 1024]).expect("the data directory is ours");
+        give_to_server(&segment);
+        let mut reset = server_command("pg_resetwal");
+        run(reset.args(["-x", &xact.to_string()]).arg(self.data())).unwrap_or_else(|error| panic!("{error}"));
+        self.start();
+    }
+
+    /// kill -9 of the postmaster and all its children at once: nothing is written any more, nothing flushed.
+    pub fn kill(&self) {
+        let postmaster = self.postmaster().expect("the server runs");
+        // A stopped postmaster starts no process, and what is stopped does not react to the death of another.
+        signal(Signal::SIGSTOP, &[postmaster]);
+        let mut pids = children(postmaster);
+        pids.push(postmaster);
+        signal(Signal::SIGSTOP, &pids);
+        signal(Signal::SIGKILL, &pids);
+        wait_until("the killed server is gone", || !pids.iter().any(|&pid| is_alive(pid)));
+        // Where dead processes are collected late (in some containers) the next postmaster would take this one for alive.
+        for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
+            let _ = fs::remove_file(self.dir.path().join(lock));
+        }
+    }
+
+    /// [`Cluster::kill`] and start: the server recovers from its write-ahead log.
+    pub fn kill_and_restart(&self) {
+        self.kill();
+        self.start();
+    }
+
+    /// Process id of the postmaster, while it runs.
+    pub fn postmaster(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
+        let pid = text.lines().next()?.trim().parse().ok()?;
+        // The file of a killed server may name a process that is another one by now.
+        let is_ours = fs::canonicalize(format!("/proc/{pid}/cwd")).ok()? == fs::canonicalize(self.data()).ok()?;
+        (is_ours && is_alive(pid)).then_some(pid)
+    }
+
+    /// A connection as any role. Panics if the server does not take it.
+    pub fn connect(&self, role: &str, database: &str) -> Client {
+        self.try_connect(role, database).unwrap_or_else(|error| panic!("{role} at {}: {error}", self.name))
+    }
+
+    /// A connection as any role.
+    pub fn try_connect(&self, role: &str, database: &str) -> Result<Client, postgres::Error> {
+        let mut config = Config::new();
+        config.host_path(self.socket_dir()).user(role).dbname(database);
+        config.application_name("mana_sync tests").connect(NoTls)
+    }
+
+    /// A connection as the superuser.
+    pub fn superuser(&self, database: &str) -> Client {
+        self.connect("postgres", database)
+    }
+
+    /// A connection as the plain role that the log was granted to.
+    pub fn app(&self, database: &str) -> Client {
+        self.connect(APP_ROLE, database)
+    }
+
+    /// Creates the extension in [`DATABASE`], and the role [`APP_ROLE`] with access to it.
+    pub fn create_log(&self) {
+        self.create_log_in(DATABASE);
+    }
+
+    /// Creates the extension in a database, and the role [`APP_ROLE`] unless it is there.
+    pub fn create_log_in(&self, database: &str) {
+        let mut client = self.superuser(database);
+        let sql = format!(
+            "CREATE EXTENSION mana_sync;
+             DO $$ BEGIN CREATE ROLE {APP_ROLE} LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+             SELECT mana_sync.grant_access('{APP_ROLE}');"
+        );
+        client.batch_execute(&sql).unwrap_or_else(|error| panic!("the extension cannot be created: {error}"));
+    }
+
+    /// This server, upgraded by pg_upgrade to the server whose programs are in `bin`, and started; or what pg_upgrade says. The new
+    /// server has further `settings` from the beginning. This one is stopped for good.
+    pub fn upgraded(&self, bin: &Path, settings: &[(&str, &str)]) -> Result<Cluster, String> {
+        let mut new = Self::empty("upgraded");
+        new.bin = Some(bin.into());
+        let mut initdb = new.command("initdb");
+        initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        run(initdb.arg("-D").arg(new.data())).unwrap_or_else(|error| panic!("{error}"));
+        // Since 18 a new cluster has checksums, and pg_upgrade wants both alike; where there are none this fails.
+        let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
+        new.configure(&[("max_prepared_transactions", "20"), ("listen_addresses", ""), ("max_connections", "60")]);
+        new.configure(settings);
+        self.stop();
+        let mut upgrade = new.command("pg_upgrade");
+        upgrade.current_dir(new.socket_dir()).args(["-U", "postgres", "-s"]).arg(new.socket_dir());
+        upgrade.arg("-b").arg(program("pg_upgrade").parent().expect("a directory")).arg("-B").arg(bin);
+        upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data());
+        // Why it failed is in the logs that it leaves, deep below the new data directory.
+        let mut grep = Command::new("grep");
+        grep.args(["-rh", "error:"]).arg(new.data().join("pg_upgrade_output.d"));
+        run(&mut upgrade).map_err(|error| {
+            let logs = grep.output().expect("grep runs").stdout;
+            format!("{error}{}", String::from_utf8_lossy(&logs))
+        })?;
+        new.start();
+        Ok(new)
+    }
+
+    /// One of this server's programs.
+    fn command(&self, name: &str) -> Command {
+        match &self.bin {
+            Some(bin) => command(bin.join(name)),
+            None => server_command(name),
+        }
+    }
+
+    pub(crate) fn pg_ctl(&self, action: &str) -> Command {
+        let mut command = self.command("pg_ctl");
+        command.args([action, "-s", "-w", "-D"]).arg(self.data());
+        if self.locales().exists() {
+            command.env("LOCPATH", self.locales());
+        }
+        command
+    }
+
+    /// Directory of the locales that were defined.
+    fn locales(&self) -> PathBuf {
+        self.dir.path().join("locales")
+    }
+
+    pub(crate) fn rename(&mut self, name: &str) {
+        self.name = name.into();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("last lines of the log of {}:\n{}", self.name, tail(&self.server_log()));
+        }
+    }
+}
+
+fn tail(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}

@@ -1,0 +1,33 @@
+//! Harness of `mana_sync` on real servers: for the tests in `tests/servers` and the benchmarks in `bench`.
+//!
+//! - [`cluster`]: a private server: start, stop, kill, connect, remove
+//! - [`standby`]: streaming standbys of it
+//! - [`process`]: the server's programs, run as an unprivileged user
+//! - [`bouncer`]: PgBouncer before it
+//! - [`device`]: a reader with its cursor and everything that it was given
+//! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
+//! - [`merged`]: merged records, by the extension and by a simple implementation
+//! - [`oracle`]: what a device should have, by plain SQL, and the comparison
+//! - [`original_device`]: a device of the service that the extension replaces, as it is in the field
+//! - [`writers`]: transactions of every kind, and the changes that are known to be committed
+//! - [`history`]: 18 years of a public repository's history as pushes
+//! - [`http`]: the example of an HTTP front end, and devices that sync through it
+//! - [`random`]: the seed of a run
+
+pub mod bouncer;
+pub mod cluster;
+pub mod device;
+pub mod history;
+pub mod http;
+pub mod merged;
+pub mod naive;
+pub mod oracle;
+pub mod original_device;
+pub mod process;
+pub mod random;
+pub mod standby;
+pub mod writers;
+
+pub use cluster::{Cluster, Options};
+pub use device::Device;
+pub use oracle::{Delivered, Difference};

@@ -1,0 +1,156 @@
+//! Processes of private servers: which user runs them, and how they end when the process that owns them is killed.
+//!
+//! The test harness and `cargo xtask` both use this crate. It builds in a moment.
+
+use std::io::Write;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+
+use nix::unistd::{User, geteuid};
+use tempfile::TempDir;
+
+// ---- the user that servers run as ----------------------------------------------------------------------
+
+/// The user that servers run as, unless it is the caller. PostgreSQL refuses to run as root: where root calls, it is
+/// the user of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
+pub fn server_user() -> Option<&'static User> {
+    static USER: OnceLock<Option<User>> = OnceLock::new();
+    let find = |name: &str| User::from_name(name).expect("users can be looked up");
+    let choose = || match std::env::var("MANA_SYNC_RUN_AS") {
+        Ok(name) if !name.is_empty() => {
+            Some(find(&name).unwrap_or_else(|| panic!("MANA_SYNC_RUN_AS={name}: there is no such user")))
+        }
+        _ if geteuid().is_root() => find("postgres").or_else(|| find("nobody")),
+        _ => None,
+    };
+    USER.get_or_init(choose).as_ref()
+}
+
+/// Makes a command run as the user that servers run as.
+pub fn as_server_user(command: &mut Command) {
+    if let Some(user) = server_user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", "/nonexistent");
+    }
+}
+
+/// Makes a file or directory the property of the user that servers run as.
+pub fn give_to_server(path: &Path) {
+    if let Some(user) = server_user() {
+        chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .unwrap_or_else(|error| panic!("chown {}: {error}", path.display()));
+    }
+}
+
+// ---- what ends with its owner --------------------------------------------------------------------------
+
+/// A program that runs beside its owner. It is killed (-9) when this is dropped, and when the owner was killed.
+pub struct Beside(Child);
+
+impl Beside {
+    /// Starts a program; `configure` adds its arguments, its environment and where its output goes.
+    pub fn start(program: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = shell(r#""$@" & pid=$!; read -r _; kill -9 "$pid"; wait "$pid""#);
+        configure(command.arg(program));
+        Self(command.spawn().expect("sh runs"))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+/// A temporary directory for a server that has its socket there and its data directory in `data`, or one level below.
+///
+/// When this is dropped, or its owner is killed, a watchdog process stops the server without a checkpoint and removes
+/// the directory.
+pub struct ServerDirectory {
+    path: PathBuf,
+    watchdog: Child,
+}
+
+impl ServerDirectory {
+    /// A new directory, which belongs to the user that servers run as.
+    pub fn new() -> Self {
+        let path = short_temp_dir().keep();
+        give_to_server(&path);
+        Self::watch(path)
+    }
+
+    /// A directory that was kept before.
+    pub fn watch(path: PathBuf) -> Self {
+        // A process group of its own: the terminal's ^C is for its owner.
+        let watchdog = shell(WATCHDOG).arg(&path).process_group(0).spawn().expect("sh runs");
+        Self { path, watchdog }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves the directory and its server alone.
+    pub fn keep(mut self) -> PathBuf {
+        let _ = self.watchdog.stdin.take().expect("it is piped").write_all(b"keep\n");
+        self.path.clone()
+    }
+}
+
+impl Default for ServerDirectory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for ServerDirectory {
+    fn drop(&mut self) {
+        // The watchdog does it all, and then the directory is gone.
+        drop(self.watchdog.stdin.take());
+        let _ = self.watchdog.wait();
+    }
+}
+
+/// Waits for the end of its input, then for the end of the server that it stops, and removes the directory.
+const WATCHDOG: &str = r#"
+read -r word
+[ "$word" != keep ] || exit 0
+for data in "$1"/data "$1"/data/*/; do
+    [ -e "$data/postmaster.pid" ] || continue
+    pid=$(head -n 1 "$data/postmaster.pid") && [ "/proc/$pid/cwd" -ef "$data" ] && kill -QUIT "$pid" && {
+        tries=0
+        while [ "/proc/$pid/cwd" -ef "$data" ] && [ $tries -lt 200 ]; do
+            sleep 0.05
+            tries=$((tries + 1))
+        done
+    }
+done
+rm -rf "$1"
+"#;
+
+/// A shell script that notices the end of this process: the kernel then closes its standard input.
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).current_dir("/");
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
+
+/// A new directory for a socket, whose path has 107 bytes at most: a long `TMPDIR` cannot be used, nor one that the
+/// user that servers run as may not enter.
+fn short_temp_dir() -> TempDir {
+    let preferred = std::env::temp_dir();
+    let suits = preferred.as_os_str().len() <= 60 && may_enter(&preferred);
+    let base = if suits { preferred } else { "/tmp".into() };
+    tempfile::Builder::new().prefix("mana_sync.").tempdir_in(base).expect("a temporary directory can be made")
+}
+
+fn may_enter(directory: &Path) -> bool {
+    let mut test = Command::new("test");
+    as_server_user(test.arg("-x").arg(directory).current_dir("/"));
+    test.status().is_ok_and(|status| status.success())
+}

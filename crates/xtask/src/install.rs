@@ -1,0 +1,90 @@
+//! Builds the extension and installs it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::postgres::PrivateCopy;
+use crate::project::{Project, by_root, note, say};
+
+/// Builds and installs into the private copy.
+pub fn into_private_copy(project: &Project, server: &PrivateCopy, release: bool) -> Result<()> {
+    say(format!("Building mana_sync for PostgreSQL {} (the first time takes 2 to 4 minutes)", server.major));
+    let profile = if release { &["--release"][..] } else { &[] };
+    cargo_pgrx_install(project, server, &server.bin, &server.feature(), profile, "install.log")
+}
+
+/// Builds with these features and installs into the server whose programs are in `bin`. cargo's messages are shown, and
+/// those of cargo-pgrx if it fails.
+pub fn cargo_pgrx_install(
+    project: &Project,
+    server: &PrivateCopy,
+    bin: &Path,
+    features: &str,
+    options: &[&str],
+    log: &str,
+) -> Result<()> {
+    let pg_config = bin.join("pg_config").display().to_string();
+    let mut arguments = vec!["pgrx", "install", "--package", "mana_sync", "--pg-config", &pg_config];
+    arguments.extend(["--no-default-features", "--features", features]);
+    arguments.extend(options);
+    let log = project.state(log);
+    let command = project.prepare_for(Some(server), duct::cmd("cargo", arguments));
+    if !command.stdout_path(&log).unchecked().run()?.status.success() {
+        eprint!("{}", String::from_utf8_lossy(&fs::read(&log)?));
+        bail!("the extension does not build");
+    }
+    Ok(())
+}
+
+/// Builds for release and installs into the installation that the private copy is a copy of: for those who want to use
+/// the extension, not to work on it.
+pub fn for_users(project: &Project, server: &PrivateCopy) -> Result<()> {
+    let target = &server.source;
+    say(format!(
+        "Building mana_sync for release, for the PostgreSQL {} of {}",
+        server.major,
+        target.pg_config.display()
+    ));
+    let package = project.root.join(format!("target/package/pg{}", server.major));
+    let _ = fs::remove_dir_all(&package);
+    let [pg_config, directory] = [&target.pg_config, &package].map(|path| path.display().to_string());
+    let mut arguments = vec!["pgrx", "package", "--package", "mana_sync", "--pg-config", &pg_config];
+    let feature = server.feature();
+    arguments.extend(["--out-dir", &directory, "--no-default-features", "--features", &feature]);
+    project.prepare_for(Some(server), duct::cmd("cargo", arguments)).run()?;
+
+    say("Installing");
+    for file in files_below(&package)? {
+        let place = Path::new("/").join(file.strip_prefix(&package).expect("it is below"));
+        let mode = if place.extension().is_some_and(|extension| extension == "so") { "755" } else { "644" };
+        note(place.display());
+        install_file(&file, &place, mode)?;
+    }
+    note("Then, in a database, as a superuser: CREATE EXTENSION mana_sync;");
+    Ok(())
+}
+
+/// install(1) puts a new file in the place of the old one, which servers that run go on using.
+fn install_file(file: &Path, place: &Path, mode: &str) -> Result<()> {
+    let directory = place.parent().context("a file is in a directory")?;
+    let [from, to] = [file, place].map(|path| path.display().to_string());
+    let arguments = ["-D", "-m", mode, &from, &to];
+    let may_write = nix::unistd::access(directory, nix::unistd::AccessFlags::W_OK).is_ok();
+    let install = if may_write { duct::cmd("install", arguments) } else { by_root("install", &arguments)? };
+    install.stdin_null().run()?;
+    Ok(())
+}
+
+fn files_below(directory: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten() {
+        if entry.file_type()?.is_dir() {
+            files.extend(files_below(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}

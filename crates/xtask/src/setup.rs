@@ -1,0 +1,115 @@
+//! Everything that the other commands need, installed if it is missing. Does nothing, quickly, when all is there.
+
+mod packages;
+mod pgbouncer;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use duct::{Expression, cmd};
+
+use crate::postgres::{Choice, Installation, PrivateCopy, VERSIONS};
+use crate::project::{PGRX_VERSION, Project, note, run_logged, say, which};
+use crate::setup::packages::Apt;
+
+/// The version of cargo-deny.
+const DENY_VERSION: &str = "0.18.3";
+
+/// Installs what is missing, and returns the private copy of the chosen PostgreSQL.
+pub fn set_up(project: &Project, choice: Choice) -> Result<PrivateCopy> {
+    let _lock = project.lock("lock")?;
+    let mut apt = Apt::new(project);
+    let server = find_server(project, choice, &mut apt)?;
+    server.make()?;
+    server.check()?;
+    pgbouncer::unpack(project, &mut apt)?;
+    install_cargo_pgrx(project)?;
+    tell_pgrx(project, &server)?;
+    Ok(server)
+}
+
+/// The chosen server, installed if it is not there, as are all other packages that are missing.
+fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<PrivateCopy> {
+    let (major, source) = match choice.major {
+        Some(major) => (major, choice.source),
+        None => {
+            let major = choose_version(project, apt)?;
+            fs::write(project.state("default-pg"), format!("{major}\n"))?;
+            (major, Installation::of_version(project, major))
+        }
+    };
+    apt.install_missing(if source.is_none() { Some(major) } else { None })?;
+    let source = source.or_else(|| Installation::of_version(project, major));
+    let source = source.with_context(|| {
+        format!("PostgreSQL {major} is not complete: a server with its development files is needed")
+    })?;
+    PrivateCopy::new(project, major, source)
+}
+
+/// Version 15 if it is there or can be had, otherwise the newest.
+fn choose_version(project: &Project, apt: &mut Apt) -> Result<u32> {
+    if let Some(major) = VERSIONS.into_iter().find(|&major| Installation::of_version(project, major).is_some()) {
+        return Ok(major);
+    }
+    apt.require("no PostgreSQL 13 to 18 with its development files was found; PG_CONFIG=/path/to/pg_config names one")?;
+    apt.update()?;
+    VERSIONS
+        .into_iter()
+        .find(|major| apt.has(&format!("postgresql-{major}")) && apt.has(&format!("postgresql-server-dev-{major}")))
+        .context("the package lists have no PostgreSQL 13 to 18")
+}
+
+fn install_cargo_pgrx(project: &Project) -> Result<()> {
+    let version = project.prepare(cmd!("cargo", "pgrx", "--version").stderr_null().unchecked()).read()?;
+    if version == format!("cargo-pgrx {PGRX_VERSION}") {
+        return Ok(());
+    }
+    say(format!("Installing cargo-pgrx {PGRX_VERSION} into {} (about 2 minutes)", project.state("cargo").display()));
+    cargo_install(project, "cargo-pgrx", PGRX_VERSION).run()?;
+    fs::remove_dir_all(project.state("cargo-target"))?;
+    Ok(())
+}
+
+/// Tells pgrx about the private copies that there are, unless it knows of this one.
+fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
+    let known = format!("{} = \"{}\"", server.feature(), server.program("pg_config").display());
+    if fs::read_to_string(project.pgrx_home().join("config.toml")).is_ok_and(|config| config.contains(&known)) {
+        return Ok(());
+    }
+    say(format!("Telling pgrx about PostgreSQL {}", server.major));
+    // --no-run: no data directory; the tests make their own.
+    let mut arguments = vec!["pgrx".to_string(), "init".into(), "--no-run".into()];
+    for major in VERSIONS {
+        if let Ok(source) = fs::read_to_string(project.state(format!("pg{major}/source"))) {
+            let copy = PrivateCopy::new(project, major, Installation { pg_config: source.trim().into() })?;
+            arguments.push(format!("--pg{major}={}", copy.program("pg_config").display()));
+        }
+    }
+    fs::create_dir_all(project.pgrx_home())?;
+    let log = project.state("pgrx-init.log");
+    run_logged(project.prepare(duct::cmd("cargo", arguments)), &log, "cargo pgrx init failed")
+}
+
+/// Installs cargo-deny into the state directory, unless there is one.
+pub fn install_cargo_deny(project: &Project) -> Result<()> {
+    if which("cargo-deny").is_some() || project.state("cargo/bin/cargo-deny").exists() {
+        return Ok(());
+    }
+    say(format!("Installing cargo-deny {DENY_VERSION} into {}", project.state("cargo").display()));
+    let log = project.state("cargo-deny.log");
+    let installed = cargo_install(project, "cargo-deny", DENY_VERSION).stdin_null();
+    if !installed.stderr_to_stdout().stdout_path(&log).unchecked().run()?.status.success() {
+        note(format!("it cannot be had, and is left out; see {}", log.display()));
+    }
+    let _ = fs::remove_dir_all(project.state("cargo-target"));
+    Ok(())
+}
+
+/// Not into the user's own directory, where another version may be needed for another project. And without optimisation,
+/// which takes longer than all that the program ever does here.
+fn cargo_install(project: &Project, name: &str, version: &str) -> Expression {
+    let [root, target] = ["cargo", "cargo-target"].map(|name| project.state(name).display().to_string());
+    let options = ["install", name, "--version", version, "--locked", "--quiet", "--debug"];
+    let places = ["--root", &root, "--target-dir", &target];
+    project.prepare(duct::cmd("cargo", options.iter().chain(&places)).env("CARGO_PROFILE_DEV_DEBUG", "0"))
+}

@@ -1,0 +1,379 @@
+//! The test suites, one after the other. One that fails does not stop the next; a build that fails does. The last line
+//! is the number of tests that passed and failed.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use duct::{Expression, cmd};
+use mana_sync_processes::{ServerDirectory, server_user};
+use nix::unistd::{User, geteuid};
+
+use crate::cluster::Cluster;
+use crate::postgres::{Choice, Installation, PrivateCopy};
+use crate::project::{Project, by_server_user, note, run_logged, say, variable};
+use crate::tally::{Tally, excerpt, is_progress};
+use crate::{drivers, install, setup};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Some of the suites: crates, regress, isolation, servers, pgrx
+    #[arg(long, env = "SUITE", hide_env_values = true)]
+    suite: Option<String>,
+    /// One test: regress/FILE, isolation/SPEC, servers/FILE[/NAME], crates/CRATE[/NAME], pgrx/NAME
+    #[arg(long, env = "ONE", hide_env_values = true)]
+    one: Option<String>,
+    /// A PostgreSQL of a newer version, for the test of pg_upgrade (the newest installed)
+    #[arg(long, env = "NEWER_PG_CONFIG", hide_env_values = true)]
+    newer_pg_config: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Suite {
+    Crates,
+    Regress,
+    Isolation,
+    Servers,
+    Pgrx,
+}
+
+impl Suite {
+    const ALL: [Self; 5] = [Self::Crates, Self::Regress, Self::Isolation, Self::Servers, Self::Pgrx];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Crates => "crates",
+            Self::Regress => "regress",
+            Self::Isolation => "isolation",
+            Self::Servers => "servers",
+            Self::Pgrx => "pgrx",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Crates => "cursors, merging, the pages of results and this driver, without a server",
+            Self::Regress => "SQL with its output (pg_regress)",
+            Self::Isolation => "concurrent sessions, step by step (pg_isolation_regress)",
+            Self::Servers => "real clusters: crashes, standbys, stress",
+            Self::Pgrx => "inside the server (cargo pgrx test)",
+        }
+    }
+}
+
+impl FromStr for Suite {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|suite| suite.name() == name).with_context(|| format!("no suite named {name}"))
+    }
+}
+
+/// The crates of the suite `crates`: the name in `ONE=crates/…`, and the package.
+const CRATES: [(&str, &str); 4] =
+    [("cursor", "mana_sync_cursor"), ("merge", "mana_sync_merge"), ("bench", "mana_sync_bench"), ("xtask", "xtask")];
+
+/// What of a suite is run: all of it, or one file or crate of it, or what has a name in that.
+struct Selection {
+    suite: Suite,
+    file: Option<String>,
+    name: Option<String>,
+}
+
+impl Selection {
+    fn all(suite: Suite) -> Self {
+        Self { suite, file: None, name: None }
+    }
+}
+
+impl FromStr for Selection {
+    type Err = anyhow::Error;
+
+    fn from_str(one: &str) -> Result<Self> {
+        let mut parts = one.splitn(3, '/');
+        let suite: Suite = parts.next().unwrap_or_default().parse().with_context(|| format!("ONE={one}"))?;
+        let file = parts.next().filter(|file| !file.is_empty()).map(String::from);
+        ensure!(file.is_some(), "ONE={one} names no test of the suite {0}; all of it is SUITE={0}", suite.name());
+        Ok(Self { suite, file, name: parts.next().map(String::from) })
+    }
+}
+
+/// Runs the chosen suites.
+pub fn run(project: &Project, server: &PrivateCopy, arguments: &Arguments) -> Result<ExitCode> {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
+    let selections: Vec<Selection> = match (given(&arguments.one), given(&arguments.suite)) {
+        (Some(one), _) => vec![one.parse()?],
+        (None, Some(suites)) => {
+            suites.split_whitespace().map(|name| Ok(Selection::all(name.parse()?))).collect::<Result<_>>()?
+        }
+        (None, None) => Suite::ALL.map(Selection::all).into(),
+    };
+    for directory in ["log", "results"] {
+        fs::create_dir_all(project.state(directory))?;
+    }
+    let mut tests = Tests { project, server, environment: Vec::new() };
+    tests.build(&selections, given(&arguments.newer_pg_config).as_deref())?;
+    let mut total = Tally::default();
+    for selection in &selections {
+        total += tests.run(selection)?;
+        if selection.suite == Suite::Pgrx {
+            tests.install_again();
+        }
+    }
+    println!("\n{total}");
+    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Tests<'a> {
+    project: &'a Project,
+    server: &'a PrivateCopy,
+    /// For the tests that run real clusters.
+    environment: Vec<(&'static str, OsString)>,
+}
+
+impl Tests<'_> {
+    fn prepare(&self, command: Expression) -> Expression {
+        let environment = self.environment.iter();
+        let command = environment.fold(command, |command, (name, value)| command.env(name, value));
+        self.project.prepare_for(Some(self.server), command)
+    }
+
+    // ---- building ----------------------------------------------------------------------------------------
+
+    fn build(&mut self, selections: &[Selection], newer: Option<&str>) -> Result<()> {
+        let has = |suite| selections.iter().any(|selection| selection.suite == suite);
+        if has(Suite::Servers) {
+            self.install_newer(newer)?;
+        }
+        for selection in selections.iter().filter(|selection| selection.suite == Suite::Crates) {
+            let options = ["test", "-q", "--no-run"].map(String::from).into_iter();
+            let build = duct::cmd("cargo", options.chain(packages(selection)?));
+            self.prepare(build).run()?;
+        }
+        if selections.iter().any(|selection| selection.suite != Suite::Crates) {
+            install::into_private_copy(self.project, self.server, false)?;
+        }
+        if has(Suite::Servers) {
+            self.environment.extend(drivers::install(self.project)?);
+            say("Building the tests that run real clusters");
+            for selection in selections.iter().filter(|selection| selection.suite == Suite::Servers) {
+                let build = duct::cmd("cargo", ["test", "-q", "--no-run"].into_iter().chain(server_tests(selection)));
+                self.prepare(build).run()?;
+            }
+            self.prepare(cmd!("cargo", "build", "-q", "-p", "mana_sync_http")).run()?;
+        }
+        Ok(())
+    }
+
+    /// A server of a newer major version with the extension, for the test of pg_upgrade: the one that is named, or else
+    /// the newest that is installed. Without one the test says that it was skipped.
+    fn install_newer(&mut self, named: Option<&str>) -> Result<()> {
+        let newer_versions = || (self.server.major + 1..=18).rev();
+        let newest = || newer_versions().find_map(|major| Installation::of_version(self.project, major));
+        let source = named.map(Installation::named).transpose().context("NEWER_PG_CONFIG")?;
+        let Some(source) = source.or_else(newest) else { return Ok(()) };
+        let (major, own) = (source.major()?, self.server.major);
+        ensure!(major > own, "NEWER_PG_CONFIG={} is version {major}, not newer than {own}", source.pg_config.display());
+        let newer = setup::set_up(self.project, Choice { major: Some(major), source: Some(source) })?;
+        install::into_private_copy(self.project, &newer, false)?;
+        self.environment.push(("MANA_SYNC_NEWER_PG_BIN", newer.bin.into()));
+        Ok(())
+    }
+
+    /// The build that `cargo pgrx test` installs has the tests in it.
+    fn install_again(&self) {
+        if let Err(error) = install::into_private_copy(self.project, self.server, false) {
+            note(format!("installing again failed: {error}"));
+        }
+    }
+
+    // ---- running -----------------------------------------------------------------------------------------
+
+    fn run(&self, selection: &Selection) -> Result<Tally> {
+        let suite = selection.suite;
+        let started = Instant::now();
+        let results = self.results(suite);
+        let _ = fs::remove_dir_all(&results);
+        let one = selection.file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
+        say(format!("{}{one}: {}", suite.name(), suite.title()));
+
+        let log = self.project.state(format!("log/{}.log", suite.name()));
+        let mut output = Output(File::create(&log)?);
+        let ran = match suite {
+            Suite::Crates => self.crates(selection, &mut output),
+            Suite::Regress => self.regress(selection, &mut output),
+            Suite::Isolation => self.pg_regress(selection, "specs", "isolation/pg_isolation_regress", &mut output),
+            Suite::Servers => self.servers(selection, &mut output),
+            Suite::Pgrx => self.pgrx(selection, &mut output),
+        };
+        let ran = ran.unwrap_or_else(|error| {
+            output.line(&format!("error: {error:#}"));
+            false
+        });
+        let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+        let tally = Tally::of_suite(&text, ran);
+        note(format!("{}: {tally} in {} s ({})", suite.name(), started.elapsed().as_secs(), log.display()));
+        if tally.failed > 0 {
+            match fs::read_to_string(results.join("regression.diffs")) {
+                Ok(differences) if !differences.is_empty() => println!("{differences}"),
+                _ => println!("{}", excerpt(&text)),
+            }
+        }
+        Ok(tally)
+    }
+
+    fn crates(&self, selection: &Selection, output: &mut Output) -> Result<bool> {
+        let name = selection.name.clone();
+        let arguments = ["test".to_string()].into_iter().chain(packages(selection)?).chain(name);
+        output.of(self.prepare(duct::cmd("cargo", arguments)))
+    }
+
+    fn servers(&self, selection: &Selection, output: &mut Output) -> Result<bool> {
+        let cargo = ["test", "--no-fail-fast"].into_iter().chain(server_tests(selection));
+        let tests = ["--", "--show-output"].into_iter().chain(selection.name.as_deref());
+        output.of(self.prepare(duct::cmd("cargo", cargo.chain(tests))))
+    }
+
+    fn pgrx(&self, selection: &Selection, output: &mut Output) -> Result<bool> {
+        let directory = ServerDirectory::new();
+        let [version, data] = [self.server.feature(), directory.path().join("data").display().to_string()];
+        let mut arguments = vec!["pgrx", "test", "--package", "mana_sync", "--no-default-features", "--pgdata", &data];
+        if let Some(user) = server_user() {
+            arguments.extend(["--runas", &user.name]);
+        }
+        arguments.push(&version);
+        arguments.extend(selection.file.as_deref());
+        // pgrx-tests connects as it.
+        let caller = || User::from_uid(geteuid()).ok().flatten().map(|user| user.name.into());
+        let user = variable("USER").or_else(caller).unwrap_or_default();
+        // The server's port is fixed: one run at a time.
+        let _lock = self.project.lock("pgrx.lock")?;
+        output.of(self.prepare(duct::cmd("cargo", arguments).env("USER", user)))
+    }
+
+    fn regress(&self, selection: &Selection, output: &mut Output) -> Result<bool> {
+        let same = selection.file.is_some() || output.of(self.prepare(cmd!("tests/regress/check.sh")))?;
+        Ok(self.pg_regress(selection, "sql", "regress/pg_regress", output)? && same)
+    }
+
+    /// Inputs and outputs are in a directory of the user that servers run as, who may not be able to read the checkout.
+    fn pg_regress(&self, selection: &Selection, inputs: &str, program: &str, output: &mut Output) -> Result<bool> {
+        let name = selection.suite.name();
+        let tests = self.project.root.join("tests").join(name);
+        let cluster = Cluster::start(self.project, self.server, &[])?;
+        let work = cluster.path().join("work");
+        run_logged(
+            cmd!("cp", "-R", &tests, &work),
+            &self.project.state("pg_regress.log"),
+            "the tests cannot be copied",
+        )?;
+        fs::create_dir(work.join("out"))?;
+        if let Some(user) = server_user() {
+            cmd!("chown", "-R", &user.name, &work).run()?;
+        }
+        let mut command = vec!["--bindir".into(), self.server.bin.clone()];
+        for (option, path) in [("--inputdir", work.clone()), ("--outputdir", work.join("out"))] {
+            command.extend([option.into(), path]);
+        }
+        command.extend(["--host".into(), cluster.path().into()]);
+        command.extend(["--port", "5432", "--user", "postgres", "--dbname"].map(PathBuf::from));
+        command.push(format!("mana_sync_{name}").into());
+        match &selection.file {
+            None => command.extend(["--schedule".into(), work.join("schedule")]),
+            Some(file) => {
+                ensure!(has_test(&tests.join(inputs), file), "there is no test {file} in tests/{name}/{inputs}");
+                // The first one makes what the others share.
+                let helpers = (file != "helpers").then(|| "helpers".into());
+                command.extend(helpers.into_iter().chain([file.into()]));
+            }
+        }
+        let pgxs = self.server.installation().directory("--pgxs")?;
+        let program = pgxs.parent().context("it is in a directory")?.join("../test").join(program);
+        let passed = output.of(cluster.prepare(by_server_user(duct::cmd(program, command))))?;
+        let results = self.results(selection.suite);
+        run_logged(cmd!("cp", "-R", work.join("out"), &results), &self.project.state("pg_regress.log"), "no results")?;
+        fs::copy(cluster.log(), results.join("server.log"))?;
+        Ok(passed)
+    }
+
+    fn results(&self, suite: Suite) -> PathBuf {
+        self.project.state(format!("results/{}", suite.name()))
+    }
+}
+
+fn has_test(directory: &Path, name: &str) -> bool {
+    ["sql", "spec"].iter().any(|extension| directory.join(format!("{name}.{extension}")).exists())
+}
+
+/// cargo's arguments for the crates that are chosen.
+fn packages(selection: &Selection) -> Result<Vec<String>> {
+    let chosen = |name: &str| selection.file.as_ref().is_none_or(|file| file == name);
+    let packages: Vec<&str> = CRATES.iter().filter(|(name, _)| chosen(name)).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        let names = CRATES.map(|(name, _)| name).join(", ");
+        bail!(
+            "there is no crate {} in the suite crates, which has {names}",
+            selection.file.as_deref().unwrap_or_default()
+        );
+    }
+    Ok(packages.into_iter().flat_map(|package| ["-p".to_string(), package.to_string()]).collect())
+}
+
+/// cargo's arguments for the tests on real servers that are chosen.
+fn server_tests(selection: &Selection) -> Vec<&str> {
+    let file = selection.file.as_deref().map(|file| ["--test", file]);
+    ["-p", "mana_sync_servers"].into_iter().chain(file.into_iter().flatten()).collect()
+}
+
+/// The log of a suite has all of its output; the terminal sees what is going on.
+struct Output(File);
+
+impl Output {
+    /// Runs a command, and returns whether it succeeded.
+    fn of(&mut self, command: Expression) -> Result<bool> {
+        let reader = command.stdin_null().stderr_to_stdout().unchecked().reader()?;
+        let mut lines = BufReader::new(&reader);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line)? > 0 {
+            self.line(String::from_utf8_lossy(&line).trim_end_matches('\n'));
+            line.clear();
+        }
+        let ended = reader.try_wait()?.context("its output has ended")?;
+        Ok(ended.status.success())
+    }
+
+    fn line(&mut self, line: &str) {
+        // A full disk is noticed by what counts the lines.
+        let _ = writeln!(self.0, "{line}");
+        if is_progress(line) {
+            println!("{line}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_test_is_named_by_its_suite_and_file() {
+        let one: Selection = "regress/wire".parse().unwrap();
+        assert_eq!((one.suite.name(), one.file.as_deref(), one.name), ("regress", Some("wire"), None));
+        let one: Selection = "servers/http/tokens/x".parse().unwrap();
+        assert_eq!((one.file.as_deref(), one.name.as_deref()), (Some("http"), Some("tokens/x")));
+        assert!("regress".parse::<Selection>().is_err());
+        assert!("regres/wire".parse::<Selection>().is_err());
+    }
+
+    #[test]
+    fn packages_are_all_crates_or_the_one_that_is_named() {
+        assert_eq!(packages(&Selection::all(Suite::Crates)).unwrap().len(), 2 * CRATES.len());
+        assert_eq!(packages(&"crates/cursor".parse().unwrap()).unwrap(), ["-p", "mana_sync_cursor"]);
+        assert!(packages(&"crates/nothing".parse().unwrap()).is_err());
+    }
+}
