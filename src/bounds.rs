@@ -94,6 +94,12 @@ fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(true.into()))
 }
 
+/// A text that is a key of an index. Errors: 22023 where it is NULL, empty or too long.
+pub fn key<'a>(text: Option<&'a [u8]>, name: &'static str) -> Result<&'a [u8], Error> {
+    let text = text.filter(|text| !text.is_empty()).ok_or(Error::Empty(name))?;
+    if text.len() > MOST_KEY_BYTES { Err(Error::TooLong(name)) } else { Ok(text) }
+}
+
 /// Refuses a space that no scope could name.
 pub fn check_space(space: Option<&[u8]>) -> Result<(), Error> {
     match space.and_then(fault_of_space) {

@@ -1,6 +1,6 @@
 //! `mana_sync.changes_since`: the rows of a page, and the cursor.
 
-use super::record_change::key;
+use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::page::{self, ClientFilter, PageRow, TakeRows};

@@ -18,5 +18,5 @@ mod export_changes;
 pub mod merge_changes;
 mod pull;
 pub mod push;
-pub mod record_change;
+mod record_change;
 mod records;

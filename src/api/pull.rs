@@ -1,7 +1,7 @@
 //! `mana_sync.pull` and `mana_sync.sync`, which is a push and a pull.
 
 use super::push;
-use super::record_change::key;
+use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::page::{self, ClientFilter};

@@ -1,7 +1,6 @@
 //! `mana_sync.push`: records a changeset, with one statement for all of its changes.
 
-use super::record_change::key;
-use crate::bounds;
+use crate::bounds::{self, key};
 use crate::call::{Call, with_index_scans};
 use crate::error::Error;
 use crate::json::text::JsonText;

@@ -1,8 +1,8 @@
 //! `mana_sync.record_change`: records one change.
 
-use crate::bounds;
+use crate::bounds::{self, key};
 use crate::call::Call;
-use crate::error::{Error, MOST_KEY_BYTES};
+use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
 use crate::pg::fmgr::{Answer, Args, sql_function};
 use crate::pg::jsonb::{self, Jsonb};
@@ -87,10 +87,4 @@ fn is_op(op: &[u8]) -> bool {
 /// `mana_sync.uuidv7() RETURNS uuid`
 fn uuidv7<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(args.memory().uuid(&uuid::Uuid::now_v7())))
-}
-
-/// A text that is a key of an index. Errors: 22023 where it is NULL, empty or too long.
-pub fn key<'a>(text: Option<&'a [u8]>, name: &'static str) -> Result<&'a [u8], Error> {
-    let text = text.filter(|text| !text.is_empty()).ok_or(Error::Empty(name))?;
-    if text.len() > MOST_KEY_BYTES { Err(Error::TooLong(name)) } else { Ok(text) }
 }

@@ -1,6 +1,6 @@
 //! `mana_sync.records`: what records look like now; `mana_sync.record_history`: how they came to it.
 
-use super::record_change::key;
+use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};

@@ -19,9 +19,9 @@ use mana_sync_merge::time::Time;
 
 sql_function!(mana_sync_compact_batch, pg_finfo_mana_sync_compact_batch, compact_batch);
 
-static SCAN: Statement = statement!("queries/scan.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
-static SCAN_TABLE: Statement = statement!("queries/scan_table.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
-static SCAN_USER: Statement = statement!("queries/scan_user.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
+static SCAN: Statement = statement!("queries/scan.sql", [TEXT, TEXT, TEXT, TEXT, TEXT]);
+static SCAN_TABLE: Statement = statement!("queries/scan_table.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
+static SCAN_USER: Statement = statement!("queries/scan_user.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
 static SCAN_TABLE_AND_USER: Statement =
     statement!("queries/scan_table_and_user.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);
 
@@ -105,7 +105,7 @@ impl<'s> Batch<'s> {
         };
         let spi = self.spi;
         let mut values = self.place.values(spi.memory());
-        values.extend([table, user]);
+        values.extend([table, user].into_iter().flatten().map(Some));
         spi.for_each(scan, &values, |row| {
             let row = LogRow::of_table(row);
             // The scan is in the order of the apps: behind another app there is nothing more of this one.

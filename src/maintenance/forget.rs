@@ -1,7 +1,7 @@
 //! `mana_sync.forget_user`: erases a user.
 
 use super::{Edits, lock};
-use crate::api::record_change::key;
+use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};

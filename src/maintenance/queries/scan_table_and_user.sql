@@ -1,5 +1,5 @@
 -- The changes of a user in a table, in the order of their groups, behind the group with app $1, record $2, space $3 ('' for none), user $4 and table $5.
--- $6 is the table and $7 the user that the compaction is limited to.
+-- $6 is the table and $7 the user.
 SELECT c.*
 FROM mana_sync.sync_changes AS c
 WHERE ROW(c.app_id, c.record_id, CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END, c.user_id COLLATE pg_catalog."POSIX", c.table_name)
