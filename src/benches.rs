@@ -175,7 +175,7 @@ mod benches {
         }
     }
 
-    /// As a scope is compared with a cursor.
+    /// The comparison of a scope with a cursor hashes its spaces.
     #[pg_bench]
     fn hashes_of_1000_spaces(b: &mut Bencher<'_>) {
         let ids = ids(MANY);
@@ -259,7 +259,7 @@ mod benches {
         parse(&format!(r#"{{"clientId": "phone", "changes": [{}]}}"#, changes.join(", ")))
     }
 
-    /// As a push reads it.
+    /// A push reads a changeset.
     #[pg_bench]
     fn changeset_of_100_changes(b: &mut Bencher<'_>) {
         let changeset = changeset();
@@ -273,7 +273,7 @@ mod benches {
         const NEEDS_SIZE: bool = false;
     }
 
-    /// As a pull writes it. The rows are read from the log, so that they have the columns that they have there.
+    /// A pull writes a response. The rows are read from the log, so that they have the columns that they have there.
     #[pg_bench]
     fn response_of_100_changes(b: &mut Bencher<'_>) {
         let memory = parse("{}").memory();

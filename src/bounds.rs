@@ -14,7 +14,7 @@ use crate::settings;
 
 sql_function!(mana_sync_within_bounds, pg_finfo_mana_sync_within_bounds, within_bounds);
 
-/// So many arrays and objects may be nested in each other.
+/// The most arrays and objects that may be nested in each other.
 const MOST_DEPTH: usize = 1000;
 
 /// The end of a sentence about the JSON of a change that is out of bounds ("has a number of …"); `None` where it is not.

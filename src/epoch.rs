@@ -42,7 +42,7 @@ impl heap::OnInvalidation for Forget {
     }
 }
 
-/// Called when the library is loaded.
+/// Registers the callback that empties the cache. Called when the library is loaded.
 pub fn register() {
     heap::on_invalidation::<Forget>();
 }

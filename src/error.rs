@@ -5,11 +5,11 @@ use mana_sync_cursor::page::Resync;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-/// Texts that are keys of an index are not longer than this: four of them fit into an entry of a B-tree,
-/// a third of a page, also where they cannot be compressed.
+/// The most bytes of a text that is a key of an index. Four such texts fit into an entry of a B-tree, which is a third of a page, even
+/// where they cannot be compressed.
 pub const MOST_KEY_BYTES: usize = 512;
 
-/// What can be wrong with a call.
+/// An error that ends a call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An argument that must have a value is NULL or empty.
@@ -18,106 +18,107 @@ pub enum Error {
     /// An argument that must have a value is NULL.
     #[error("{0} must not be NULL")]
     Null(&'static str),
-    /// An interval that must not be negative is.
+    /// An interval is negative.
     #[error("{0} must be an interval of 0 or more")]
     Negative(&'static str),
-    /// A compaction that is not under way.
+    /// The compaction does not exist or is finished.
     #[error("run is not a compaction that is under way")]
     NoRun,
-    /// Maintenance in a transaction that keeps one snapshot.
+    /// Maintenance was called in a transaction that keeps one snapshot.
     #[error("maintenance runs at isolation level READ COMMITTED only")]
     FixedSnapshot,
-    /// Somebody changed the log by hand beside maintenance.
+    /// Somebody changed the log by hand while maintenance ran.
     #[error("rows of the log have changed meanwhile")]
     RowsChanged,
-    /// Maintenance that would overlook rows.
+    /// Maintenance would overlook rows, because row security hides them from the owner.
     #[error("the owner of mana_sync.sync_changes is subject to its row-level security")]
     HiddenRows,
-    /// An empty user; NULL is the user of the scope.
+    /// The user is empty. (NULL is the user of the scope.)
     #[error("user_id must not be empty")]
     EmptyUser,
-    /// An op that is none of the three.
+    /// The op is not insert, update or delete.
     #[error("op must be insert, update or delete")]
     Op,
     /// A text that is a key of an index is too long for it.
     #[error("{0} must have at most {MOST_KEY_BYTES} bytes")]
     TooLong(&'static str),
-    /// A change that could not be given to every reader.
+    /// A change could not be sent to every reader.
     #[error("{what} {fault}")]
     OutOfBounds {
-        /// Which argument or column: `data`.
+        /// The argument or column: `data`.
         what: &'static str,
-        /// What is wrong with it: `has a number of …`.
+        /// The end of the sentence that says what is wrong: `has a number of …`.
         fault: String,
     },
-    /// Something in a changeset.
+    /// A changeset is malformed or out of bounds.
     #[error("{path} {fault}")]
     Changeset {
-        /// Where in it: `changes[3].op`.
+        /// The place in the changeset: `changes[3].op`.
         path: String,
-        /// What is wrong with it: `must be …`.
+        /// The end of the sentence that says what is wrong: `must be …`.
         fault: String,
     },
-    /// A change of a changeset that the row security of the log refuses.
+    /// Row security refuses a change of a changeset.
     #[error("changes[{index}]: {error}")]
     Change {
-        /// Its place in the changeset, from 0.
+        /// The place of the change in the changeset, from 0.
         index: usize,
-        /// Why.
+        /// The reason.
         error: Box<Error>,
     },
-    /// An `eventId` that another change has.
+    /// An `eventId` is the id of another change.
     #[error("changes[{0}].eventId is the id of another change")]
     Taken(usize),
-    /// An `eventId` under which the change was recorded before, with other content.
+    /// An `eventId` is the id of the same change, which was recorded with other content.
     #[error("changes[{0}].eventId was recorded with other content")]
     Changed(usize),
-    /// A page or a batch without rows.
+    /// A size is less than 1.
     #[error("{0} must be at least 1")]
     Size(&'static str),
-    /// The scope's setting is comma-separated: one id would become two.
+    /// A space id has a comma. The setting of the scope is comma-separated: one id would become two.
     #[error("a space id must not contain a comma")]
     Comma,
-    /// A text that begins like a cursor and is none.
+    /// A text begins like a cursor and is none.
     #[error("since is not a cursor that can be read: {0}")]
     Cursor(#[from] DecodeError),
-    /// Nobody is asking.
+    /// There is neither an argument nor a scope that names a user.
     #[error("no user: user_id is NULL and there is no scope")]
     NoScope,
-    /// A call for one user in the scope of another.
+    /// A call names another user than the scope.
     #[error("user_id is not the user of the scope")]
     OtherUser,
-    /// A write into a space that the user is not a member of.
+    /// The user is not a member of the space.
     #[error("the user is not a member of the space")]
     NotMember,
-    /// A write into a space, with memberships unknown and `mana_sync.strict_spaces` on.
+    /// The memberships of the user are not known, and `mana_sync.strict_spaces` is on.
     #[error("the user's memberships are not known")]
     UnknownMemberships,
     /// The cursor names transactions that this server has not begun yet.
     #[error("resync required: the cursor is from this server's future")]
     Future,
-    /// The log of this server is written by a subscription.
+    /// A subscription writes into the log of this server.
     #[error("the log is replicated into by a subscription")]
     Subscriber,
-    /// The cursor has not seen deletes that were purged.
+    /// The cursor does not cover deletes that were purged.
     #[error("resync required: deletes that the cursor has not seen were purged")]
     Purged,
-    /// They were purged while the call was recording changes.
+    /// Deletes that the cursor does not cover were purged while the call recorded changes.
     #[error("a purge has made the cursor too old meanwhile")]
     PurgedMeanwhile,
-    /// Where a timeline left its parent is not known. (Not 55000, after which a client would begin again.)
+    /// The history file of a timeline is missing, so that the server cannot tell its history. (Its SQLSTATE is not 55000: a client
+    /// would begin again.)
     #[error("the history file of timeline {0} is missing")]
     NoHistoryFile(u32),
-    /// The extension's objects are not what this library was built for.
+    /// The objects of the extension are not those that this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
-    /// A trigger function that is called by something else.
+    /// The trigger function was not called by the trigger of the log.
     #[error("mana_sync.note_change is a trigger function of mana_sync.sync_changes")]
     NoTrigger,
-    /// A part of an aggregate that is called by something else.
+    /// A function of the aggregate was not called by an aggregation.
     #[error("aggregate function called in non-aggregate context")]
     NoAggregate,
-    /// The caller expects something else than a set of rows.
+    /// The caller does not accept a set of rows.
     #[error("set-valued function called in context that cannot accept a set")]
     NoSet,
 }

@@ -46,7 +46,7 @@ mod wire;
 
 ::pgrx::pg_module_magic!(name, version);
 
-/// Called when a backend loads the library.
+/// Registers settings and callbacks. PostgreSQL calls it when a process loads the library.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::server::hide_backtraces();

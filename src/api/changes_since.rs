@@ -67,7 +67,7 @@ struct ResultRows<'a, 's> {
 enum ResultRow<'s> {
     /// The row as it was read.
     Stored(Row<'s>),
-    /// Its columns, with detoasted JSON.
+    /// The columns of the row, with detoasted JSON.
     Detoasted(Vec<Option<Datum<'s>>>),
 }
 

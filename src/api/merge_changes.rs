@@ -125,7 +125,7 @@ fn merge_deserialize<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.merge_result(internal) RETURNS mana_sync.merged_record`
 ///
-/// Its columns are space_id, data, field_timestamps, deleted_at, updated_at.
+/// The columns of the result are space_id, data, field_timestamps, deleted_at, updated_at.
 fn merge_result<'a>(args: &Args<'a>) -> Answer<'a> {
     args.aggregate_memory()?;
     let Some(State(record)) = args.state::<State<'a>>(0) else { return Ok(None) };

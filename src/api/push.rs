@@ -128,7 +128,7 @@ pub fn record(
         ],
     );
     if inserted < changes.len() {
-        // Compared is what the changes say, and not what was derived from it: the rest of a push may be another one the next time.
+        // The changes are compared as they were sent, without derived times and spaces: those depend on the rest of the push.
         let spaces = changes.iter().map(|change| change.space.map(|space| memory.text(space)));
         let spaces = Some(memory.nullable_array(TEXT, spaces));
         let data = Some(memory.nullable_array(JSONB, changes.iter().map(|change| change.data.map(Jsonb::datum))));

@@ -171,7 +171,7 @@ pub(crate) mod server_tests {
         (String::from_utf8(out).unwrap(), number.plain_length())
     }
 
-    /// As the server prints them: every shape of header, of digits before, around and behind the point, and trailing zeros.
+    /// Numbers with every shape of header, with digits before, around and after the point, and with trailing zeros.
     pub fn a_number_has_the_text_that_the_server_gives_it() {
         let mut texts: Vec<String> =
             ["0", "-0", "0.0", "0.000", "10000", "9999.9999", "1.0", "1e0", "-1.50", "1e-7", "123e20"]

@@ -317,7 +317,7 @@ impl<'a> SerializedState<'a> {
         Ok(args.text(0).map(SerializedState))
     }
 
-    /// Its bytes.
+    /// The bytes of the state.
     pub fn bytes(&self) -> &'a [u8] {
         self.0
     }

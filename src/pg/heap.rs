@@ -402,7 +402,7 @@ pub fn on_invalidation<T: OnInvalidation>() {
 
 /// What [`on_invalidation`] calls.
 pub trait OnInvalidation {
-    /// Called where no error is allowed, and no table can be read.
+    /// The callback. It must not raise an error, and cannot read a table.
     fn invalidated();
 }
 

@@ -418,7 +418,7 @@ pub struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    /// The next entry, and where what it tells the place of begins and ends.
+    /// The next entry, and where its value begins and ends.
     fn step(&mut self) -> Option<(pg_sys::JEntry, u32, u32)> {
         self.left = self.left.checked_sub(1)?;
         // SAFETY: there was one left.
@@ -563,7 +563,7 @@ impl<'a> Object<'a> {
         entries.nth(found?)
     }
 
-    /// Its pairs, in the order of jsonb.
+    /// The pairs of the object, in the order of jsonb.
     pub fn pairs(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
         let keys_and_values = self.0.keys_and_values();
         // The values are the shorter half of the zip: what follows the keys are the values.
@@ -578,7 +578,7 @@ impl<'a> Object<'a> {
 }
 
 impl<'a> Array<'a> {
-    /// Its elements.
+    /// The elements of the array.
     pub fn elements(self) -> impl Iterator<Item = Node<'a>> {
         self.0.entries()
     }

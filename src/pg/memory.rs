@@ -108,7 +108,7 @@ impl<'m> Memory<'m> {
         })
     }
 
-    /// As [`Memory::array`], with `None` for NULL.
+    /// An array with one dimension of elements of the type `element`; `None` is NULL.
     pub fn nullable_array<'e>(
         self,
         element: pg_sys::Oid,

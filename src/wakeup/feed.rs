@@ -40,7 +40,7 @@ thread_local! {
     static IS_THERE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Called in the postmaster.
+/// Requests the shared memory. Called in the postmaster, while libraries are preloaded.
 pub fn register() {
     if settings::wakeup_databases().is_empty() {
         return;
@@ -56,7 +56,7 @@ pub fn is_there() -> bool {
 
 /// Adds the touches of a transaction that has committed. `overflow` is whether it touched more than they name.
 ///
-/// Called where an error would bring the server down: it allocates nothing, and takes no other lock.
+/// An error here would bring the server down, because the transaction has committed: the function allocates nothing, and takes no other lock.
 pub fn add(touches: &[u8], overflow: bool) {
     if !is_there() {
         return;

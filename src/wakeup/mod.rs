@@ -18,7 +18,7 @@ mod feed;
 mod note;
 mod worker;
 
-/// Called when the library is loaded.
+/// Registers the parts of the wake-ups, if the library is preloaded. Called when the library is loaded.
 pub fn register() {
     if server::is_preloading() {
         feed::register();

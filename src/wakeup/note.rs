@@ -51,7 +51,7 @@ thread_local! {
     static TOUCHES: RefCell<TransactionTouches> = RefCell::default();
 }
 
-/// Called when the library is loaded.
+/// Registers the callbacks of transactions.
 pub fn register() {
     xact::register::<TransactionTouches>();
 }
@@ -88,7 +88,7 @@ impl TransactionCallbacks for TransactionTouches {
 
 /// `mana_sync.note_change() RETURNS trigger`
 ///
-/// Called before each row that is inserted into the log. Errors: 0A000 where something else calls it.
+/// The trigger calls it before each row that is inserted into the log. Errors: 0A000 where something else calls it.
 fn note_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let trigger = TriggerRow::before_insert(args, "sync_changes").ok_or(Error::NoTrigger)?;
     if feed::is_there() {

@@ -31,7 +31,7 @@ const MOST_CHANNELS: usize = 5000;
 
 static NOTIFY: Statement = statement!(sql "SELECT pg_catalog.pg_notify($1, $2)", [TEXT, TEXT]);
 
-/// Called in the postmaster.
+/// Registers a worker for each configured database. Called in the postmaster, while libraries are preloaded.
 pub fn register() {
     // pg_upgrade drops and creates databases, to which nobody may be connected then.
     if server::is_upgrading() {
