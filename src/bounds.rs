@@ -8,11 +8,11 @@
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::json::number::MOST_PLAIN;
 use crate::json::text::Size;
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::jsonb::{Jsonb, Node};
 use crate::settings;
 
-sql_function!(mana_sync_within_bounds, pg_finfo_mana_sync_within_bounds, within_bounds);
+sql_functions!(within_bounds);
 
 /// The most arrays and objects that may be nested in each other.
 const MOST_DEPTH: usize = 1000;

@@ -5,7 +5,7 @@
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::snapshot::{self, Kind};
 use crate::pg::spi::{Spi, Statement, statement};
 use crate::pg::{heap, server};
@@ -14,9 +14,7 @@ use mana_sync_cursor::hash::{self, Secret};
 use mana_sync_cursor::id::{EpochNumber, Fingerprint, Lsn, SystemId, Timeline, TransactionId};
 use std::cell::Cell;
 
-sql_function!(mana_sync_current_epoch, pg_finfo_mana_sync_current_epoch, current_epoch);
-sql_function!(mana_sync_open_epoch, pg_finfo_mana_sync_open_epoch, open_epoch);
-sql_function!(mana_sync_begin_epoch, pg_finfo_mana_sync_begin_epoch, begin_epoch);
+sql_functions!(current_epoch, open_epoch, begin_epoch);
 
 thread_local! {
     /// The number of the epoch that this backend writes in, once the epoch is committed.

@@ -5,7 +5,7 @@
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::pg::datum::Datum;
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::guc::{self, Level};
 use crate::pg::memory::Memory;
 use crate::settings;
@@ -14,8 +14,7 @@ use std::ffi::CStr;
 const USER: &CStr = c"app.current_user_id";
 const SPACES: &CStr = c"app.current_user_space_ids";
 
-sql_function!(mana_sync_with_scope, pg_finfo_mana_sync_with_scope, with_scope);
-sql_function!(mana_sync_may_write, pg_finfo_mana_sync_may_write, may_write);
+sql_functions!(with_scope, may_write);
 
 /// The scope that a call runs in.
 pub struct Scope<'a> {

@@ -5,14 +5,14 @@ use crate::call::Call;
 use crate::error::Error;
 use crate::page::{self, ClientFilter, PageRow, TakeRows};
 use crate::pg::datum::Datum;
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::heap::Row;
 use crate::pg::tuplestore::ResultSet;
 use crate::row;
 use crate::settings;
 use mana_sync_cursor::page::{Request, Rows};
 
-sql_function!(mana_sync_changes_since, pg_finfo_mana_sync_changes_since, changes_since);
+sql_functions!(changes_since);
 
 /// The function returns the columns of a change, and the cursor.
 const RESULT_COLUMNS: usize = row::CHANGE.len() + 1;

@@ -6,14 +6,14 @@
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, RowPerCall, row_per_call, sql_function};
+use crate::pg::fmgr::{Answer, Args, RowPerCall, row_per_call, sql_functions};
 use crate::pg::heap::RowQueue;
 use crate::pg::memory::Memory;
 use crate::pg::spi::{Statement, statement};
 use crate::row::{self, LogRow};
 use mana_sync_cursor::Position;
 
-sql_function!(mana_sync_export_rows, pg_finfo_mana_sync_export_rows, export_rows);
+sql_functions!(export_rows);
 
 static APPS: Statement = statement!("export_changes/apps.sql", [TEXT]);
 

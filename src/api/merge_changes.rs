@@ -9,7 +9,7 @@ use crate::bounds::{self, MOST_SENT};
 use crate::error::Error;
 use crate::json::text::Size;
 use crate::pg::datum::Datum;
-use crate::pg::fmgr::{AggregateState, Answer, Args, SerializedState, keep_state, sql_function};
+use crate::pg::fmgr::{AggregateState, Answer, Args, SerializedState, keep_state, sql_functions};
 use crate::pg::jsonb::{self, Builder, Jsonb, Node, NodeBuf, Object, StoredNode};
 use crate::pg::memory::{Memory, Varlena};
 use mana_sync_cursor::Position;
@@ -19,11 +19,7 @@ use mana_sync_merge::time::Time;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-sql_function!(mana_sync_merge_change, pg_finfo_mana_sync_merge_change, merge_change);
-sql_function!(mana_sync_merge_combine, pg_finfo_mana_sync_merge_combine, merge_combine);
-sql_function!(mana_sync_merge_serialize, pg_finfo_mana_sync_merge_serialize, merge_serialize);
-sql_function!(mana_sync_merge_deserialize, pg_finfo_mana_sync_merge_deserialize, merge_deserialize);
-sql_function!(mana_sync_merge_result, pg_finfo_mana_sync_merge_result, merge_result);
+sql_functions!(merge_change, merge_combine, merge_serialize, merge_deserialize, merge_result);
 
 /// The state of the aggregate. For a field it keeps the value, and beside it the device's spelling of the time (empty where the time
 /// is the server's).

@@ -6,15 +6,14 @@ use crate::call::Call;
 use crate::error::Error;
 use crate::page::{self, ClientFilter};
 use crate::pg::datum::Datum;
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::spi::Spi;
 use crate::scope::Scope;
 use crate::wire::response::Response;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::page::{Request, Start};
 
-sql_function!(mana_sync_pull, pg_finfo_mana_sync_pull, pull);
-sql_function!(mana_sync_sync, pg_finfo_mana_sync_sync, sync);
+sql_functions!(pull, sync);
 
 /// The default of `pull`'s page_size, which `sync` has no argument for.
 const PAGE_SIZE: usize = 1000;

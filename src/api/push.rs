@@ -5,7 +5,7 @@ use crate::call::{Call, with_index_scans};
 use crate::error::Error;
 use crate::json::text::JsonText;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::jsonb::{Jsonb, empty_object};
 use crate::pg::server;
 use crate::pg::spi::{Spi, Statement, statement};
@@ -16,7 +16,7 @@ use mana_sync_merge::time::Time;
 use std::collections::HashMap;
 use std::convert::Infallible;
 
-sql_function!(mana_sync_push, pg_finfo_mana_sync_push, push);
+sql_functions!(push);
 
 static INSERT: Statement = statement!(
     "push/insert.sql",

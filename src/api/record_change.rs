@@ -4,13 +4,11 @@ use crate::bounds::{self, key};
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::jsonb::{self, Jsonb};
 use crate::pg::spi::{Statement, statement};
 
-sql_function!(mana_sync_record_change, pg_finfo_mana_sync_record_change, record_change);
-sql_function!(mana_sync_uuidv7, pg_finfo_mana_sync_uuidv7, uuidv7);
-sql_function!(mana_sync_is_change, pg_finfo_mana_sync_is_change, is_change);
+sql_functions!(record_change, uuidv7, is_change);
 
 static INSERT: Statement = statement!("record_change/insert.sql", [UUID, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, JSONB]);
 

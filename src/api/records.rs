@@ -4,7 +4,7 @@ use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::jsonb::Node;
 use crate::pg::memory::Memory;
 use crate::pg::spi::{Spi, Statement, statement};
@@ -14,8 +14,7 @@ use crate::scope::Scope;
 use mana_sync_merge::change::{Op, Stamp};
 use mana_sync_merge::history::{Effect, Event, sort_with_old_values};
 
-sql_function!(mana_sync_records, pg_finfo_mana_sync_records, records);
-sql_function!(mana_sync_record_history, pg_finfo_mana_sync_record_history, record_history);
+sql_functions!(records, record_history);
 
 static ALL: Statement = statement!("records/all.sql", [TEXT, TEXT, TEXT, TEXT_ARRAY, BOOL]);
 

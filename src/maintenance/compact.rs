@@ -8,7 +8,7 @@ use crate::bounds::is_too_deep;
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::heap::Row;
 use crate::pg::memory::{Memory, with_scratch};
 use crate::pg::snapshot::{self, Kind};
@@ -17,7 +17,7 @@ use crate::row::{Column, LogRow};
 use mana_sync_merge::compact::{Action, LatestWrites};
 use mana_sync_merge::time::Time;
 
-sql_function!(mana_sync_compact_batch, pg_finfo_mana_sync_compact_batch, compact_batch);
+sql_functions!(compact_batch);
 
 static SCAN: Statement = statement!("queries/scan.sql", [TEXT, TEXT, TEXT, TEXT, TEXT]);
 static SCAN_TABLE: Statement = statement!("queries/scan_table.sql", [TEXT, TEXT, TEXT, TEXT, TEXT, TEXT]);

@@ -5,12 +5,12 @@ use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::snapshot::{self, Kind};
 use crate::pg::spi::{Statement, statement};
 use crate::row::LogRow;
 
-sql_function!(mana_sync_forget_user, pg_finfo_mana_sync_forget_user, forget_user);
+sql_functions!(forget_user);
 
 static ANONYMISE_DELETES: Statement = statement!("queries/anonymise_deletes.sql", [TEXT, TEXT]);
 static DELETE_USER: Statement = statement!("queries/delete_user.sql", [TEXT]);

@@ -5,7 +5,7 @@ use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
 use crate::call::{Call, with_index_scans};
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::heap::Row;
 use crate::pg::memory::Memory;
 use crate::pg::snapshot::{self, Kind};
@@ -17,7 +17,7 @@ use mana_sync_merge::purge::{GroupSummary, PurgeLimit};
 use mana_sync_merge::time::Time;
 use std::collections::BTreeSet;
 
-sql_function!(mana_sync_purge_deleted, pg_finfo_mana_sync_purge_deleted, purge_deleted);
+sql_functions!(purge_deleted);
 
 static CREATED_BEFORE: Statement = statement!(
     sql "SELECT pg_catalog.now() OPERATOR(pg_catalog.-) $1 WHERE $1 OPERATOR(pg_catalog.>=) '0'",

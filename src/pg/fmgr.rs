@@ -15,34 +15,36 @@ use std::marker::PhantomData;
 /// What an SQL function returns; `None` is NULL.
 pub type Answer<'a> = Result<Option<Datum<'a>>, Error>;
 
-/// Makes a Rust function `fn(&Args<'a>) -> Answer<'a>` callable from SQL under the name `$symbol`: exports it, and the record that
-/// PostgreSQL looks for beside it.
-macro_rules! sql_function {
-    ($symbol:ident, $info:ident, $body:path) => {
-        #[doc(hidden)]
-        #[allow(unsafe_code)]
-        #[unsafe(no_mangle)]
-        pub extern "C-unwind" fn $info() -> *const pgrx::pg_sys::Pg_finfo_record {
-            static RECORD: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
-            &RECORD
-        }
+/// Makes Rust functions `fn(&Args<'a>) -> Answer<'a>` callable from SQL. Exports each under its name with the prefix `mana_sync_`, and
+/// beside it the record that PostgreSQL looks for.
+macro_rules! sql_functions {
+    ($($body:ident),+ $(,)?) => {
+        $(
+            const _: () = {
+                #[allow(unsafe_code)]
+                #[unsafe(export_name = concat!("pg_finfo_mana_sync_", stringify!($body)))]
+                extern "C-unwind" fn info() -> *const pgrx::pg_sys::Pg_finfo_record {
+                    static RECORD: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+                    &RECORD
+                }
 
-        #[doc(hidden)]
-        #[allow(unsafe_code)]
-        #[unsafe(no_mangle)]
-        pub unsafe extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-            // SAFETY: the guard turns a Rust panic into a PostgreSQL error before it reaches C, and
-            // `fcinfo` is the server's, which keeps it valid during the call.
-            unsafe {
-                pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
-                    let args = $crate::pg::fmgr::Args::new(fcinfo);
-                    $crate::pg::fmgr::end(fcinfo, $body(&args))
-                })
-            }
-        }
+                #[allow(unsafe_code)]
+                #[unsafe(export_name = concat!("mana_sync_", stringify!($body)))]
+                unsafe extern "C-unwind" fn call(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
+                    // SAFETY: the guard turns a Rust panic into a PostgreSQL error before it reaches C. `fcinfo` is the
+                    // server's, which keeps it valid during the call.
+                    unsafe {
+                        pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
+                            let args = $crate::pg::fmgr::Args::new(fcinfo);
+                            $crate::pg::fmgr::end(fcinfo, $body(&args))
+                        })
+                    }
+                }
+            };
+        )+
     };
 }
-pub(crate) use sql_function;
+pub(crate) use sql_functions;
 
 /// Ends a call with a value, with NULL, or with an error.
 ///

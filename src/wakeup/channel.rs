@@ -2,14 +2,12 @@
 //! keyed hash, and only those who can call these functions learn it.
 
 use crate::error::Error;
-use crate::pg::fmgr::{Answer, Args, sql_function};
+use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::heap;
 use crate::pg::snapshot::{self, Kind};
 use mana_sync_cursor::hash::{SECRET_LENGTH, Secret};
 
-sql_function!(mana_sync_user_channel, pg_finfo_mana_sync_user_channel, user_channel);
-sql_function!(mana_sync_space_channel, pg_finfo_mana_sync_space_channel, space_channel);
-sql_function!(mana_sync_everyone_channel, pg_finfo_mana_sync_everyone_channel, everyone_channel);
+sql_functions!(user_channel, space_channel, everyone_channel);
 
 /// `mana_sync.user_channel(user_id text) RETURNS text`
 fn user_channel<'a>(args: &Args<'a>) -> Answer<'a> {

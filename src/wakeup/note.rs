@@ -2,14 +2,14 @@
 
 use super::feed;
 use crate::error::{Error, MOST_KEY_BYTES};
-use crate::pg::fmgr::{Answer, Args, TriggerRow, sql_function};
+use crate::pg::fmgr::{Answer, Args, TriggerRow, sql_functions};
 use crate::pg::xact::{self, Event, SubEvent, TransactionCallbacks};
 use crate::row::{Column, LogRow};
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::collections::HashSet;
 
-sql_function!(mana_sync_note_change, pg_finfo_mana_sync_note_change, note_change);
+sql_functions!(note_change);
 
 /// A transaction that touches more than this wakes everybody.
 const MOST_TOUCHES: usize = 500;
