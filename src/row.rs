@@ -44,6 +44,9 @@ columns! {
     Seq "seq",
 }
 
+/// How many columns the log has.
+pub const COLUMN_COUNT: usize = NAMES.len();
+
 /// The columns that readers get, in the order in which `changes_since` and `export_changes` declare them.
 pub const CHANGE: [Column; 13] = [
     Column::Id,
@@ -68,7 +71,7 @@ pub const JSON: [Column; 3] = [Column::Data, Column::FieldTimestamps, Column::Ac
 pub const GROUP: [Column; 5] = [Column::AppId, Column::RecordId, Column::SpaceId, Column::UserId, Column::TableName];
 
 /// Where the columns are in a row; 0 for those that are not there.
-pub struct Layout([usize; NAMES.len()]);
+pub struct Layout([usize; COLUMN_COUNT]);
 
 /// The row is `c.*`.
 pub static TABLE: Layout = Layout::after(0);
@@ -79,7 +82,7 @@ pub static RESULT: Layout = Layout::result();
 
 impl Layout {
     const fn after(count: usize) -> Layout {
-        let mut places = [0; NAMES.len()];
+        let mut places = [0; COLUMN_COUNT];
         let mut place = 0;
         while place < NAMES.len() {
             places[place] = count + place + 1;
@@ -89,7 +92,7 @@ impl Layout {
     }
 
     const fn result() -> Layout {
-        let mut places = [0; NAMES.len()];
+        let mut places = [0; COLUMN_COUNT];
         let mut place = 0;
         while place < CHANGE.len() {
             places[CHANGE[place] as usize] = place + 1;

@@ -94,7 +94,7 @@ impl<'m> postcard::ser_flavors::Flavor for VarlenaFlavor<'m> {
     type Output = Datum<'m>;
 
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.extend(&[byte]);
+        self.0.push(byte);
         Ok(())
     }
 

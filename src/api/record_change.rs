@@ -54,7 +54,8 @@ fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
             Some(args.datum(6).unwrap_or_else(|| memory.text(b""))),
             data.map(Jsonb::datum),
         ];
-        if space.is_none() && field_timestamps.is_none() && schema_version.is_none() && actor.is_none() {
+        let has_times = field_timestamps.is_some_and(|times| !times.is_empty_object());
+        if space.is_none() && !has_times && schema_version.is_none() && actor.is_none() {
             spi.insert(&INSERT, &required);
         } else {
             let optional = [

@@ -87,7 +87,7 @@ trait Parts {
 
 impl Parts for JsonText<'_> {
     fn mark(&mut self, mark: u8) {
-        self.0.extend(&[mark]);
+        self.0.push(mark);
     }
 
     fn word(&mut self, word: &'static str) {

@@ -6,7 +6,7 @@ use crate::pg::datum::{Datum, types::*};
 use crate::pg::heap::Descriptor;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::spi::{SlotRow, Spi, Statement, statement};
-use crate::row::{AFTER_ONE, Column};
+use crate::row::{AFTER_ONE, COLUMN_COUNT, Column};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::epoch::{Server, WriteEpoch};
 use mana_sync_cursor::id::{EpochNumber, TransactionId};
@@ -64,6 +64,9 @@ static SAME_RANGE_OF_SPACES: Statement = statement!(
 );
 
 static OWN_TRANSACTION: Statement = statement!("queries/own_transaction.sql", [TEXT, TEXT, INT4, XID8, TEXT_ARRAY]);
+
+/// How many columns the queries that read ranges return.
+const WIDTH: usize = 1 + COLUMN_COUNT;
 
 /// The log as the snapshot of a call sees it.
 pub struct LogSource<'s, 'r> {
@@ -236,7 +239,7 @@ impl<'s> Source for LogSource<'s, '_> {
                 self.spi.stream(statement, &values, &mut |row| {
                     debug_assert!(AFTER_ONE.fits(row.descriptor()), "src/row.rs does not fit sql/tables.sql");
                     let (number, position) = number_and_position(row);
-                    let log_row = row.project(&const { AFTER_ONE.places_of_change() }, descriptor);
+                    let log_row = row.project::<_, WIDTH>(const { AFTER_ONE.places_of_change() }, descriptor);
                     take(places[number - 1], position, PageRow::new(row, log_row, needs_size));
                 });
             }

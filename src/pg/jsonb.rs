@@ -73,6 +73,7 @@ impl<'a> Jsonb<'a> {
     }
 
     /// Whether it is compressed or stored out of line.
+    #[inline]
     pub fn is_toasted(self) -> bool {
         // SAFETY: a jsonb is a varlena.
         !unsafe { is_in_place(self.varlena()) }
@@ -123,6 +124,7 @@ impl<'a> Jsonb<'a> {
     }
 
     /// Whether it certainly has no number: it is not toasted, and is an array or object of other scalars.
+    #[inline]
     pub fn has_no_number(self) -> bool {
         if self.is_toasted() {
             return false;
@@ -138,6 +140,11 @@ impl<'a> Jsonb<'a> {
                 kind != pg_sys::JENTRY_ISNUMERIC && kind != pg_sys::JENTRY_ISCONTAINER
             })
         }
+    }
+
+    /// Whether it is `{}`.
+    pub fn is_empty_object(self) -> bool {
+        self.with_root(|root| root.object().is_some_and(|object| object.0.entries().left == 0)).0
     }
 
     /// A detoasted copy that is kept in `memory` until it is dropped.

@@ -171,16 +171,25 @@ impl<'m> Varlena<'m> {
     }
 
     /// How many bytes it has.
+    #[inline]
     pub fn len(&self) -> usize {
         self.0.len() - pg_sys::VARHDRSZ
     }
 
+    /// Adds a byte.
+    #[inline]
+    pub fn push(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+
     /// Adds bytes.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }
 
     /// Removes everything behind the first `length` bytes.
+    #[inline]
     pub fn truncate(&mut self, length: usize) {
         self.0.truncate(length + pg_sys::VARHDRSZ);
     }

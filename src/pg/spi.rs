@@ -261,10 +261,19 @@ impl<'p, 's> SlotRow<'p, 's> {
 
     /// Some of the columns as a row in the memory of the connection. What is stored out of line stays there. `descriptor` is
     /// made for the first row, and shared by all rows with these columns.
-    pub fn project<const N: usize>(&self, columns: &[usize; N], descriptor: &mut Option<Descriptor<'s>>) -> Row<'s> {
-        let descriptor = *descriptor.get_or_insert_with(|| self.descriptor.project(columns, self.memory));
-        let mut values = columns.map(|column| self.values[column - 1]);
-        let mut nulls = columns.map(|column| self.nulls[column - 1]);
+    ///
+    /// `WIDTH` is the least number of columns that the row has. The places are constants, so that none is checked at run time.
+    #[inline(always)]
+    pub fn project<const N: usize, const WIDTH: usize>(
+        &self,
+        columns: [usize; N],
+        descriptor: &mut Option<Descriptor<'s>>,
+    ) -> Row<'s> {
+        let descriptor = *descriptor.get_or_insert_with(|| self.descriptor.project(&columns, self.memory));
+        let (values, nulls) = (self.values.first_chunk::<WIDTH>(), self.nulls.first_chunk::<WIDTH>());
+        let (values, nulls) = values.zip(nulls).expect("the row has so many columns");
+        let mut values = columns.map(|column| values[column - 1]);
+        let mut nulls = columns.map(|column| nulls[column - 1]);
         // SAFETY: as many values and nulls as columns, which have the types of those that they are copied from.
         self.memory.run(|| unsafe {
             let tuple = pg_sys::heap_form_tuple(descriptor.into_raw(), values.as_mut_ptr(), nulls.as_mut_ptr());
