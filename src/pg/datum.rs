@@ -83,6 +83,7 @@ impl<'a> Datum<'a> {
     ///
     /// # Safety
     /// The value is of such a type.
+    #[inline]
     pub(super) unsafe fn text(self, memory: Memory<'a>) -> &'a [u8] {
         // SAFETY: the value is a varlena that exists for 'a. Detoasting leaves it in place, or makes a copy in `memory`, which
         // exists for 'a too.
@@ -121,6 +122,7 @@ impl<'a> Datum<'a> {
 ///
 /// # Safety
 /// `varlena` points to one.
+#[inline]
 pub(super) unsafe fn is_in_place(varlena: *const pg_sys::varlena) -> bool {
     // SAFETY: every varlena begins with a byte that tells its form.
     unsafe { pgrx::varatt_is_4b_u(varlena) || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena)) }

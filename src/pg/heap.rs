@@ -41,11 +41,13 @@ impl<'r> Descriptor<'r> {
     }
 
     /// How many columns there are.
+    #[inline]
     pub fn len(self) -> usize {
         // SAFETY: the descriptor exists.
         unsafe { (*self.raw).natts as usize }
     }
 
+    #[inline]
     fn attribute(self, column: usize) -> &'r pg_sys::FormData_pg_attribute {
         assert!((1..=self.len()).contains(&column), "a row has no column {column}");
         // SAFETY: the descriptor has that many attributes. From version 18 on they follow the compact ones
@@ -60,9 +62,15 @@ impl<'r> Descriptor<'r> {
     }
 
     /// Ends the call with an error where a column has another type.
+    #[inline]
     pub(super) fn require(self, column: usize, of: pg_sys::Oid) {
-        let actual = self.attribute(column).atttypid;
-        assert!(actual == of, "column {column} has the type {actual:?}, not {of:?}");
+        #[cold]
+        fn wrong(column: usize, of: pg_sys::Oid) -> ! {
+            panic!("column {column} does not have the type {of:?}")
+        }
+        if self.attribute(column).atttypid != of {
+            wrong(column, of);
+        }
     }
 
     /// The name of a column.
@@ -131,6 +139,7 @@ impl<'r> Row<'r> {
     }
 
     /// A column as it is stored.
+    #[inline]
     pub fn datum(&self, column: usize) -> Option<Datum<'r>> {
         let mut null = false;
         // SAFETY: the tuple has the columns of the descriptor. (PostgreSQL reads trailing columns that an older tuple does not
@@ -162,6 +171,7 @@ impl<'r> Row<'r> {
     }
 
     /// A `text`, in the encoding of the database.
+    #[inline]
     pub fn text(&self, column: usize) -> Option<&'r [u8]> {
         self.descriptor.require(column, pg_sys::TEXTOID);
         // SAFETY: the descriptor says that the column is a text.
@@ -176,6 +186,7 @@ impl<'r> Row<'r> {
     }
 
     /// A `uuid`.
+    #[inline]
     pub fn uuid(&self, column: usize) -> Option<uuid::Uuid> {
         self.descriptor.require(column, pg_sys::UUIDOID);
         // SAFETY: the descriptor says that the column is a uuid.
@@ -183,6 +194,7 @@ impl<'r> Row<'r> {
     }
 
     /// A `jsonb`, which stays where it is stored until it is read.
+    #[inline]
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'r>> {
         self.descriptor.require(column, pg_sys::JSONBOID);
         // SAFETY: the descriptor says that the column is a jsonb.

@@ -80,6 +80,7 @@ impl<'a> Jsonb<'a> {
     }
 
     /// The value that it holds.
+    #[inline]
     pub fn root(self) -> Node<'a> {
         let mut varlena = self.varlena();
         // SAFETY: a jsonb is a varlena that exists for 'a. Detoasting makes a plain one, in `memory`, which exists for 'a too.
@@ -190,6 +191,7 @@ impl JsonbBuf<'_> {
 
 impl<'a> Node<'a> {
     /// What it is.
+    #[inline]
     pub fn get(self) -> Value<'a> {
         use pg_sys::jbvType as kind;
         // SAFETY: the type says which member of the union is set. A value inside a jsonb is a scalar or binary; a binary one
@@ -223,6 +225,7 @@ impl<'a> Node<'a> {
     }
 
     /// The text of a string, in the encoding of the database; `None` where it is something else.
+    #[inline]
     pub fn text(self) -> Option<&'a [u8]> {
         match self.get() {
             Value::String(text) => Some(text),
