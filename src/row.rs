@@ -2,7 +2,8 @@
 //!
 //! The columns are known here and in `sql/tables.sql`. Queries that return rows of the log select `c.*`, and the accessors find a
 //! column by its place in the table. To add a column: add it to the table, to [`Column`] and, if readers get it, to [`CHANGE`] and to
-//! the declarations in `sql/functions.sql`. Debug builds compare both with every row.
+//! the declarations in `sql/functions.sql`. Debug builds compare both with every row. A column is never dropped: the row of a trigger
+//! has the places of dropped columns too, and `c.*` has not.
 
 use crate::error::Error;
 use crate::pg::datum::Datum;

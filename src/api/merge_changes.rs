@@ -11,7 +11,7 @@ use crate::json::text::Size;
 use crate::pg::datum::Datum;
 use crate::pg::fmgr::{AggregateState, Answer, Args, SerializedState, keep_state, sql_functions};
 use crate::pg::jsonb::{self, Builder, Jsonb, Node, NodeBuf, Object, StoredNode};
-use crate::pg::memory::{Memory, Varlena};
+use crate::pg::memory::Memory;
 use mana_sync_cursor::Position;
 use mana_sync_merge::change::{Change, FieldWrite, Op};
 use mana_sync_merge::record::{Field, Record, StoredRecord};
@@ -82,30 +82,9 @@ fn merge_combine<'a>(args: &Args<'a>) -> Answer<'a> {
 fn merge_serialize<'a>(args: &Args<'a>) -> Answer<'a> {
     args.aggregate_memory()?;
     let Some(state) = args.state::<State<'a>>(0) else { return Ok(None) };
-    let bytes = VarlenaFlavor(Varlena::with_capacity(1024, args.memory()));
-    let bytes = postcard::serialize_with_flavor(&state.0.to_stored(NodeBuf::stored), bytes);
-    Ok(Some(bytes.map_err(|_| Error::Installation("a state of merge_changes cannot be written"))?))
-}
-
-/// Lets postcard write into the memory of the server.
-struct VarlenaFlavor<'m>(Varlena<'m>);
-
-impl<'m> postcard::ser_flavors::Flavor for VarlenaFlavor<'m> {
-    type Output = Datum<'m>;
-
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        self.0.extend(bytes);
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<Datum<'m>> {
-        Ok(self.0.finish())
-    }
+    let bytes = postcard::to_stdvec(&state.0.to_stored(NodeBuf::stored))
+        .map_err(|_| Error::Installation("a state of merge_changes cannot be written"))?;
+    Ok(Some(args.memory().varlena(&bytes)))
 }
 
 /// `mana_sync.merge_deserialize(bytea, internal) RETURNS internal`

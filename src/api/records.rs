@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
 use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::jsonb::Node;
-use crate::pg::memory::Memory;
+use crate::pg::memory::{Memory, with_scratch};
 use crate::pg::spi::{Spi, Statement, statement};
 use crate::pg::tuplestore::ResultSet;
 use crate::row::{Column, LogRow};
@@ -94,21 +94,23 @@ fn record_history<'a>(args: &Args<'a>) -> Answer<'a> {
                 Effect::Write { field, value } => (Some(field), Some(value)),
                 Effect::Insert | Effect::Delete => (None, None),
             };
-            let jsonb = |value: Option<Node<'_>>| value.map(|value| value.to_jsonb(memory).datum());
             let row = event.change;
-            result.add_values(&[
-                Some(Datum::from(event.stamp.time.micros())),
-                row.datum(Column::Op),
-                field.map(|field| memory.text(field)),
-                jsonb(event.old_value),
-                jsonb(value),
-                row.datum(Column::UserId),
-                row.datum(Column::ClientId),
-                row.datum(Column::Actor),
-                row.datum(Column::SpaceId),
-                row.datum(Column::CreatedAt),
-                row.datum(Column::Id),
-            ]);
+            with_scratch(|memory| {
+                let jsonb = |value: Option<Node<'_>>| value.map(|value| value.to_jsonb(memory).datum());
+                result.add_values(&[
+                    Some(Datum::from(event.stamp.time.micros())),
+                    row.datum(Column::Op),
+                    field.map(|field| memory.text(field)),
+                    jsonb(event.old_value),
+                    jsonb(value),
+                    row.datum(Column::UserId),
+                    row.datum(Column::ClientId),
+                    row.datum(Column::Actor),
+                    row.datum(Column::SpaceId),
+                    row.datum(Column::CreatedAt),
+                    row.datum(Column::Id),
+                ]);
+            });
         }
         Ok(None)
     })

@@ -31,14 +31,8 @@ macro_rules! sql_functions {
                 #[allow(unsafe_code)]
                 #[unsafe(export_name = concat!("mana_sync_", stringify!($body)))]
                 unsafe extern "C-unwind" fn call(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-                    // SAFETY: the guard turns a Rust panic into a PostgreSQL error before it reaches C. `fcinfo` is the
-                    // server's, which keeps it valid during the call.
-                    unsafe {
-                        pgrx::pg_sys::panic::pgrx_extern_c_guard(|| {
-                            let args = $crate::pg::fmgr::Args::new(fcinfo);
-                            $crate::pg::fmgr::end(fcinfo, $body(&args))
-                        })
-                    }
+                    // SAFETY: `fcinfo` is the server's, which keeps it valid during the call.
+                    unsafe { $crate::pg::fmgr::call(fcinfo, $body) }
                 }
             };
         )+
@@ -46,18 +40,28 @@ macro_rules! sql_functions {
 }
 pub(crate) use sql_functions;
 
-/// Ends a call with a value, with NULL, or with an error.
+/// Calls the body of an SQL function.
 ///
 /// # Safety
-/// `fcinfo` is that of the call.
-pub unsafe fn end(fcinfo: pg_sys::FunctionCallInfo, answer: Answer<'_>) -> pg_sys::Datum {
-    match answer {
-        Ok(value) => {
-            // SAFETY: the caller passes the call's own.
-            unsafe { (*fcinfo).isnull = value.is_none() };
-            Datum::raw_or_zero(value)
-        }
-        Err(error) => raise(error),
+/// `fcinfo` is that of the call, and stays valid until it ends.
+#[inline(always)]
+pub unsafe fn call(
+    fcinfo: pg_sys::FunctionCallInfo,
+    body: impl for<'a> FnOnce(&Args<'a>) -> Answer<'a>,
+) -> pg_sys::Datum {
+    // SAFETY: the guard turns a Rust panic into a PostgreSQL error before it reaches C. The body cannot choose the lifetime of the
+    // arguments, and so keeps none of them.
+    unsafe {
+        pg_sys::panic::pgrx_extern_c_guard(|| {
+            let args = Args::new(fcinfo);
+            match body(&args) {
+                Ok(value) => {
+                    (*fcinfo).isnull = value.is_none();
+                    Datum::raw_or_zero(value)
+                }
+                Err(error) => raise(error),
+            }
+        })
     }
 }
 
@@ -77,7 +81,7 @@ impl<'a> Args<'a> {
     /// # Safety
     /// `fcinfo` is valid for `'a`, and the current memory context is that of the call. The function is declared with the types
     /// that the accessors are used for: `sql/*.sql` and the regress suite, which calls every function, keep that.
-    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Args<'a> {
+    unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Args<'a> {
         // SAFETY: the caller calls it at the beginning of a call.
         Args { fcinfo, memory: unsafe { Memory::current() } }
     }

@@ -141,9 +141,10 @@ impl<'r> Row<'r> {
     /// A column as it is stored.
     #[inline]
     pub fn datum(&self, column: usize) -> Option<Datum<'r>> {
+        assert!((1..=self.descriptor.len()).contains(&column), "a row has no such column");
         let mut null = false;
-        // SAFETY: the tuple has the columns of the descriptor. (PostgreSQL reads trailing columns that an older tuple does not
-        // have as NULL, and this function checks the number of the column.)
+        // SAFETY: the tuple has the columns of the descriptor, and the column is one of them. (PostgreSQL reads trailing columns
+        // that an older tuple does not have as NULL.)
         unsafe {
             let value = pg_sys::heap_getattr(self.tuple, column as i32, self.descriptor.raw, &mut null);
             (!null).then(|| Datum::from_raw(value))

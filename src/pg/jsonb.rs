@@ -611,6 +611,7 @@ impl<'m, 'v> Builder<'m, 'v> {
 
     /// Adds a pair. `key` is a string.
     pub fn add(&mut self, key: Node<'v>, value: Node<'v>) {
+        assert!(key.value.type_ == pg_sys::jbvType::jbvString, "a key is a string");
         self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(key));
         self.push(pg_sys::JsonbIteratorToken::WJB_VALUE, Some(value));
     }

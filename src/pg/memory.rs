@@ -44,6 +44,15 @@ impl<'m> Memory<'m> {
         unsafe { pg_sys::AllocSetContextCreateInternal(self.context, c"mana_sync".as_ptr(), least, first, most) }
     }
 
+    /// Whether a context is directly inside of this one.
+    ///
+    /// # Safety
+    /// The other context exists.
+    pub(super) unsafe fn is_parent_of(self, context: pg_sys::MemoryContext) -> bool {
+        // SAFETY: the caller vouches for the context.
+        unsafe { (*context).parent == self.context }
+    }
+
     /// Runs `body` while the server's allocations go to this context.
     pub(super) fn run<T>(self, body: impl FnOnce() -> T) -> T {
         // SAFETY: the context exists. After an error the server chooses a context by itself.

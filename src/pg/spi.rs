@@ -134,7 +134,7 @@ impl<'s> Spi<'s> {
         memory.run(|| unsafe {
             let result = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
             assert_eq!(result, expected as i32, "{:?}", statement.sql);
-            Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, memory }
+            Rows::of_connection(self)
         })
     }
 
@@ -177,7 +177,7 @@ impl<'s> Spi<'s> {
             let mut more = true;
             while more {
                 caller.run(|| pg_sys::SPI_cursor_fetch(portal, true, PORTION as c_long));
-                let rows = Rows { table: pg_sys::SPI_tuptable, count: pg_sys::SPI_processed as usize, memory: caller };
+                let rows = Rows::of_connection(self);
                 more = rows.count == PORTION;
                 for row in rows.iter() {
                     let goes_on = memory.run(|| take(row.in_memory(memory)))?;
@@ -212,6 +212,21 @@ pub struct Rows<'s> {
 }
 
 impl<'s> Rows<'s> {
+    /// The rows that a statement of the connection has just returned.
+    ///
+    /// # Safety
+    /// A statement has run.
+    unsafe fn of_connection(spi: Spi<'s>) -> Rows<'s> {
+        // SAFETY: the variables of SPI are those of the last statement. Its table is in the memory of its connection, which is
+        // compared: the handle of an outer connection does not work while an inner one is open.
+        unsafe {
+            let table = pg_sys::SPI_tuptable;
+            let is_own = table.is_null() || spi.memory.is_parent_of((*table).tuptabcxt);
+            assert!(is_own, "an SPI connection is used within another");
+            Rows { table, count: pg_sys::SPI_processed as usize, memory: spi.memory }
+        }
+    }
+
     /// All rows.
     pub fn iter(self) -> impl Iterator<Item = Row<'s>> {
         // SAFETY: a SELECT leaves a table of `count` tuples with one descriptor, which exists as long as the connection.

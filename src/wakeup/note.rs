@@ -93,16 +93,11 @@ fn note_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let trigger = TriggerRow::before_insert(args, "sync_changes").ok_or(Error::NoTrigger)?;
     if feed::is_there() {
         let row = LogRow::of_table(*trigger.row());
-        let text = |column| row.text(column).unwrap_or_default();
-        TOUCHES.with_borrow_mut(|touches| {
-            touches.add([
-                text(Column::UserId),
-                text(Column::SpaceId),
-                text(Column::AppId),
-                text(Column::TableName),
-                text(Column::ClientId),
-            ]);
-        });
+        let columns = [Column::UserId, Column::SpaceId, Column::AppId, Column::TableName, Column::ClientId];
+        // Detoasted before the touches are borrowed: where the backend is terminated in between, the callback of the abort borrows
+        // them too.
+        let texts = columns.map(|column| row.text(column).unwrap_or_default());
+        TOUCHES.with_borrow_mut(|touches| touches.add(texts));
     }
     Ok(Some(trigger.unchanged()))
 }
