@@ -32,7 +32,7 @@ bench: ## measure a release build beside the original and plain PostgreSQL
 bench-in-process: ## measure the hot Rust code in a backend, beside the last time
 	@$(XTASK) bench in-process
 
-bench-pages: ## the README's table and docs/benchmarks.md, from the results of the last make bench
+bench-pages: ## docs/benchmarks.md, from the results of the last make bench
 	@$(XTASK) bench pages
 
 profile: ## instructions of one call and where they go, by callgrind: CALL=record_change, …

@@ -111,7 +111,7 @@ fn run(world: World, choices: &[u8]) {
                 if !prepared.is_empty() {
                     // How a prepared transaction ended is not among what a failover loses: a reader
                     // that has seen the end, and meets the transaction again prepared on a promoted
-                    // standby, takes its rows for seen. See docs/reference.md, "Limits".
+                    // standby, takes its rows for seen. See docs/reference/limits.md.
                     if world.forks {
                         node.flushed = node.events.len() + 1;
                         standby = node.flushed;
