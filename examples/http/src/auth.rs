@@ -1,4 +1,4 @@
-//! Who is asking: a bearer token (JWT), whose `sub` is the user.
+//! Authentication: a request has a bearer token (JWT) whose `sub` is the user.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,28 +12,28 @@ use serde::Deserialize;
 use crate::App;
 use crate::error::Error;
 
-/// What tokens are verified with: one key, and the one algorithm that is meant for it.
+/// The key that tokens are verified with, and the one algorithm that it is for.
 pub struct Keys(DecodingKey, Validation);
 
 impl Keys {
-    /// From the public key of an issuer that signs with Ed25519, or from a secret that is shared with the issuer.
+    /// Reads the public key of an issuer that signs with Ed25519, or takes a secret that is shared with the issuer.
     pub fn new(public_key: Option<String>, secret: Option<String>) -> Result<Self, String> {
         let (key, algorithm) = match (public_key, secret) {
             (Some(pem), None) => {
                 let key = DecodingKey::from_ed_pem(pem.replace("\\n", "\n").as_bytes());
                 (key.map_err(|error| format!("JWT_ED25519_PUBLIC_KEY cannot be read: {error}"))?, Algorithm::EdDSA)
             }
-            // A shorter one could be guessed from a token.
+            // A shorter secret could be guessed from a token.
             (None, Some(secret)) if secret.len() < 32 => {
                 return Err("JWT_HS256_SECRET must have at least 32 bytes".into());
             }
             (None, Some(secret)) => (DecodingKey::from_secret(secret.as_bytes()), Algorithm::HS256),
             _ => return Err("set either JWT_ED25519_PUBLIC_KEY or JWT_HS256_SECRET".into()),
         };
-        // `exp` is required unless told otherwise, and a token that is meant for another audience is refused.
+        // By default, `exp` is required and a token for another audience is refused.
         let mut validation = Validation::new(algorithm);
         validation.validate_nbf = true;
-        // Valid until `exp` and not in it, so that a stream and the token that it came with end together.
+        // A token is valid until the second `exp` begins, so that a stream ends together with its token.
         validation.leeway = 0;
         validation.reject_tokens_expiring_in_less_than = 1;
         Ok(Self(key, validation))
@@ -46,20 +46,20 @@ struct Claims {
     exp: u64,
 }
 
-/// What every request to sync says.
+/// The caller of a request.
 pub struct Caller {
     /// The user.
     pub user: String,
     /// The app.
     pub app: String,
-    /// The device, if it says which.
+    /// The device, if the request names one.
     pub client: Option<String>,
     /// When the token expires, in seconds since 1970.
     expires: u64,
 }
 
 impl Caller {
-    /// How long the token is valid yet.
+    /// Returns for how long the token is still valid.
     pub fn remaining(&self) -> Duration {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Duration::from_secs(self.expires).saturating_sub(now)
@@ -76,7 +76,7 @@ impl FromRequestParts<Arc<App>> for Caller {
         let claims = decode::<Claims>(token, &app.keys.0, &app.keys.1).map(|token| token.claims);
         let Claims { sub: user, exp } =
             claims.map_err(|error| Error::unauthorized(format!("the token is not valid: {error}")))?;
-        // A text of PostgreSQL holds no NUL.
+        // A text in PostgreSQL cannot contain NUL.
         if user.is_empty() || user.contains('\0') {
             return Err(Error::unauthorized("the token is not valid: sub"));
         }
@@ -86,7 +86,7 @@ impl FromRequestParts<Arc<App>> for Caller {
     }
 }
 
-/// A header of a request; an empty one is none.
+/// Returns a header of a request. An empty header counts as missing.
 pub fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, Error> {
     let text = parts.headers.get(name).map(|value| std::str::from_utf8(value.as_bytes())).transpose();
     let text = text.map_err(|_| Error::bad_request(format!("the header {name} is not UTF-8")))?;

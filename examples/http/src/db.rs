@@ -1,5 +1,5 @@
-//! Every statement, through the pool. Each is one autocommitted, unnamed statement, and none leaves anything behind in
-//! the session, so a pooler in transaction mode may stand in between.
+//! All SQL statements, which run through the pool. Each is one autocommitted, unnamed statement and leaves nothing in the
+//! session, so that a pooler in transaction mode works.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const TEXTS: Type = Type::TEXT_ARRAY;
 
 const MEMBERSHIPS: &str = "SELECT space_id FROM public.memberships WHERE user_id = $1";
 
-// Whether resyncRequired is there is asked of the server, which returns the body as it is; nothing is parsed here.
+// The server says whether the body has resyncRequired, so that the body need not be parsed here.
 const SYNC: &str = "
     SELECT body::text, body ->> 'resyncRequired' IS NOT NULL
     FROM mana_sync.sync($1, $2, $3::text::jsonb, $4, $5) AS body";
@@ -24,8 +24,8 @@ const PULL: &str = "
     SELECT body::text, body ->> 'resyncRequired' IS NOT NULL
     FROM mana_sync.pull($1, $2, $3, $4, $5, $6, $7) AS body";
 
-// All tables are pulled and others than the collections left out of the answer, because a cursor of one table's pull
-// is not one for another table. The first column is NULL where nothing is left.
+// A cursor of a pull of one table is not valid for another table. Therefore this pulls all tables, and then removes the
+// tables that are not among the collections. The first column is NULL if no change is left.
 const PULL_COLLECTIONS: &str = "
     SELECT CASE
             WHEN body ->> 'resyncRequired' IS NOT NULL THEN body
@@ -44,29 +44,29 @@ const CHANNELS: &str = "
     UNION ALL SELECT mana_sync.space_channel(space_id) FROM unnest($2) AS space_id
     UNION ALL SELECT mana_sync.everyone_channel()";
 
-/// The most changes in an answer, whatever the client asks for.
+/// The largest number of changes in an answer, whatever limit the client asks for.
 const MOST_CHANGES: i32 = 5000;
 
-/// The body of an answer as the extension wrote it, and whether it says resyncRequired.
+/// The body of an answer as the extension wrote it, and whether it has resyncRequired.
 pub type Answer = (String, bool);
 
 /// A page of a stream.
 pub struct Page {
-    /// What the client is sent, if there is something to send.
+    /// The body to send, if there are changes.
     pub body: Option<String>,
-    /// Whether it says resyncRequired.
+    /// Whether the body has resyncRequired.
     pub resync: bool,
-    /// Where to go on.
+    /// The cursor of the next pull.
     pub synced_until: String,
-    /// Whether to go on at once.
+    /// Whether there are more changes to pull now.
     pub has_more: bool,
 }
 
-/// The pool.
+/// The pool of connections.
 pub struct Db(Pool);
 
 impl Db {
-    /// A pool that connects when it is asked to.
+    /// Creates a pool that connects on demand.
     pub fn new(config: Config) -> Result<Self, BuildError> {
         let manager = Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         let limit = Some(Duration::from_secs(5));
@@ -74,13 +74,13 @@ impl Db {
         Ok(Self(Pool::builder(manager).runtime(Runtime::Tokio1).timeouts(timeouts).build()?))
     }
 
-    /// Whether the database answers.
+    /// Checks that the database answers.
     pub async fn check(&self) -> Result<(), Error> {
         self.query("SELECT 1", &[]).await.map(drop)
     }
 
-    /// The spaces of a user. Whatever goes wrong here is not the request's fault, and nothing is answered without them:
-    /// none instead of some would look like having left them all.
+    /// Returns the spaces of a user. Any error is answered with 503: an empty list would tell the client that the user
+    /// has left all spaces.
     pub async fn spaces(&self, caller: &Caller) -> Result<Vec<String>, Error> {
         let rows = self.query(MEMBERSHIPS, &[(&caller.user, TEXT)]).await.map_err(|_| Error::unavailable())?;
         let spaces: Result<_, tokio_postgres::Error> = rows.iter().map(|row| row.try_get(0)).collect();
@@ -90,7 +90,7 @@ impl Db {
         })
     }
 
-    /// `mana_sync.sync`
+    /// Calls `mana_sync.sync`.
     pub async fn sync(&self, caller: &Caller, changeset: &str) -> Result<Answer, Error> {
         let (Caller { user, app, client, .. }, spaces) = (caller, self.spaces(caller).await?);
         let values: Values = &[(user, TEXT), (app, TEXT), (&changeset, TEXT), (client, TEXT), (&spaces, TEXTS)];
@@ -98,7 +98,7 @@ impl Db {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
-    /// `mana_sync.pull`
+    /// Calls `mana_sync.pull`.
     pub async fn pull(
         &self,
         caller: &Caller,
@@ -121,7 +121,7 @@ impl Db {
         Ok((row.try_get(0)?, row.try_get(1)?))
     }
 
-    /// A page of some collections, or of all if none is named.
+    /// Pulls a page of these collections, or of all tables if there are none.
     pub async fn page(
         &self,
         caller: &Caller,
@@ -138,7 +138,7 @@ impl Db {
         Ok(Page { body, resync, synced_until, has_more })
     }
 
-    /// The channels that a user with these spaces is woken on.
+    /// Returns the channels whose wake-ups concern a user with these spaces.
     pub async fn channels(&self, caller: &Caller, spaces: &[String]) -> Result<Vec<String>, Error> {
         let client = self.0.get().await?;
         let rows = client.query_typed(CHANNELS, &[(&caller.user, TEXT), (&spaces, TEXTS)]).await?;
@@ -154,5 +154,5 @@ impl Db {
     }
 }
 
-/// Values with their types, so that the server need not be asked for them by preparing the statement.
+/// Parameters with their types. With the types given, the statement need not be prepared first.
 type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];

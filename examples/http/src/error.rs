@@ -1,4 +1,4 @@
-//! The status of everything that can go wrong, and how much of it a client is told.
+//! The HTTP status of each error, and the part of the error that the client sees.
 
 use std::error::Error as _;
 
@@ -17,32 +17,32 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error with a message for the client.
+    /// Creates an error with a message for the client.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), detail: None }
     }
 
-    /// No token, or not a valid one.
+    /// Creates the error for a token that is missing or not valid.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, message)
     }
 
-    /// A request that cannot be read.
+    /// Creates the error for a request that cannot be read.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    /// The database cannot be asked now; the client tries again.
+    /// Creates the error for a database that is not available now. The client should try again.
     pub fn unavailable() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is not available, try again later")
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     pub fn is_temporary(&self) -> bool {
         self.status.is_server_error()
     }
 
-    /// The body of the answer.
+    /// Returns the body of the answer.
     pub fn body(&self) -> String {
         match &self.detail {
             Some(detail) => json!({"error": self.message, "detail": detail}).to_string(),
@@ -81,13 +81,14 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
-/// By SQLSTATE. What is wrong with a request is said in the words of the server, all else only in the log.
+/// Maps a SQLSTATE to a status. The client sees the server's message if the request is at fault. Other messages are only
+/// logged.
 fn from_sql(error: &DbError) -> Error {
     // Each error of the extension names an argument in its DETAIL, and its texts are meant for the client.
     let is_ours = error.detail().is_some_and(|detail| detail.starts_with("Argument: "));
     let told = |status| Error { status, message: error.message().into(), detail: error.detail().map(str::to_string) };
     match error.code().code() {
-        // (22021: a text with a NUL, which JSON does not let through and an address does.)
+        // 22021 is a text with a NUL: JSON cannot contain one, but a URL can.
         "22023" | "22P02" | "22P05" | "22003" | "22021" | "54001" => return told(StatusCode::BAD_REQUEST),
         "42501" if is_ours && error.message().ends_with("not a member of the space") => {
             return told(StatusCode::FORBIDDEN);
@@ -99,7 +100,7 @@ fn from_sql(error: &DbError) -> Error {
     match error.code().code() {
         "42501" => Error::new(StatusCode::FORBIDDEN, "not allowed"),
         "23505" | "55000" => Error::new(StatusCode::CONFLICT, "in conflict with what is stored"),
-        // Cancelled by a timeout; a server that does not take writes at present; a transaction that may be repeated.
+        // A timeout cancelled the statement, the server is read-only, or the transaction may be repeated.
         "57014" | "25006" | "40001" | "40P01" => Error::unavailable(),
         code if ["08", "53", "57P0"].iter().any(|class| code.starts_with(class)) => Error::unavailable(),
         _ => internal(),
@@ -121,7 +122,7 @@ fn internal() -> Error {
     Error::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
 }
 
-/// The causes behind an error, for the log.
+/// Formats the chain of causes of an error, for the log.
 pub fn cause(error: &dyn std::error::Error) -> String {
     error.source().map(|source| format!(": {source}{}", cause(source))).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! A request, a call, an answer. Bodies go through as they are.
+//! The routes. Each passes the body of a request to SQL and the body of the answer back, both unchanged.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::stream::stream;
 /// The largest body of a request, in bytes.
 const LARGEST_BODY: usize = 10 * 1024 * 1024;
 
-/// All routes.
+/// Returns the router with all routes.
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/sync/{app}", post(sync))
@@ -64,7 +64,7 @@ async fn health(State(app): State<Arc<App>>) -> Result<Response, Error> {
     Ok(json(false, r#"{"status":"ok"}"#.into()))
 }
 
-/// An answer that is JSON already: 200, or 409 where the client must begin again.
+/// Creates an answer from a JSON text. The status is 409 if the client must begin again, and 200 otherwise.
 pub fn json(resync: bool, body: String) -> Response {
     let status = if resync { StatusCode::CONFLICT } else { StatusCode::OK };
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()

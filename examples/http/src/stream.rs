@@ -1,5 +1,5 @@
-//! Changes as they come, as server-sent events: a pull when the stream begins, whenever a wake-up comes and every
-//! POLL_SECONDS. A wake-up is a hint and the cursor decides, so that nothing is lost or sent twice.
+//! Live changes as server-sent events. A stream pulls when it begins, at each wake-up, and every POLL_SECONDS. A wake-up is
+//! only a hint. The cursor decides which changes are sent, so that none is lost or sent twice.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::wake::Subscription;
 
 #[derive(Deserialize)]
 struct StreamQuery {
-    /// Names of tables, separated by commas; none means all.
+    /// The names of tables, separated by commas. If there are none, the stream has all tables.
     collections: Option<String>,
     since: Option<String>,
 }
@@ -30,12 +30,12 @@ pub async fn stream(State(app): State<Arc<App>>, request: Request) -> Result<Res
     let caller = Caller::from_request_parts(&mut parts, &app).await?;
     let query = Query::<StreamQuery>::try_from_uri(&parts.uri)?;
     let names = query.collections.iter().flat_map(|names| names.split(',')).filter(|name| !name.is_empty());
-    // What a client sends that lost its connection is newer than the address.
+    // A client that connects again sends Last-Event-ID, which is newer than `since` in the URL.
     let cursor = header(&parts, "last-event-id")?.map(str::to_string).or(query.since.clone());
     let (subscription, collections) = (app.wake.subscribe(), names.map(str::to_string).collect());
     let mut reader = Reader { app, caller, collections, cursor, spaces: None, subscription };
 
-    // Before the answer begins, so that an error has its status.
+    // The first pull precedes the answer, so that an error can have its own status.
     let first = reader.pull().await?;
     if first.resync {
         return Ok(json(true, first.body.unwrap_or_default()));
@@ -55,7 +55,7 @@ pub async fn stream(State(app): State<Arc<App>>, request: Request) -> Result<Res
                     }
                     has_more = page.has_more;
                 }
-                // What it would have brought comes with the next pull that succeeds.
+                // The next pull that succeeds returns these changes.
                 Err(error) if error.is_temporary() => {}
                 Err(error) => {
                     yield Ok(Event::default().event("error").data(error.body()));
@@ -78,25 +78,25 @@ pub async fn stream(State(app): State<Arc<App>>, request: Request) -> Result<Res
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// A stream's side of the database.
+/// The state of a stream: what it pulls, and from where.
 struct Reader {
     app: Arc<App>,
     caller: Caller,
     collections: Vec<String>,
     cursor: Option<String>,
-    /// The spaces whose channels it is subscribed to, once that succeeded.
+    /// The spaces whose channels the stream is subscribed to. `None` until a subscription succeeds.
     spaces: Option<Vec<String>>,
     subscription: Subscription,
 }
 
 impl Reader {
-    /// The next page. Memberships may have changed: they are looked up again, and the channels with them.
+    /// Pulls the next page. It looks up the memberships again, because they may have changed, and adapts the channels.
     async fn pull(&mut self) -> Result<Page, Error> {
         let db = &self.app.db;
         let mut spaces = db.spaces(&self.caller).await?;
         spaces.sort();
         if self.spaces.as_ref() != Some(&spaces) {
-            // Without channels the timer is left; the next pull tries again.
+            // If this fails, the stream still pulls by its timer. The next pull tries again to subscribe.
             if let Ok(channels) = db.channels(&self.caller, &spaces).await {
                 self.subscription.set(channels);
                 self.spaces = Some(spaces.clone());

@@ -1,92 +1,60 @@
-//! The one connection that listens for wake-ups, and who is woken by them.
+//! The one connection that listens for wake-ups, and the streams that they wake.
 //!
-//! Streams say which channels they want; the connection follows. Whoever was not listened for meanwhile is woken once
-//! it is: a wake-up that nobody heard is made up for by a pull.
+//! Streams subscribe to channels, and the connection listens to these. While it does not listen to a channel, wake-ups
+//! of that channel are lost. Therefore it wakes the streams of a channel as soon as it listens: they pull what they missed.
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tokio_postgres::{AsyncMessage, Config, Error, NoTls};
+use tokio_postgres::{AsyncMessage, Client, Config, Error, NoTls};
 
 use crate::error::cause;
+
+/// The pause before the first attempt to connect again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Channels, and the streams that are woken by each.
 type Channels = HashMap<String, Vec<Arc<Notify>>>;
 
-/// What streams subscribe to.
+/// The channels that streams subscribe to.
 pub struct Wake {
     channels: Mutex<Channels>,
-    /// The set of channels is another one than before.
+    /// Notified when a subscription changes.
     changed: Notify,
 }
 
 impl Wake {
-    /// Connects, now and whenever the connection is lost, and listens.
+    /// Starts a task that connects and listens, and connects again whenever the connection is lost.
     pub fn start(mut config: Config) -> Arc<Self> {
-        // A connection that died silently is noticed within a minute; the timers of the streams bridge it.
+        // Keepalives detect within a minute that the connection is dead. Until then, streams pull by their timers.
         config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10));
         config.keepalives_retries(3).connect_timeout(Duration::from_secs(10));
         let wake = Arc::new(Self { channels: Mutex::default(), changed: Notify::new() });
-        let listener = wake.clone();
+        let listening = wake.clone();
         tokio::spawn(async move {
-            let mut pause = Duration::from_millis(100);
             loop {
-                let mut listened = false;
-                let outcome = listener.listen(&config, &mut listened).await;
-                if listened {
-                    pause = Duration::from_millis(100);
+                let connect = || Listener::connect(&listening, &config);
+                let connected = connect.retry(pauses()).notify(warn).await;
+                // The number of attempts has no limit, so that this is never an error.
+                let Ok(listener) = connected else { continue };
+                if let Err(error) = listener.follow().await {
+                    warn(&error, FIRST_PAUSE);
                 }
-                if let Err(error) = outcome {
-                    tracing::warn!("not listening for wake-ups, trying again in {pause:?}: {error}{}", cause(&error));
-                }
-                sleep(pause).await;
-                pause = (pause * 2).min(Duration::from_secs(10));
+                sleep(FIRST_PAUSE).await;
             }
         });
         wake
     }
 
-    /// A subscription to no channel yet.
+    /// Returns a subscription to no channel.
     pub fn subscribe(self: &Arc<Self>) -> Subscription {
         Subscription { wake: self.clone(), channels: Vec::new(), woken: Arc::default() }
-    }
-
-    /// One connection, until it ends.
-    async fn listen(self: &Arc<Self>, config: &Config, listened: &mut bool) -> Result<(), Error> {
-        // When the client is dropped, the connection ends, and the task with it.
-        let (client, mut connection) = config.connect(NoTls).await?;
-        let wake = self.clone();
-        let mut incoming = tokio::spawn(async move {
-            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-                if let AsyncMessage::Notification(notification) = message? {
-                    wake.wake(&[notification.channel().to_string()]);
-                }
-            }
-            Ok(())
-        });
-        let mut known: HashSet<String> = HashSet::new();
-        loop {
-            let wanted: HashSet<String> = self.lock().keys().cloned().collect();
-            let new: Vec<String> = wanted.difference(&known).cloned().collect();
-            let old = known.difference(&wanted).map(|channel| format!("UNLISTEN {};", quoted(channel)));
-            let listen = new.iter().map(|channel| format!("LISTEN {};", quoted(channel)));
-            let statements: String = old.chain(listen).collect();
-            if !statements.is_empty() {
-                client.batch_execute(&statements).await?;
-            }
-            *listened = true;
-            // They may have missed something until now.
-            self.wake(&new);
-            known = wanted;
-            tokio::select! {
-                () = self.changed.notified() => {}
-                outcome = &mut incoming => return outcome.unwrap_or(Ok(())),
-            }
-        }
     }
 
     fn wake(&self, channels: &[String]) {
@@ -99,7 +67,72 @@ impl Wake {
     }
 }
 
-/// A stream's channels. They are left when it is dropped.
+/// A connection that listens.
+struct Listener {
+    wake: Arc<Wake>,
+    /// The connection ends when the client is dropped, and the task that reads from it ends with it.
+    client: Client,
+    incoming: JoinHandle<Result<(), Error>>,
+    /// The channels that the connection listens to.
+    known: HashSet<String>,
+}
+
+impl Listener {
+    /// Connects, and listens to the channels that streams want by now.
+    async fn connect(wake: &Arc<Wake>, config: &Config) -> Result<Self, Error> {
+        let (client, mut connection) = config.connect(NoTls).await?;
+        let woken = wake.clone();
+        let incoming = tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                if let AsyncMessage::Notification(notification) = message? {
+                    woken.wake(&[notification.channel().to_string()]);
+                }
+            }
+            Ok(())
+        });
+        let mut listener = Self { wake: wake.clone(), client, incoming, known: HashSet::new() };
+        listener.update().await?;
+        Ok(listener)
+    }
+
+    /// Follows the channels that streams want, until the connection ends.
+    async fn follow(mut self) -> Result<(), Error> {
+        loop {
+            tokio::select! {
+                () = self.wake.changed.notified() => {}
+                outcome = &mut self.incoming => return outcome.unwrap_or(Ok(())),
+            }
+            self.update().await?;
+        }
+    }
+
+    /// Listens to the channels that streams want, and to no others.
+    async fn update(&mut self) -> Result<(), Error> {
+        let wanted: HashSet<String> = self.wake.lock().keys().cloned().collect();
+        let new: Vec<String> = wanted.difference(&self.known).cloned().collect();
+        let old = self.known.difference(&wanted).map(|channel| format!("UNLISTEN {};", quoted(channel)));
+        let listen = new.iter().map(|channel| format!("LISTEN {};", quoted(channel)));
+        let statements: String = old.chain(listen).collect();
+        if !statements.is_empty() {
+            self.client.batch_execute(&statements).await?;
+        }
+        // Streams may have missed a wake-up of a channel before the connection listened to it.
+        self.wake.wake(&new);
+        self.known = wanted;
+        Ok(())
+    }
+}
+
+/// Returns the pauses between attempts to connect.
+fn pauses() -> ExponentialBuilder {
+    ExponentialBuilder::new().with_min_delay(FIRST_PAUSE).with_max_delay(Duration::from_secs(10)).without_max_times()
+}
+
+fn warn(error: &Error, pause: Duration) {
+    tracing::warn!("not listening for wake-ups, trying again in {pause:.1?}: {error}{}", cause(error));
+}
+
+/// The channels of a stream. Dropping it unsubscribes.
 pub struct Subscription {
     wake: Arc<Wake>,
     channels: Vec<String>,
@@ -107,12 +140,12 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for a wake-up; one that came since the last time counts.
+    /// Waits for a wake-up. Returns at once if one came since the last call.
     pub async fn woken(&self) {
         self.woken.notified().await;
     }
 
-    /// Subscribes to these channels instead of those before.
+    /// Replaces the channels that the stream is subscribed to.
     pub fn set(&mut self, channels: Vec<String>) {
         let mut all = self.wake.lock();
         for channel in &channels {
@@ -120,7 +153,7 @@ impl Subscription {
         }
         for channel in std::mem::replace(&mut self.channels, channels) {
             if let Some(streams) = all.get_mut(&channel) {
-                // One entry: the channel may be among the new ones too.
+                // Remove one entry only: the channel may be among the new ones too.
                 let own = streams.iter().position(|stream| Arc::ptr_eq(stream, &self.woken));
                 own.map(|own| streams.swap_remove(own));
                 if streams.is_empty() {
@@ -139,7 +172,7 @@ impl Drop for Subscription {
     }
 }
 
-/// A channel as an identifier.
+/// Quotes a channel as an SQL identifier.
 fn quoted(channel: &str) -> String {
     format!("\"{}\"", channel.replace('"', "\"\""))
 }
