@@ -6,7 +6,7 @@ CREATE FUNCTION mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}'
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_with_scope';
 COMMENT ON FUNCTION mana_sync.with_scope(text, text[]) IS
     'Sets the scope of the current transaction: the user who is asking, and the spaces of that user. Replaces an '
-    'earlier scope. A NULL user_id keeps the user; NULL for space_ids keeps the spaces if the user stays the same.';
+    'earlier scope. A NULL user_id keeps the user; A NULL space_ids keeps the spaces of the same user; another user then has none.';
 
 CREATE FUNCTION mana_sync.record_change(
     app_id           text,

@@ -88,7 +88,7 @@ COMMENT ON TABLE mana_sync.purges IS
     'Purges of deletes, one row for each. A cursor carries the mark of the latest purge.';
 COMMENT ON COLUMN mana_sync.purges.number IS 'Number of the purge; the first is 1.';
 COMMENT ON COLUMN mana_sync.purges.mark IS
-    'Random identifier of the purge. It is also unique among servers that were copied from one another.';
+    'Random identifier of the purge. Copies of one server that purge separately get different marks.';
 COMMENT ON COLUMN mana_sync.purges.purged_until IS
     'Latest created_at among the deletes that this purge and earlier ones removed.';
 COMMENT ON COLUMN mana_sync.purges.purged_from IS

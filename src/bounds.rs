@@ -54,7 +54,7 @@ pub fn fault_of_space(space: &[u8]) -> Option<String> {
     }
 }
 
-/// The end of a sentence about an id that is too long.
+/// The end of an error message about an id that is too long: `must have at most … bytes`.
 pub fn too_long() -> String {
     format!("must have at most {MOST_KEY_BYTES} bytes")
 }

@@ -2,12 +2,11 @@
 //!
 //! Application roles have no privilege on the table of epochs, which holds the secrets of cursors.
 
-use crate::call::Call;
 use crate::error::Error;
 use crate::pg::datum::{Datum, types::*};
 use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::snapshot::{self, Kind};
-use crate::pg::spi::{Spi, Statement, statement};
+use crate::pg::spi::{self, Spi, Statement, statement};
 use crate::pg::{heap, server};
 use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server, WriteEpoch};
 use mana_sync_cursor::hash::{self, Secret};
@@ -62,7 +61,7 @@ fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
             }
             Ok(Some(int4(number)))
         }
-        WriteEpoch::ToOpen(_) => Call::PLAIN.run(|spi| {
+        WriteEpoch::ToOpen(_) => spi::connect(|spi| {
             let number = spi.select(&OPEN, &[]).first().and_then(|row| row.int4(1));
             Ok(Some(Datum::from(number.ok_or(Error::Installation("open_epoch returned nothing"))?)))
         }),
@@ -76,7 +75,7 @@ fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     let (known, _) = read_epochs()?;
     let epoch = known.write_epoch();
     if let WriteEpoch::ToOpen(number) = epoch {
-        Call::PLAIN.run(|spi| insert(spi, &known, number, &server_run()))?;
+        spi::connect(|spi| insert(spi, &known, number, &server_run()))?;
     }
     Ok(Some(int4(epoch.number())))
 }
@@ -87,7 +86,7 @@ fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 /// earlier one: a data directory that was put back from a copy. No cursor from before covers anything that is written from now on.
 /// Runs as the owner of the extension.
 fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
-    Call::PLAIN.run(|spi| {
+    spi::connect(|spi| {
         // A transaction that writes later waits for this lock. Then it processes the invalidation below and looks the epoch up again.
         spi.command(&LOCK);
         let (known, _) = read_epochs()?;

@@ -1,7 +1,6 @@
 //! Every setting of the extension.
 
-use crate::call::Call;
-use crate::pg::spi::{Statement, statement};
+use crate::pg::spi::{self, Statement, statement};
 use crate::pg::{guc, server};
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::cell::Cell;
@@ -38,7 +37,7 @@ enum Placeholder {
 /// that case the rule is taken to be on. (With the library in `shared_preload_libraries`, PostgreSQL refuses such a connection.)
 pub fn strict_spaces() -> bool {
     if let Placeholder::Unchecked = PLACEHOLDER.get() {
-        let Ok(is_default) = Call::PLAIN.run(|spi| Ok::<_, Infallible>(spi.read(&IS_DEFAULT, &[]).first().is_some()));
+        let Ok(is_default) = spi::connect(|spi| Ok::<_, Infallible>(spi.read(&IS_DEFAULT, &[]).first().is_some()));
         PLACEHOLDER.set(if is_default { Placeholder::Refused } else { Placeholder::None });
     }
     STRICT_SPACES.get() || matches!(PLACEHOLDER.get(), Placeholder::Refused)

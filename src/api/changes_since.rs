@@ -63,7 +63,7 @@ struct ResultRows<'a, 's> {
     last: Option<ResultRow<'s>>,
 }
 
-/// A row of the result without the cursor.
+/// A row of the result: every column except `cursor`.
 enum ResultRow<'s> {
     /// The row as it was read.
     Stored(Row<'s>),

@@ -1,7 +1,7 @@
 //! `mana_sync.export_rows`: everything that a user wrote, in the order of the log.
 //!
-//! The index has a user's rows app by app, each in the order of the log. The apps are merged, with a portion of each in memory. All
-//! portions are read with the snapshot of the query that calls, each in the scope of the user.
+//! `sync_changes_own_idx` has a user's rows by app, and in the order of the log within an app. So the apps are merged, with a portion of
+//! each in memory. Each portion is read in the scope of the user, with the snapshot of the query that calls.
 
 use crate::call::Call;
 use crate::error::Error;

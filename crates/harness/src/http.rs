@@ -80,7 +80,7 @@ impl Http {
         fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
     }
 
-    /// A device of a user that has not synced yet.
+    /// A new device of a user. The device has not synced yet.
     pub fn device(&self, user: &str, client: &str) -> HttpDevice {
         HttpDevice {
             url: self.url.clone(),
@@ -141,7 +141,7 @@ pub struct HttpDevice {
     pub url: String,
     /// Its bearer token.
     pub token: String,
-    /// Its client id.
+    /// The client id of the device.
     pub client: String,
     /// Where to go on.
     pub cursor: String,
