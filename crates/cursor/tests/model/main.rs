@@ -26,7 +26,7 @@ fn history(timeline: u32, at: u64) -> History {
     History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)) }
 }
 
-/// A failure of a step.
+/// The message of a step that failed.
 fn wrong(expected: impl fmt::Display, found: impl fmt::Display) -> String {
     format!("  expected: {expected}\n  found:    {found}")
 }
