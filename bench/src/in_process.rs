@@ -1,5 +1,5 @@
-//! `make bench-in-process`: runs the benchmarks of the extension's Rust code (`src/benches.rs`), each in a backend of
-//! its own.
+//! `make bench-in-process`: runs the benchmarks of the Rust code that needs a backend (`src/benches.rs`), each in a
+//! backend of its own. `cargo bench` runs those of the crates.
 //!
 //! They are pgrx benchmarks. The server calls the same functions of them that `cargo pgrx bench` calls. That command
 //! would start the server itself, which cannot run as another user than the caller, and not at all if the caller is

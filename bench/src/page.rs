@@ -35,6 +35,7 @@ fn page(report: &Report) -> Result<String> {
          replaces, with its own statements, round trips, indexes and row security. \"Bare\" is plain PostgreSQL, as the owner, \
          without row security.\n\n`make bench-in-process` measures the Rust code without queries, in a backend \
          ([benches.rs](../src/benches.rs)). It compares a change with the code before it, and is not part of this page. \
+         Nor is `cargo bench -p mana_sync_cursor -p mana_sync_merge`, which measures the code that needs no backend. \
          [Where the time goes](benchmarks/profile.md) counts instructions.\n\n",
     );
     page += &about(report);

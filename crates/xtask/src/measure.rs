@@ -10,7 +10,7 @@ use crate::postgres::PrivateCopy;
 use crate::project::{Project, run_logged, say};
 
 /// Measures what the arguments name, or everything, with a release build on private servers. `pages` writes the tables
-/// from the results of the last run. `in-process` measures the hot Rust code in a backend (src/benches.rs).
+/// from the results of the last run. `in-process` measures the hot Rust code that needs a backend (src/benches.rs).
 pub fn run(project: &Project, server: &PrivateCopy, arguments: &[String]) -> Result<()> {
     let mut bin = server.bin.clone();
     match arguments.first().map(String::as_str) {

@@ -1,6 +1,7 @@
 //! Devices: readers with a cursor and what they were given.
 
 use crate::server::{Node, Row, Table};
+use crate::wrong;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::Coverage;
 use mana_sync_cursor::id::{Lsn, TransactionId};
@@ -31,13 +32,16 @@ pub struct Device {
     pub user: usize,
     pub spaces: BTreeSet<usize>,
     pub cursor: Option<String>,
+    /// The rows that it was given, and how often.
     pub delivered: BTreeMap<u32, u32>,
+    /// The rows of its last pull or page.
+    pub received: BTreeMap<u32, u32>,
     /// Spaces it has joined after it had begun: their rows may come again.
     pub rejoined: BTreeSet<usize>,
     /// Deletes and what they deleted, that some server has purged: a reader from there does not have them, and one that
     /// has lost the purge in a failover does.
     pub excused: BTreeSet<u32>,
-    /// Its own open transaction on the first primary.
+    /// The open transaction on the primary in which it writes and reads.
     pub writes_in: Option<u64>,
     /// Room that its cursors have for open transactions, where it is not what the extension gives.
     pub room: Option<usize>,
@@ -46,8 +50,28 @@ pub struct Device {
 }
 
 impl Device {
-    /// One page; true if it was filled.
-    pub fn page(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> bool {
+    pub fn new(user: usize, spaces: BTreeSet<usize>) -> Device {
+        Device {
+            user,
+            spaces,
+            cursor: None,
+            delivered: BTreeMap::new(),
+            received: BTreeMap::new(),
+            rejoined: BTreeSet::new(),
+            excused: BTreeSet::new(),
+            writes_in: None,
+            room: None,
+            ends_pages_early: false,
+        }
+    }
+
+    /// One page. The result says whether there is more.
+    pub fn page(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<bool, String> {
+        self.received.clear();
+        self.next_page(node, length, in_recovery, page_size)
+    }
+
+    fn next_page(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<bool, String> {
         let own = self.writes_in.filter(|_| !in_recovery);
         let state = node.state(length, in_recovery, own);
         let (xmax, open) = state.snapshot.clone();
@@ -101,40 +125,50 @@ impl Device {
         let (page, rows) = match page {
             Ok(page) => (page, rows.rows),
             Err(Error::Resync(Resync::Purged)) => {
-                assert!(self.cursor.is_some(), "from the beginning");
+                if self.cursor.is_none() {
+                    return Err(wrong("rows, as the device has no cursor", "an error: the cursor is purged"));
+                }
                 self.cursor = None;
                 self.delivered.clear();
-                return true;
+                return Ok(true);
             }
-            Err(error) => panic!("{error:?}"),
+            Err(error) => return Err(wrong("a page", format!("{error:?}"))),
         };
-        assert!(rows.len() <= page_size);
-        assert!(!page.more || rows.len() == page_size.min(room));
+        let room = page_size.min(room);
+        if rows.len() > page_size || (page.more && rows.len() != room) {
+            let expected =
+                if page.more { format!("a page of {room} rows") } else { format!("at most {page_size} rows") };
+            return Err(wrong(expected, format!("{} rows", rows.len())));
+        }
         assert!(rows.windows(2).all(|pair| pair[0].at < pair[1].at) || rows.len() > 1, "order");
         match page.next {
             NextCursor::Issue(cursor) => self.cursor = Some(cursor.to_text()),
-            NextCursor::Unchanged => assert!(rows.is_empty()),
-            NextCursor::NotWanted => panic!("a cursor was wanted"),
+            NextCursor::Unchanged if rows.is_empty() => {}
+            NextCursor::Unchanged => return Err(wrong("a new cursor with the rows", "the cursor unchanged")),
+            NextCursor::NotWanted => return Err(wrong("a cursor", "no cursor")),
         }
         for row in rows {
             *self.delivered.entry(row.id).or_default() += 1;
+            *self.received.entry(row.id).or_default() += 1;
         }
-        page.more
+        Ok(page.more)
     }
 
-    pub fn pull(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) {
+    /// Pages until the device is at rest.
+    pub fn pull(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<(), String> {
+        self.received.clear();
         // Each page has rows that the one before had not, or begins a walk.
-        for _ in 0..10 + 5 * length {
-            if !self.page(node, length, in_recovery, page_size) {
-                return;
+        let pages = 10 + 5 * length;
+        for _ in 0..pages {
+            if !self.next_page(node, length, in_recovery, page_size)? {
+                return Ok(());
             }
         }
-        panic!("a pull does not end: {self:?}");
+        Err(wrong(format!("a pull of at most {pages} pages"), "a pull that does not end"))
     }
 
-    /// A pull from a server that shows all there is: nothing may wait.
-    pub fn pull_all(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) {
-        self.pull(node, length, in_recovery, page_size);
+    /// The rows that the device still lacks after it has pulled from a server that shows all there is. There must be none.
+    pub fn missing(&self, node: &Node, length: usize, in_recovery: bool) -> Vec<u32> {
         let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
         // A space that was joined waits where the cursor has seen rows that this server does not show: of
         // the reader's transaction that is prepared now.
@@ -146,23 +180,20 @@ impl Device {
         let named =
             cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
-            return;
+            return Vec::new();
         }
         // So does a walk whose target has such rows.
         if cursor.and_then(|cursor| cursor.walk).is_some_and(|walk| elsewhere(&walk.target)) {
-            return;
+            return Vec::new();
         }
-        for row in &state.rows {
+        let missing = state.rows.iter().filter(|row| {
             let shared = row
                 .space
                 .is_some_and(|space| self.spaces.contains(&space) && !(ahead && self.rejoined.contains(&space)));
-            assert!(
-                self.delivered.contains_key(&row.id)
-                    || self.excused.contains(&row.id)
-                    || (row.user != self.user && !shared),
-                "{row:?} waits for {:?}: {self:?}",
-                state.snapshot
-            );
-        }
+            !self.delivered.contains_key(&row.id)
+                && !self.excused.contains(&row.id)
+                && (row.user == self.user || shared)
+        });
+        missing.map(|row| row.id).collect()
     }
 }

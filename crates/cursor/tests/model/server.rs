@@ -132,18 +132,27 @@ impl Node {
         xact
     }
 
-    pub fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32) {
+    /// Gives a transaction an id for a subtransaction.
+    pub fn savepoint(&mut self, xact: u64) {
+        self.events.push(Event::Sub(xact, self.next_xact));
+        self.next_xact += 1;
+    }
+
+    pub fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32, deletes: Option<u32>) {
         let epoch = self.epoch(xact);
         let at = Position::new(epoch.0, xact, i64::from(id) + 1);
-        // Every other row deletes the one before it of the same user and space, if that is there.
-        let state = self.state(self.events.len(), false, Some(xact));
-        let before = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
-        let deletes = before.map(|row| row.id).max().filter(|_| id % 2 == 1);
         self.events.push(Event::Row(Row { at, id, user, space, deletes }));
     }
 
-    /// Purges some of the deletes that are there.
-    pub fn purge(&mut self, xact: u64, mut choose: impl FnMut() -> bool) -> Vec<Row> {
+    /// The last row of a user and space that a transaction sees, among those that are no deletes.
+    pub fn last_written(&self, xact: u64, user: usize, space: Option<usize>) -> Option<u32> {
+        let state = self.state(self.events.len(), false, Some(xact));
+        let written = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
+        written.map(|row| row.id).max()
+    }
+
+    /// The deletes that a purge may remove.
+    pub fn purgeable(&self) -> Vec<Row> {
         let state = self.now();
         // A row that another transaction is removing is locked.
         let locked = |row: &Row| {
@@ -157,15 +166,18 @@ impl Node {
                 _ => false,
             })
         };
-        let deletes = state.rows.iter().filter(|row| row.deletes.is_some() && !locked(row) && choose());
-        let deletes: Vec<Row> = deletes.map(|row| (*row).clone()).collect();
-        // One purge at a time.
-        let purges = self.events.iter().filter_map(|e| if let Event::Purge(by, ..) = e { Some(by) } else { None });
-        if deletes.is_empty() || !purges.into_iter().all(|by| state.ended.contains_key(by)) {
-            return Vec::new();
-        }
-        self.events.push(Event::Purge(xact, deletes.clone(), self.run << 32 | xact));
-        deletes
+        let deletes = state.rows.iter().filter(|row| row.deletes.is_some() && !locked(row));
+        deletes.map(|row| (*row).clone()).collect()
+    }
+
+    /// Whether a purge is in progress: there is one at a time.
+    pub fn is_purging(&self) -> bool {
+        let ended = self.now().ended;
+        self.events.iter().any(|e| matches!(e, Event::Purge(by, ..) if !ended.contains_key(by)))
+    }
+
+    pub fn purge(&mut self, xact: u64, deletes: Vec<Row>) {
+        self.events.push(Event::Purge(xact, deletes, self.run << 32 | xact));
     }
 
     /// The epoch that a transaction writes in; it is there then.

@@ -1,0 +1,307 @@
+//! Random schedules: steps that are chosen by small numbers, and played as they are chosen.
+
+use crate::device::Device;
+use crate::scenario::Scenario;
+use crate::server::Row;
+use crate::step::{End, Server, Step};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+const USERS: usize = 3;
+const SPACES: usize = 3;
+
+/// What may happen in a schedule.
+#[derive(Clone, Copy)]
+pub struct World {
+    /// Cursors have room for few open transactions, or none.
+    pub cut: bool,
+    pub spaces_change: bool,
+    pub forks: bool,
+    pub crashes: bool,
+    pub purges: bool,
+}
+
+/// Small numbers, as many as are asked for.
+struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>, usize);
+
+impl Choices<'_> {
+    fn below(&mut self, bound: usize) -> usize {
+        self.1 += 1;
+        (*self.0.next().expect("a cycle") as usize + self.1 / 251) % bound
+    }
+}
+
+struct Schedule<'a> {
+    choose: Choices<'a>,
+    scenario: Scenario,
+    /// The steps so far, one a line.
+    text: String,
+    /// Print each step when it was played, with what it did, in comments.
+    trace: bool,
+    /// The names of the transactions that have an id on the primary.
+    transactions: BTreeMap<u64, String>,
+    begun: usize,
+    written: u32,
+}
+
+/// Plays the schedule that the choices make. The steps are the result; the error has the steps as a scenario file, with
+/// what was expected and found in comments.
+pub fn run(world: World, choices: &[u8]) -> Result<String, String> {
+    let mut schedule = Schedule {
+        choose: Choices(choices.iter().cycle(), 0),
+        scenario: Scenario::new(),
+        text: String::new(),
+        trace: std::env::var_os("MANA_SYNC_MODEL_TRACE").is_some(),
+        transactions: BTreeMap::new(),
+        begun: 0,
+        written: 0,
+    };
+    match schedule.run(world, choices.len()) {
+        Ok(()) => Ok(schedule.text),
+        Err(error) => Err(format!("\n{}\n# {}", schedule.text, error.replace('\n', "\n# "))),
+    }
+}
+
+fn device_name(device: usize) -> String {
+    format!("d{device}")
+}
+
+fn user_name(user: usize) -> String {
+    format!("u{user}")
+}
+
+fn space_name(space: usize) -> String {
+    format!("s{space}")
+}
+
+fn row_name(row: u32) -> String {
+    format!("r{row}")
+}
+
+impl Schedule<'_> {
+    fn play(&mut self, step: Step) -> Result<(), String> {
+        writeln!(self.text, "{step}").expect("a String takes it");
+        let events = self.scenario.primary.events.len();
+        let outcome = self.scenario.play(&step);
+        if self.trace {
+            let Scenario { primary, standby, devices, .. } = &self.scenario;
+            let (timeline, new) = (primary.history.timeline.0, primary.events.get(events..));
+            eprintln!("{step}\n# timeline {timeline}, standby at {standby}, new {new:?}");
+            devices.iter().for_each(|(name, device)| eprintln!("#     {name} {device:?}"));
+        }
+        outcome
+    }
+
+    fn run(&mut self, world: World, actions: usize) -> Result<(), String> {
+        self.devices(world)?;
+        for _ in 0..actions {
+            self.act(world)?;
+        }
+        self.end(world)
+    }
+
+    fn devices(&mut self, world: World) -> Result<(), String> {
+        for i in 0..USERS + 2 {
+            let device = device_name(i);
+            let spaces = (0..SPACES).filter(|_| self.choose.below(2) == 1).map(space_name).collect();
+            self.play(Step::Device { device: device.clone(), user: user_name(i % USERS), spaces })?;
+            if world.cut {
+                let transactions = self.choose.below(20);
+                self.play(Step::Room { device: device.clone(), transactions })?;
+            }
+            self.play(Step::ShortPages { device })?;
+        }
+        Ok(())
+    }
+
+    /// One action, which may be several steps, or none if there is nothing to act on.
+    fn act(&mut self, world: World) -> Result<(), String> {
+        match self.choose.below(16) {
+            0 | 1 => {
+                let transaction = self.begin()?;
+                if self.choose.below(4) == 0 {
+                    self.play(Step::Savepoint { transaction })?;
+                }
+            }
+            2..=4 => {
+                if let Some(xact) = self.one_of(self.scenario.primary.live()) {
+                    let user = self.choose.below(USERS);
+                    self.write(xact, user, Server::Primary)?;
+                }
+            }
+            5 | 6 => {
+                if let Some(xact) = self.one_of(self.scenario.primary.live()) {
+                    let end = match self.choose.below(5) {
+                        0 => End::Prepare,
+                        _ => self.commit_unless_zero_of(3),
+                    };
+                    self.end_transaction(xact, end, Server::Primary)?;
+                }
+            }
+            7 => {
+                if let Some(xact) = self.one_of(self.scenario.primary.prepared()) {
+                    let end = self.commit_unless_zero_of(3);
+                    self.end_transaction(xact, end, Server::Primary)?;
+                    // How a prepared transaction ended is not among what a failover loses: a reader
+                    // that has seen the end, and meets the transaction again prepared on a promoted
+                    // standby, takes its rows for seen. See docs/reference/limits.md.
+                    if world.forks {
+                        self.play(Step::Replay { events: None })?;
+                    }
+                }
+            }
+            8 | 9 => {
+                let device = self.device();
+                let page_size = 1 + self.choose.below(4);
+                match self.choose.below(3) {
+                    0 => self.play(Step::Page { device, page_size })?,
+                    _ => self.pull(device, Server::Primary, page_size)?,
+                }
+            }
+            10 => {
+                // Not in a transaction of its own: a cursor from there is the client's after the commit.
+                let device = self.device();
+                if self.scenario.devices[&device].writes_in.is_none() {
+                    let page_size = 1 + self.choose.below(4);
+                    self.pull(device, Server::Standby, page_size)?;
+                }
+            }
+            11 => {
+                let events = match self.choose.below(4) {
+                    0 => None,
+                    _ => Some(1 + self.choose.below(12)),
+                };
+                self.play(Step::Replay { events })?;
+            }
+            12 if world.spaces_change => {
+                let device = self.device();
+                let space = space_name(self.choose.below(SPACES));
+                let step = match self.scenario.is_in(&device, &space) {
+                    true => Step::Leave { device, space },
+                    false => Step::Join { device, space },
+                };
+                self.play(step)?;
+            }
+            13 => {
+                // A device begins, or goes on in, a transaction of its own in which it also pulls.
+                let device = self.device();
+                let Device { user, writes_in, .. } = self.scenario.devices[&device];
+                let xact = match writes_in {
+                    Some(xact) => xact,
+                    None => {
+                        let xact = self.scenario.primary.next_xact;
+                        let transaction = self.begin()?;
+                        self.play(Step::Enter { device: device.clone(), transaction })?;
+                        xact
+                    }
+                };
+                self.write(xact, user, Server::Primary)?;
+                let page_size = 1 + self.choose.below(3);
+                self.pull(device, Server::Primary, page_size)?;
+            }
+            14 if world.crashes => self.play(Step::Crash)?,
+            15 if world.forks => {
+                // The standby is promoted; the primary dies, or goes on by itself and is still read.
+                self.play(Step::Failover)?;
+                if self.choose.below(2) == 0 {
+                    let on = Server::OldPrimary(Some(self.scenario.old_primaries.len()));
+                    for xact in self.scenario.old_primaries.last().expect("the old primary").live() {
+                        let user = self.choose.below(USERS);
+                        self.write(xact, user, on)?;
+                        self.end_transaction(xact, End::Commit, on)?;
+                    }
+                } else {
+                    self.play(Step::LoseOldPrimary)?;
+                }
+            }
+            // Where spaces do not change.
+            12 if world.purges => {
+                let xact = self.scenario.primary.next_xact;
+                let transaction = self.begin()?;
+                let mut deletes = self.scenario.primary.purgeable();
+                deletes.retain(|_| self.choose.below(3) == 0);
+                if !deletes.is_empty() && !self.scenario.primary.is_purging() {
+                    let deletes = deletes.iter().map(|row: &Row| row_name(row.id)).collect();
+                    self.play(Step::Purge { transaction, deletes })?;
+                }
+                if self.choose.below(3) != 0 {
+                    let end = self.commit_unless_zero_of(5);
+                    self.end_transaction(xact, end, Server::Primary)?;
+                }
+            }
+            _ if !self.scenario.old_primaries.is_empty() => {
+                let number = 1 + self.choose.below(self.scenario.old_primaries.len());
+                let device = self.device();
+                let page_size = 1 + self.choose.below(4);
+                self.pull(device, Server::OldPrimary(Some(number)), page_size)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Everything commits, each device pulls until it is at rest, and then it must be complete.
+    fn end(&mut self, world: World) -> Result<(), String> {
+        let primary = &self.scenario.primary;
+        for xact in primary.live().into_iter().chain(primary.prepared()) {
+            self.end_transaction(xact, End::Commit, Server::Primary)?;
+        }
+        for device in 0..USERS + 2 {
+            let device = device_name(device);
+            let page_size = 1 + self.choose.below(5);
+            self.pull(device.clone(), Server::Primary, page_size)?;
+            self.play(Step::IsComplete { device: device.clone() })?;
+            // At rest, an empty pull stays at rest.
+            if !world.cut {
+                self.pull(device.clone(), Server::Primary, 3)?;
+                self.play(Step::Gets { device, rows: Vec::new() })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn one_of(&mut self, xacts: Vec<u64>) -> Option<u64> {
+        (!xacts.is_empty()).then(|| xacts[self.choose.below(xacts.len())])
+    }
+
+    fn device(&mut self) -> String {
+        device_name(self.choose.below(USERS + 2))
+    }
+
+    fn commit_unless_zero_of(&mut self, bound: usize) -> End {
+        if self.choose.below(bound) != 0 { End::Commit } else { End::Rollback }
+    }
+
+    fn begin(&mut self) -> Result<String, String> {
+        self.begun += 1;
+        let transaction = format!("t{}", self.begun);
+        self.transactions.insert(self.scenario.primary.next_xact, transaction.clone());
+        self.play(Step::Begin { transaction: transaction.clone() })?;
+        Ok(transaction)
+    }
+
+    /// Writes a row, or deletes the last one of the same user and space: every other row is a delete if it can be one.
+    fn write(&mut self, xact: u64, user: usize, on: Server) -> Result<(), String> {
+        let space = Some(self.choose.below(SPACES + 1)).filter(|space| *space < SPACES).map(space_name);
+        let (transaction, user, id) = (self.transactions[&xact].clone(), user_name(user), self.written);
+        self.written += 1;
+        let deleted = match id % 2 {
+            0 => None,
+            _ => self.scenario.last_written(on, xact, &user, space.as_deref())?,
+        };
+        let row = row_name(id);
+        self.play(match deleted {
+            None => Step::Write { transaction, row, user, space, on },
+            Some(deleted) => Step::Delete { transaction, row, deleted: row_name(deleted), on },
+        })
+    }
+
+    fn end_transaction(&mut self, xact: u64, end: End, on: Server) -> Result<(), String> {
+        let transaction = self.transactions[&xact].clone();
+        self.play(Step::End { transaction, end, on })
+    }
+
+    fn pull(&mut self, device: String, from: Server, page_size: usize) -> Result<(), String> {
+        self.play(Step::Pull { device, from, page_size: Some(page_size) })
+    }
+}
