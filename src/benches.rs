@@ -15,7 +15,7 @@ mod benches {
     use crate::wire::changeset::Changeset;
     use crate::wire::response::Response;
     use mana_sync_cursor::Position;
-    use mana_sync_cursor::page::{NextCursor, Request, Start};
+    use mana_sync_cursor::page::{NextCursor, Request, Rows, Start};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::prelude::*;
