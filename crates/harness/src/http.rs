@@ -43,7 +43,7 @@ pub fn program() -> PathBuf {
     PROGRAM.get_or_init(build).clone()
 }
 
-/// A server that runs.
+/// A running HTTP front end (`examples/http`).
 pub struct Http {
     process: Option<Beside>,
     /// Its address, without the slash at the end.

@@ -38,8 +38,8 @@ pub struct Device {
     pub received: BTreeMap<u32, u32>,
     /// Spaces it has joined after it had begun: their rows may come again.
     pub rejoined: BTreeSet<usize>,
-    /// Deletes and what they deleted, that some server has purged: a reader from there does not have them, and one that
-    /// has lost the purge in a failover does.
+    /// Deletes that some server has purged, with the changes that they deleted. A reader of that server does not get them. A reader of
+    /// a server that lost the purge in a failover does.
     pub excused: BTreeSet<u32>,
     /// The open transaction on the primary in which it writes and reads.
     pub writes_in: Option<u64>,
