@@ -60,7 +60,8 @@ pub fn too_long() -> String {
 }
 
 /// A value that is sent has at most this many bytes, as text and as it is stored. A server can send 1 GB, and store 255 MB in an
-/// object. Larger is only a value that a superuser inserted, or a record that was merged from many changes.
+/// object. Only a value that a superuser inserted, or a record that was merged from
+/// many changes, can be larger.
 pub const MOST_SENT: usize = 200 << 20;
 
 /// Whether values are too large to be sent, with each number in full.

@@ -37,7 +37,7 @@ pub fn pull(count: usize) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// Which rows are read, their number, and the number of rows per page.
+/// A set of rows to read: which rows, how many, and how many a page.
 struct Source {
     user: String,
     spaces: Vec<String>,

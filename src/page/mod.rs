@@ -107,13 +107,13 @@ pub trait TakeRows {
     const NEEDS_SIZE: bool;
 }
 
-/// Where a page leaves out the rows of a client.
+/// The rows of a client that a page leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFilter {
-    /// In all rows, whoever's client it is.
+    /// The page leaves out all rows with the client's id, whoever wrote them.
     Everywhere,
-    /// In the user's own rows, where the device must still have what it wrote: not in a walk from the beginning of the log, and not in
-    /// a space that a walk newly covers.
+    /// The page leaves out the user's own rows with the client's id, because the device has them. It has them not in a walk from the
+    /// beginning of the log and in a space that a walk newly covers: these bring all rows.
     Echo,
 }
 

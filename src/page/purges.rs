@@ -1,4 +1,4 @@
-//! What the log remembers of purges, as the active snapshot sees it. Application roles have no privilege on its tables.
+//! Reads what the log remembers of purges, as the active snapshot sees it. Application roles have no privilege on these tables.
 
 use crate::error::Error;
 use crate::pg::fmgr::raise;

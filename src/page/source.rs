@@ -118,9 +118,9 @@ impl<'s, 'r> LogSource<'s, 'r> {
 
     /// The snapshot of the call for the cursor, with what the reader's own transaction has written so far.
     ///
-    /// Only what the query sees counts: a row of the same command is not there yet, though its `seq` may be given out. What the cursor
-    /// names counts too: those rows may be gone, by ROLLBACK TO SAVEPOINT, and what the transaction writes from now on has greater
-    /// numbers.
+    /// Two things count as covered: what the query sees, and what the cursor names. A row of the same command is not visible yet, though
+    /// its `seq` may be given out. A row that the cursor names may be gone, by ROLLBACK TO SAVEPOINT; later rows of the transaction have
+    /// greater numbers.
     pub fn snapshot(&self, server: &Server, active: &ActiveSnapshot, start: &Start) -> Snapshot {
         let own = active.own.map(|own| (own, self.own_seq(server, own, start)));
         Snapshot::new(active.xmax, active.open.clone(), own.into_iter().collect())

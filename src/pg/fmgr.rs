@@ -10,7 +10,6 @@ use super::jsonb::Jsonb;
 use super::memory::Memory;
 use crate::error::Error;
 use pgrx::pg_sys;
-use std::marker::PhantomData;
 
 /// What an SQL function returns; `None` is NULL.
 pub type Answer<'a> = Result<Option<Datum<'a>>, Error>;
@@ -288,7 +287,7 @@ impl<'a> Args<'a> {
         let memory = self.aggregate_memory()?;
         let tagged = match self.tagged::<T>(0) {
             Some(tagged) => tagged,
-            None => memory.keep(Tagged { tag: T::TAG, state: new(memory) }).as_ptr(),
+            None => keep_tagged(new(memory), memory),
         };
         // SAFETY: the first state of these functions is theirs to change (AggCheckCallContext in nodeAgg.c); both arguments of a
         // combine function are never the same state.
@@ -306,9 +305,12 @@ impl<'a> Args<'a> {
 
 /// Moves a new state into the memory of its aggregate. It is not dropped.
 pub fn keep_state<T: AggregateState>(state: T, memory: Memory<'_>) -> Datum<'_> {
-    let place = memory.keep(Tagged { tag: T::TAG, state });
     // SAFETY: the block exists as long as the memory.
-    unsafe { Datum::from_raw(pg_sys::Datum::from(place.as_ptr())) }
+    unsafe { Datum::from_raw(pg_sys::Datum::from(keep_tagged(state, memory))) }
+}
+
+fn keep_tagged<T: AggregateState>(state: T, memory: Memory<'_>) -> *mut Tagged<T> {
+    memory.keep(Tagged { tag: T::TAG, state }).as_ptr()
 }
 
 /// The state of an aggregate as a `bytea` that a parallel worker or a spilled hash table has handed over.
@@ -332,10 +334,7 @@ impl<'a> SerializedState<'a> {
 // ---- triggers -------------------------------------------------------------------------------------------
 
 /// The row that a trigger is fired for, before it is inserted.
-pub struct TriggerRow<'a> {
-    row: Row<'a>,
-    lives: PhantomData<&'a ()>,
-}
+pub struct TriggerRow<'a>(Row<'a>);
 
 impl<'a> TriggerRow<'a> {
     /// The row of a BEFORE INSERT trigger of `mana_sync.$table`.
@@ -361,18 +360,18 @@ impl<'a> TriggerRow<'a> {
             }
             let descriptor = Descriptor::from_raw((*(*trigger).tg_relation).rd_att);
             let row = Row::from_raw((*trigger).tg_trigtuple, descriptor, args.memory);
-            Some(TriggerRow { row, lives: PhantomData })
+            Some(TriggerRow(row))
         }
     }
 
     /// The row.
     pub fn row(&self) -> &Row<'a> {
-        &self.row
+        &self.0
     }
 
     /// What the trigger function returns to have the row inserted as it is.
     pub fn unchanged(&self) -> Datum<'a> {
         // SAFETY: the tuple is the trigger's own.
-        unsafe { Datum::from_raw(pg_sys::Datum::from(self.row.tuple())) }
+        unsafe { Datum::from_raw(pg_sys::Datum::from(self.0.tuple())) }
     }
 }

@@ -5,7 +5,7 @@ use mana_sync_cursor::id::{Lsn, TransactionId};
 use mana_sync_cursor::postgres::widen;
 use pgrx::pg_sys;
 
-/// Which snapshot [`with`] makes the active one.
+/// The snapshots that [`with`] can make the active one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The transaction's: a fresh one in READ COMMITTED, the first one in the stricter isolation levels. It sees what earlier

@@ -26,9 +26,9 @@ pub enum SubEvent {
 
 /// What [`register`] calls.
 pub trait TransactionCallbacks {
-    /// At each [`Event`] of a transaction.
+    /// Is called at each [`Event`] of a transaction.
     fn at_end(event: Event);
-    /// At the end of a subtransaction of this nesting level (see [`nesting_level`]).
+    /// Is called at the end of a subtransaction, with its nesting level (see [`nesting_level`]).
     fn at_subtransaction_end(event: SubEvent, level: i32);
 }
 

@@ -1,4 +1,4 @@
-//! Which users and spaces a transaction touches.
+//! Notes the users and spaces that a transaction touches.
 
 use super::feed;
 use crate::error::{Error, MOST_KEY_BYTES};

@@ -41,7 +41,7 @@ pub struct Change<'a> {
     pub data: Option<Jsonb<'a>>,
     /// When each field of an update was written, or the whole insert.
     pub field_timestamps: Option<Jsonb<'a>>,
-    /// At least 1.
+    /// The version of the schema that the change was written under, at least 1.
     pub schema_version: i32,
     /// Who acted for the user.
     pub actor: Option<Jsonb<'a>>,

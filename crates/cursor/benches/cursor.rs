@@ -38,7 +38,7 @@ fn slices(ids: &[Vec<u8>]) -> Vec<&[u8]> {
     ids.iter().map(Vec::as_slice).collect()
 }
 
-/// At rest, for these spaces, with a few transactions open.
+/// Makes a cursor at rest that covers these spaces and names a few open transactions.
 fn cursor(spaces: &[Vec<u8>]) -> Cursor {
     let open = [XMAX - 1000, XMAX - 900, XMAX - 20].map(TransactionId).to_vec();
     let mut spaces: Vec<KeyedHash> = spaces.iter().map(|id| SECRET.space(id)).collect();
@@ -147,6 +147,11 @@ impl Source for Rounds {
     }
 }
 
+/// A request for a page of these spaces.
+fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
+    Request { user: USER, app: b"app", spaces, table: None, page_size, cursor_without_rows: true, room: None }
+}
+
 /// The comparison of a scope with a cursor hashes its spaces.
 #[divan::bench]
 fn hashes_of_1000_spaces(bencher: Bencher<'_, '_>) {
@@ -161,15 +166,7 @@ fn empty_page_1000_spaces(bencher: Bencher<'_, '_>) {
     let start = Start::Cursor(Box::new(cursor(&ids)));
     bencher.bench_local(|| {
         let spaces = slices(&ids);
-        let request = Request {
-            user: USER,
-            app: b"app",
-            spaces: &spaces,
-            table: None,
-            page_size: 500,
-            cursor_without_rows: true,
-            room: None,
-        };
+        let request = request(&spaces, 500);
         let now = Snapshot::new(TransactionId(XMAX + 50), vec![TransactionId(XMAX - 20)], vec![]);
         let mut log = Rounds { count: 0, parts: 1 };
         let (request, start, mut rows) = (black_box(&request), start.clone(), Vec::new());
@@ -183,15 +180,7 @@ fn page_of_100_spaces(bencher: Bencher<'_, '_>) {
     let (ids, server) = (ids(100), server());
     bencher.bench_local(|| {
         let spaces = slices(&ids);
-        let request = Request {
-            user: USER,
-            app: b"app",
-            spaces: &spaces,
-            table: None,
-            page_size: 5000,
-            cursor_without_rows: true,
-            room: None,
-        };
+        let request = request(&spaces, 5000);
         let now = Snapshot::new(TransactionId(XMAX), vec![TransactionId(XMAX - 20)], vec![]);
         let mut log = Rounds { count: 1000, parts: 101 };
         let (request, start, mut rows) = (black_box(&request), Start::Beginning(None), Vec::new());

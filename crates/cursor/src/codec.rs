@@ -522,7 +522,7 @@ mod tests {
         );
     }
 
-    /// Of two coverages with the same `xmax`, the one with fewer open transactions is later. The test compares every
+    /// Two coverages may have the same `xmax`; the one with fewer open transactions is later then. The test compares every
     /// subset of a few ids.
     #[test]
     fn text_order_is_age_order_while_transactions_finish() {

@@ -1,4 +1,4 @@
-//! PgBouncer before a cluster.
+//! PgBouncer in front of a cluster.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -9,17 +9,17 @@ use postgres::{Client, NoTls};
 use crate::Cluster;
 use crate::process::{Beside, as_server_user, give_to_server, wait_until};
 
-/// Port of its socket.
+/// The port of PgBouncer's socket.
 pub const PORT: u16 = 6432;
 
-/// PgBouncer in transaction mode before a cluster, with a number of connections to it for all.
+/// A PgBouncer in transaction mode in front of a cluster. All clients share its few connections to the server.
 pub struct Bouncer {
     _process: Beside,
     dir: PathBuf,
 }
 
 impl Bouncer {
-    /// Starts it.
+    /// Starts PgBouncer.
     pub fn new(cluster: &Cluster, program: &Path, connections: u32) -> Self {
         let dir = cluster.socket_dir().join("bouncer");
         fs::create_dir(&dir).unwrap();
@@ -41,17 +41,17 @@ impl Bouncer {
         Self { _process: process, dir }
     }
 
-    /// Where it listens, as libpq and tokio-postgres read it.
+    /// The connection string of PgBouncer, for libpq and tokio-postgres.
     pub fn url(&self) -> String {
         format!("host={} port={PORT} user=app dbname=postgres", self.dir.display())
     }
 
-    /// A connection through it, as the application's role.
+    /// Connects through PgBouncer, as the application's role.
     pub fn connect(&self) -> Client {
         Client::connect(&self.url(), NoTls).expect("PgBouncer takes a connection")
     }
 
-    /// Directory of its socket; the port is [`PORT`].
+    /// The directory of PgBouncer's socket; the port is [`PORT`].
     pub fn socket_dir(&self) -> &Path {
         &self.dir
     }

@@ -29,13 +29,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// With `fsync` on.
+    /// Switches `fsync` on.
     pub fn durable(mut self) -> Self {
         self.fsync = true;
         self
     }
 
-    /// With one more setting.
+    /// Adds a setting.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.push((name.into(), value.into()));
         self
@@ -46,12 +46,12 @@ impl Options {
 pub struct Cluster {
     name: String,
     dir: ServerDirectory,
-    /// Directory of its programs, where they are not those of the tests.
+    /// The directory of the server's programs, where they are not those of the tests.
     bin: Option<PathBuf>,
 }
 
 impl Cluster {
-    /// A running primary with an empty database.
+    /// Starts a primary with an empty database.
     pub fn new(options: Options) -> Self {
         let cluster = Self::empty("primary");
         let mut initdb = server_command("initdb");
@@ -80,7 +80,7 @@ impl Cluster {
         cluster
     }
 
-    /// A primary on which [`Cluster::create_log`] was called.
+    /// Starts a primary with the extension in [`DATABASE`] and the role [`APP_ROLE`].
     pub fn with_log(options: Options) -> Self {
         let cluster = Self::new(options);
         cluster.create_log();
@@ -152,7 +152,7 @@ impl Cluster {
         run(self.pg_ctl("stop").args(["-m", "immediate"])).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Stops and starts.
+    /// Stops the server as a DBA would, and starts it.
     pub fn restart(&self) {
         self.stop();
         self.start();
@@ -169,7 +169,7 @@ impl Cluster {
         run(&mut localedef).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// A copy of the data directory as it is now, for [`Cluster::put_back`].
+    /// Copies the data directory as it is now, for [`Cluster::put_back`].
     pub fn copy_data(&self) -> PathBuf {
         let copy = self.dir.path().join("copy");
         self.stop();
@@ -201,7 +201,7 @@ impl Cluster {
         self.start();
     }
 
-    /// kill -9 of the postmaster and all its children at once: nothing is written any more, nothing flushed.
+    /// Kills the postmaster and all its children at once (-9): nothing more is written or flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");
         // A stopped postmaster starts no process, and what is stopped does not react to the death of another.
@@ -217,7 +217,7 @@ impl Cluster {
         }
     }
 
-    /// [`Cluster::kill`] and start: the server recovers from its write-ahead log.
+    /// Kills the server and starts it again: it recovers from its write-ahead log.
     pub fn kill_and_restart(&self) {
         self.kill();
         self.start();
@@ -232,24 +232,24 @@ impl Cluster {
         (is_ours && is_alive(pid)).then_some(pid)
     }
 
-    /// A connection as any role. Panics if the server does not take it.
+    /// Connects as any role. Panics if the server refuses.
     pub fn connect(&self, role: &str, database: &str) -> Client {
         self.try_connect(role, database).unwrap_or_else(|error| panic!("{role} at {}: {error}", self.name))
     }
 
-    /// A connection as any role.
+    /// Connects as any role.
     pub fn try_connect(&self, role: &str, database: &str) -> Result<Client, postgres::Error> {
         let mut config = Config::new();
         config.host_path(self.socket_dir()).user(role).dbname(database);
         config.application_name("mana_sync tests").connect(NoTls)
     }
 
-    /// A connection as the superuser.
+    /// Connects as the superuser.
     pub fn superuser(&self, database: &str) -> Client {
         self.connect("postgres", database)
     }
 
-    /// A connection as the plain role that the log was granted to.
+    /// Connects as the plain role that has access to the log.
     pub fn app(&self, database: &str) -> Client {
         self.connect(APP_ROLE, database)
     }
@@ -298,7 +298,7 @@ impl Cluster {
         Ok(new)
     }
 
-    /// One of this server's programs.
+    /// The path of one of this server's programs.
     fn command(&self, name: &str) -> Command {
         match &self.bin {
             Some(bin) => command(bin.join(name)),

@@ -8,15 +8,15 @@ use crate::oracle::{Delivered, Difference, allowed};
 /// One device. It keeps its cursor between pulls as a real one does: an error leaves it as it was.
 #[derive(Clone)]
 pub struct Device {
-    /// Whose device it is.
+    /// The user of the device.
     pub user: String,
     /// The app that it syncs.
     pub app: String,
     /// The spaces that the user is a member of.
     pub spaces: Vec<String>,
-    /// Where to go on; none at first.
+    /// The cursor of the next pull; none at first.
     pub cursor: Option<String>,
-    /// What it was given.
+    /// The changes that the device was given.
     pub delivered: Delivered,
 }
 
@@ -32,7 +32,7 @@ impl Device {
         Ok(self.pull_page_ids(client, page_size)?.len())
     }
 
-    /// [`Device::pull_page`] that returns the ids.
+    /// Pulls one page; returns the ids of its changes.
     pub fn pull_page_ids(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<Vec<Uuid>, Error> {
         let sql = "SELECT id, cursor
                    FROM mana_sync.changes_since(user_id => $1, app_id => $2, since => $3, page_size => $4, space_ids => $5)";
@@ -55,7 +55,7 @@ impl Device {
         self.pull_by(client, || page_size)
     }
 
-    /// [`Device::pull`] with a size for each page.
+    /// Pulls until a page is empty, with a size for each page; returns the number of rows.
     pub fn pull_by(
         &mut self,
         client: &mut impl GenericClient,
@@ -75,7 +75,7 @@ impl Device {
         user == self.user || space.is_some_and(|space| self.spaces.iter().any(|own| own == space))
     }
 
-    /// How what it was given differs from what its scope allows.
+    /// Compares what the device was given with what its scope allows.
     pub fn compare(&self, superuser: &mut Client) -> Difference {
         self.delivered.compare(&allowed(superuser, &self.user, &self.app, &self.spaces))
     }

@@ -14,17 +14,17 @@ use crate::Device;
 
 /// A line of the file.
 pub struct Push {
-    /// As it is in the file: a changeset of the wire format, and whose it is.
+    /// The text of the line: a changeset of the wire format, and its user.
     pub line: String,
-    /// Who pushes.
+    /// The user who pushes.
     pub user: String,
-    /// To which app.
+    /// The app of the push.
     pub app: String,
-    /// From which device.
+    /// The client id of the device.
     pub client: String,
-    /// Of all changes.
+    /// The version of the schema of all changes.
     pub schema_version: i32,
-    /// In their order.
+    /// The changes, in their order.
     pub changes: Vec<Change>,
 }
 
@@ -40,7 +40,7 @@ pub struct Change {
     pub field_timestamps: Value,
 }
 
-/// The history; none, saying so, where the file is not there.
+/// Reads the history. Where the file is missing, prints that the test is skipped, and returns `None`.
 pub fn load(test: &str) -> Option<Vec<Push>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
     let Ok(file) = File::open(&path) else {
@@ -76,7 +76,7 @@ fn parse(line: String) -> Push {
     }
 }
 
-/// As in the wire format: an update has fields with a time each, an insert data, a delete its time.
+/// Reads a change of the wire format: an update has fields with a time each, an insert has data, a delete has its time.
 fn parse_change(change: &Value) -> Change {
     let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
     if let Some(fields) = change.get("fields").and_then(Value::as_object) {

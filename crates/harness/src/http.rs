@@ -46,18 +46,18 @@ pub fn program() -> PathBuf {
 /// A running HTTP front end (`examples/http`).
 pub struct Http {
     process: Option<Beside>,
-    /// Its address, without the slash at the end.
+    /// The address of the server, without the slash at the end.
     pub url: String,
     log: TempDir,
 }
 
 impl Http {
-    /// A server of a cluster's database that knows [`SECRET`].
+    /// Starts a front end of a cluster's database that knows [`SECRET`].
     pub fn new(cluster: &Cluster) -> Self {
         Self::with(&[("DATABASE_URL", &database_url(cluster)), ("JWT_HS256_SECRET", SECRET)])
     }
 
-    /// A server with these environment variables.
+    /// Starts a front end with these environment variables.
     pub fn with(variables: &[(&str, &str)]) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
         let log = tempfile::tempdir().expect("a temporary directory can be made");
@@ -70,12 +70,12 @@ impl Http {
         http
     }
 
-    /// kill -9
+    /// Kills the front end (-9).
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// What it logged so far.
+    /// The log of the front end so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
     }
@@ -100,7 +100,7 @@ impl Drop for Http {
     }
 }
 
-/// What a server is told to reach a cluster's database as the plain role.
+/// The DATABASE_URL of a cluster's database, for the plain role.
 pub fn database_url(cluster: &Cluster) -> String {
     format!("host={} user=app dbname=postgres", cluster.socket_dir().display())
 }
@@ -120,7 +120,7 @@ pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs() as i64
 }
 
-/// It keeps no connection: a server that refuses a request before it has read the body may close it.
+/// An HTTP client that keeps no connection: a server that refuses a request before it has read the body may close it.
 fn agent() -> Agent {
     Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into()
 }
@@ -134,33 +134,33 @@ fn read(response: Response<Body>) -> (u16, Value) {
     (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {status} {text}")))
 }
 
-/// A device: whose it is, and how far it has got.
+/// A device that syncs through the front end.
 #[derive(Clone)]
 pub struct HttpDevice {
-    /// The server that it talks to.
+    /// The address of the front end.
     pub url: String,
-    /// Its bearer token.
+    /// The bearer token of the device.
     pub token: String,
     /// The client id of the device.
     pub client: String,
-    /// Where to go on.
+    /// The cursor of the next request.
     pub cursor: String,
     agent: Agent,
 }
 
 impl HttpDevice {
-    /// `POST /sync/todo`; fails where there is no answer.
+    /// Sends `POST /sync/todo`; an error means that there was no answer.
     pub fn try_post(&self, body: &str) -> Result<(u16, Value), ureq::Error> {
         let request = self.agent.post(format!("{}/sync/todo", self.url)).header("X-Client-Id", &self.client);
         request.header("Authorization", format!("Bearer {}", self.token)).send(body).map(read)
     }
 
-    /// `POST /sync/todo`
+    /// Sends `POST /sync/todo`.
     pub fn post(&self, body: &str) -> (u16, Value) {
         self.try_post(body).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Any address of the server.
+    /// Sends a GET to any path of the front end.
     pub fn get(&self, path: &str) -> (u16, Value) {
         read(self.response(path, ""))
     }
@@ -176,14 +176,14 @@ impl HttpDevice {
         request.call().unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// Pushes changes and goes on from its cursor; returns what it is given.
+    /// Pushes changes and goes on from the device's cursor; returns the changes that come.
     pub fn sync(&mut self, changes: Value) -> Vec<Value> {
         let (status, body) = self.post(&json!({"since": self.cursor, "changes": changes}).to_string());
         assert_eq!(status, 200, "{body}");
         self.take(body)
     }
 
-    /// Pulls pages of this size until there is no more; returns what it is given.
+    /// Pulls pages of this size until there is no more; returns the changes that come.
     pub fn pull(&mut self, limit: u32) -> Vec<Value> {
         let mut all = Vec::new();
         loop {
@@ -205,7 +205,7 @@ impl HttpDevice {
         }
     }
 
-    /// `GET /sync/todo/stream` from its cursor, as after a connection that was lost.
+    /// Opens `GET /sync/todo/stream` from the device's cursor, as after a lost connection.
     pub fn stream(&self, query: &str) -> Events {
         let response = self.response(&format!("/sync/todo/stream?{query}"), &self.cursor);
         assert_eq!(response.status().as_u16(), 200);
@@ -234,11 +234,11 @@ impl HttpDevice {
 /// A server-sent event.
 #[derive(Debug, Default, PartialEq)]
 pub struct Event {
-    /// `change`, `resync` or `error`.
+    /// The kind of the event: `change`, `resync` or `error`.
     pub name: String,
-    /// The cursor.
+    /// The cursor that the event ends at.
     pub id: String,
-    /// The page.
+    /// The page as JSON.
     pub data: String,
 }
 
@@ -256,7 +256,7 @@ impl Event {
 pub struct Events(Receiver<Event>);
 
 impl Events {
-    /// The next event, which must come within this time.
+    /// Waits for the next event, which must come within this time.
     pub fn next(&self, within: Duration) -> Event {
         self.0.recv_timeout(within).unwrap_or_else(|error| panic!("no event within {within:?}: {error}"))
     }
@@ -274,9 +274,9 @@ impl Events {
 
 // ---- the example's database, and what devices send -----------------------------------------------------
 
-/// The database of the example.
+/// The name of the example's database.
 pub const SCHEMA: &str = include_str!("../../../examples/http/schema.sql");
-/// Two seconds more than a stream that polls every second needs.
+/// A time in which a stream that polls every second surely sends an event: two seconds more than it needs.
 pub const POLLED: Duration = Duration::from_secs(3);
 
 /// A cluster with what examples/http/schema.sql creates, run twice, and a log that has been written to: the cursor of an
@@ -285,7 +285,7 @@ pub fn cluster() -> Cluster {
     cluster_with(Options::default())
 }
 
-/// The same, with settings.
+/// A cluster as of [`cluster`], with settings.
 pub fn cluster_with(options: Options) -> Cluster {
     let cluster = Cluster::new(options);
     for _ in 0..2 {
@@ -296,7 +296,7 @@ pub fn cluster_with(options: Options) -> Cluster {
     cluster
 }
 
-/// A server that polls so often.
+/// Starts a front end whose streams poll so often.
 pub fn polling(cluster: &Cluster, seconds: &str) -> Http {
     let url = database_url(cluster);
     Http::with(&[("DATABASE_URL", &url), ("JWT_HS256_SECRET", SECRET), ("POLL_SECONDS", seconds)])

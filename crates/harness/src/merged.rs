@@ -1,4 +1,4 @@
-//! What records look like: by `mana_sync.records`, and by the simple merge of the changes that a device has or a scope allows.
+//! Records, as `mana_sync.records` returns them, and as a simple implementation merges the changes that a device has or a scope allows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use postgres::{Client, Error, GenericClient, Row};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A change of the log, whose it is, and of what.
+/// A change of the log, with its user and its record.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Logged {
@@ -21,7 +21,7 @@ pub struct Logged {
 /// Records by table and id.
 pub type Records = BTreeMap<(String, String), Merged>;
 
-/// Columns of the log that [`logged`] reads. Where a position is not known (a device is not told), it is all zeroes.
+/// The columns of the log that [`logged`] reads. A position that is not known, as on a device, is all zeroes.
 pub const COLUMNS: &str = "id, user_id, table_name, record_id, space_id, op, data, field_timestamps,
     to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created";
 
@@ -63,13 +63,13 @@ pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records 
     by_record.into_iter().filter_map(|(key, changes)| Some((key, to_micros(merge(&changes)?)))).collect()
 }
 
-/// The records that live.
+/// The live records.
 pub fn living(mut records: Records) -> Records {
     records.retain(|_, record| record.lives);
     records
 }
 
-/// What `mana_sync.records` says.
+/// Reads the records with `mana_sync.records`.
 pub fn records(
     client: &mut impl GenericClient,
     user: &str,
@@ -101,7 +101,7 @@ pub fn records(
     Ok(rows.iter().map(record).collect())
 }
 
-/// As `timestamptz` has it.
+/// Cuts the times of a record to microseconds, as a `timestamptz` has them.
 fn to_micros(mut merged: Merged) -> Merged {
     merged.updated_at = merged.updated_at.trunc_subsecs(6);
     merged.deleted_at = merged.deleted_at.map(|time| time.trunc_subsecs(6));
@@ -112,7 +112,7 @@ fn time(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("a timestamp").to_utc()
 }
 
-/// Panics where two sets of records differ, and says where.
+/// Panics if two sets of records differ. The message names the first record that does.
 pub fn assert_same(who: &str, found: &Records, expected: &Records) {
     for (key, record) in expected {
         assert_eq!(found.get(key), Some(record), "{who}: {key:?}");

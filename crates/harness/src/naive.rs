@@ -30,8 +30,10 @@ pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i3
     }
 }
 
-/// Pulls all with `pg_current_snapshot()` for a cursor. It loses what its own transaction writes after a pull, which such
-/// a snapshot takes for seen; and after a crash, what is written under ids that it saw end.
+/// Pulls all with `pg_current_snapshot()` for a cursor; returns the number of rows.
+///
+/// It loses what its own transaction writes after a pull: such a snapshot counts the whole transaction as seen. After a crash it loses
+/// what is written under transaction ids that it had seen end.
 pub fn pull_by_snapshot(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
     let new = "$2::text IS NULL OR NOT pg_visible_in_snapshot(log.xact, $2::text::pg_snapshot)";
     pull_in_one_statement(device, transaction, new, "now.snapshot")

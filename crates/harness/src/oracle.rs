@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub struct Delivered(HashMap<Uuid, u32>);
 
 impl Delivered {
-    /// One more delivery of a change.
+    /// Notes a delivery of a change.
     pub fn add(&mut self, id: Uuid) {
         *self.0.entry(id).or_default() += 1;
     }
@@ -22,7 +22,7 @@ impl Delivered {
         self.0.contains_key(id)
     }
 
-    /// Number of different changes.
+    /// The number of different changes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -32,7 +32,7 @@ impl Delivered {
         self.0.is_empty()
     }
 
-    /// How what was delivered differs from what should have been.
+    /// Compares what was delivered with what should have been.
     pub fn compare(&self, allowed: &HashSet<Uuid>) -> Difference {
         Difference {
             expected: allowed.len(),
@@ -46,13 +46,13 @@ impl Delivered {
 /// The outcome of [`Delivered::compare`]; several readers' outcomes can be added up.
 #[derive(Clone, Default)]
 pub struct Difference {
-    /// How many changes the reader should have.
+    /// The number of changes that the reader should have.
     pub expected: usize,
-    /// Changes that it should have and was never given.
+    /// The number of changes that the reader should have and was never given.
     pub lost: Vec<Uuid>,
-    /// Deliveries of a change after its first.
+    /// The number of deliveries of a change after its first.
     pub repeated: usize,
-    /// Changes that it was given and should not have: of another's scope, or not in the log.
+    /// The number of changes that the reader was given and should not have: from another scope, or not in the log.
     pub foreign: Vec<Uuid>,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// The ids of the log that a scope may see. For a superuser, whom row security does not hold back.
+/// Reads the ids of the changes that a scope may see. The client is a superuser, whom row security does not hold back.
 pub fn allowed(superuser: &mut Client, user: &str, app: &str, spaces: &[String]) -> HashSet<Uuid> {
     let sql = "SELECT id FROM mana_sync.sync_changes WHERE app_id = $1 AND (user_id = $2 OR space_id = ANY ($3))";
     let rows = superuser.query(sql, &[&app, &user, &spaces]).expect("the log is readable");

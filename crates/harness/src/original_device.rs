@@ -17,20 +17,20 @@ use postgres::Client;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// What a device that never synced says.
+/// The `since` of a device that never synced.
 const NEVER: &str = "1970-01-01T00:00:00.000Z";
 
 /// Tables that every device syncs.
 pub const TABLES: [&str; 2] = ["items", "notes"];
 
-/// Something that was wrong once, put between the device and the server.
+/// A fault that the server had once, put between the device and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing.
+    /// No fault.
     None,
     /// The device is given cursors that are greater than timestamps.
     CursorsAfterTimestamps,
-    /// What an op does not use is refused, and a field without a value.
+    /// Keys that an op does not use are refused, and so is a field without a value.
     StrictWire,
 }
 
@@ -77,19 +77,19 @@ impl Record {
 
 /// The device.
 pub struct OriginalDevice {
-    /// Whose it is.
+    /// The user of the device.
     pub user: String,
-    /// Which device.
+    /// The client id of the device.
     pub client: String,
     /// The app that it syncs.
     pub app: String,
-    /// Spaces of the user.
+    /// The spaces of the user.
     pub spaces: Vec<String>,
-    /// What is between it and the server.
+    /// The fault between the device and the server.
     pub fault: Fault,
     cursors: BTreeMap<&'static str, String>,
     records: BTreeMap<(String, String), Record>,
-    /// Batches: all that was written since the first one was sent is one.
+    /// The queue of batches. Everything that was written since the first one was sent is one batch.
     queue: VecDeque<Vec<Value>>,
     /// Whether the server may have the first batch.
     first_was_sent: bool,
@@ -123,7 +123,7 @@ impl OriginalDevice {
         }
     }
 
-    /// Records that live here, of a table.
+    /// The live records of a table on the device.
     pub fn living(&self, table: &str) -> Vec<String> {
         let of_table = self.records.iter().filter(|((of, _), record)| of == table && record.lives());
         of_table.map(|((_, id), _)| id.clone()).collect()
@@ -185,7 +185,7 @@ impl OriginalDevice {
         }
     }
 
-    /// Merges a change of its own, or one that came.
+    /// Merges a change, the device's own or one that came.
     fn apply(&mut self, change: &Value) {
         let text = |key: &str| change[key].as_str().expect("a string").to_string();
         let is_own = change.get("schemaVersion").is_none();
@@ -223,7 +223,7 @@ impl OriginalDevice {
         }
     }
 
-    /// What is stored of a cursor, and what is sent of it.
+    /// The cursor as the device stores it, and as it sends it.
     fn spelling(&self, cursor: &str, stored: bool) -> String {
         let (new, old) = ("1a1", "ms1");
         let (from, to) = if stored { (new, old) } else { (old, new) };
@@ -310,12 +310,12 @@ impl OriginalDevice {
         changes.len()
     }
 
-    /// How many batches have not been sent.
+    /// The number of batches that have not been sent.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// How the records that live here differ from those that `mana_sync.records` says the user sees.
+    /// Compares the live records of the device with those that `mana_sync.records` returns for its user.
     pub fn differences(&self, client: &mut Client) -> Vec<String> {
         let sql = "SELECT table_name, record_id, space_id, data FROM mana_sync.records($1, $2, space_ids => $3)";
         let rows = client.query(sql, &[&self.user, &self.app, &self.spaces]).expect("records");
@@ -338,7 +338,7 @@ impl OriginalDevice {
     }
 }
 
-/// What the wire refused once.
+/// Whether the wire format once refused such a change.
 fn is_refused_by_a_strict_wire(change: &Value) -> bool {
     let fields = change["fields"].as_object();
     match change["op"].as_str() {

@@ -1,6 +1,6 @@
 //! The server's programs, run as the user that servers run as, and processes looked up in `/proc`.
 //!
-//! Environment variables say how; `make test` sets them:
+//! `make test` sets these environment variables:
 //!
 //! - `MANA_SYNC_PG_BIN`: directory of `initdb`, `pg_ctl`, `pg_basebackup` of a server that has the extension installed
 //! - `MANA_SYNC_NEWER_PG_BIN`: likewise, of a newer major version, for the test of pg_upgrade; where one is installed
@@ -16,7 +16,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use procfs::process::{ProcState, Process, all_processes};
 
-/// How long anything may take that should happen at once: a busy machine is slow, a hang is for ever.
+/// The time that something may take which should happen at once. A busy machine is slow; a hang takes for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Path of one of the server's programs.
@@ -29,18 +29,18 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// One of the server's programs, to be run as the user that servers run as.
+/// A command that runs one of the server's programs as the user that servers run as.
 pub fn server_command(name: &str) -> Command {
     command(program(name))
 }
 
 /// Directory of the programs of a server of a newer major version that has the extension installed, if
-/// `MANA_SYNC_NEWER_PG_BIN` tells one.
+/// `MANA_SYNC_NEWER_PG_BIN` names one.
 pub fn newer_bin() -> Option<PathBuf> {
     std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
 }
 
-/// A program to be run as the user that servers run as.
+/// A command that runs a program as the user that servers run as.
 pub fn command(program: PathBuf) -> Command {
     let mut command = Command::new(program);
     // A directory that the user may enter; and no setting of the caller's PostgreSQL.
@@ -52,7 +52,7 @@ pub fn command(program: PathBuf) -> Command {
     command
 }
 
-/// Runs a command to its end; what it said is shown only if it fails.
+/// Runs a command to its end. Shows its output only if it fails.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
@@ -69,7 +69,7 @@ pub fn signal(signal: Signal, pids: &[i32]) {
     }
 }
 
-/// Processes whose parent is `parent`.
+/// The processes whose parent is `parent`.
 pub fn children(parent: i32) -> Vec<i32> {
     let processes = all_processes().expect("/proc is readable");
     // One that ends meanwhile has no stat any more.

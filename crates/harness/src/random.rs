@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Seed of this run: `MANA_SYNC_SEED`, else the test's own. Printed, for the next run.
+/// The seed of this run: `MANA_SYNC_SEED`, or else the test's own. It is printed, so that the next run can use it.
 pub fn seed(test: &str, default: u64) -> u64 {
     let seed = match std::env::var("MANA_SYNC_SEED") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("MANA_SYNC_SEED={text} is not a number")),
@@ -13,12 +13,12 @@ pub fn seed(test: &str, default: u64) -> u64 {
     seed
 }
 
-/// Random numbers of one thread of a run.
+/// The random numbers of one thread of a run.
 pub fn rng(seed: u64, thread: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(thread))
 }
 
-/// Size of a page: from a single row to everything.
+/// A random size of a page, from a single row to everything.
 pub fn page_size(rng: &mut StdRng) -> i32 {
     [1, 2, 7, 30, 100, 300, 1000, 5000][rng.random_range(0..8)]
 }

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, DATABASE};
 use crate::process::{give_to_server, run, server_command, wait_until};
 
 impl Cluster {
-    /// A running standby that streams from this server. Its settings are this server's own.
+    /// Starts a standby that streams from this server and has its settings.
     pub fn standby(&self, name: &str) -> Cluster {
         let mut standby = Cluster::empty(name);
         let source = format!("host={} user=postgres application_name={name}", self.socket_dir().display());
@@ -34,7 +34,7 @@ impl Cluster {
         });
     }
 
-    /// A backup of this server, not started, for [`Cluster::recover`].
+    /// Takes a backup of this server for [`Cluster::recover`]. It is not started.
     pub fn backup(&self, name: &str) -> Cluster {
         let mut backup = Cluster::empty(name);
         let source = format!("host={} user=postgres", self.socket_dir().display());
@@ -81,7 +81,7 @@ impl Cluster {
         run(restore.arg(file.path())).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Stops replay on this standby; what is received is kept and not shown. Returns when it has stopped.
+    /// Pauses replay on this standby, which still receives write-ahead log. Returns when replay has paused.
     pub fn pause_replay(&self) {
         let mut client = self.superuser(DATABASE);
         client.batch_execute("SELECT pg_wal_replay_pause()").expect("replay can be paused");
@@ -95,7 +95,7 @@ impl Cluster {
         }
     }
 
-    /// Lets replay on this standby go on.
+    /// Resumes replay on this standby.
     pub fn resume_replay(&self) {
         self.superuser(DATABASE).batch_execute("SELECT pg_wal_replay_resume()").expect("replay can be resumed");
     }

@@ -20,11 +20,11 @@ pub const APP: &str = "app";
 /// A change that a writer wrote.
 #[derive(Clone)]
 pub struct Change {
-    /// Its id, which the writer chose.
+    /// The id of the change, which the writer chose.
     pub id: Uuid,
-    /// Its author.
+    /// The author of the change.
     pub user: String,
-    /// Its space, if it is shared.
+    /// The space of the change, if it is shared.
     pub space: Option<String>,
 }
 
@@ -38,24 +38,24 @@ impl Acknowledged {
         self.0.lock().expect("no writer panics while it notes").extend(changes);
     }
 
-    /// How many there are.
+    /// The number of changes.
     pub fn len(&self) -> usize {
         self.0.lock().expect("no writer panics while it notes").len()
     }
 
-    /// Whether there are none.
+    /// Whether there is no change.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Those from one count ([`Acknowledged::len`]) up to another that are for a device.
+    /// The changes for a device, from one count ([`Acknowledged::len`]) up to another.
     pub fn seen_by(&self, device: &Device, from: usize, to: usize) -> Vec<Uuid> {
         let changes = self.0.lock().expect("no writer panics while it notes");
         let seen = changes[from..to].iter().filter(|change| device.sees(&change.user, change.space.as_deref()));
         seen.map(|change| change.id).collect()
     }
 
-    /// The ids of all.
+    /// The ids of all changes.
     pub fn ids(&self) -> HashSet<Uuid> {
         self.0.lock().expect("no writer panics while it notes").iter().map(|change| change.id).collect()
     }
@@ -68,28 +68,28 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Stops after a time.
+    /// Makes writers stop after a time.
     pub fn after(time: Duration) -> Self {
         Self { deadline: Instant::now() + time, told: AtomicBool::new(false) }
     }
 
-    /// Stops now.
+    /// Makes writers stop now.
     pub fn now(&self) {
         self.told.store(true, Ordering::SeqCst);
     }
 
-    /// Whether it is time.
+    /// Whether writers have to stop.
     pub fn is_due(&self) -> bool {
         self.told.load(Ordering::SeqCst) || Instant::now() >= self.deadline
     }
 }
 
-/// What a writer did.
+/// The counts of what a writer did.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Tally {
     /// Transactions that were committed.
     pub commits: usize,
-    /// Of these, through PREPARE TRANSACTION and COMMIT PREPARED.
+    /// Transactions that were committed through PREPARE TRANSACTION and COMMIT PREPARED.
     pub in_two_phases: usize,
     /// Transactions that were rolled back.
     pub aborts: usize,
@@ -100,7 +100,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds another writer's.
+    /// Adds the counts of another writer.
     pub fn add(&mut self, other: Tally) {
         self.commits += other.commits;
         self.in_two_phases += other.in_two_phases;
@@ -112,17 +112,17 @@ impl Tally {
 
 /// A writer of many users' changes, in random transactions of 1 to 40 rows.
 pub struct Writer<'a> {
-    /// Users; a transaction has one.
+    /// The users; a transaction has one of them.
     pub users: &'a [&'a str],
-    /// Spaces; half of the rows are in one.
+    /// The spaces; half of the rows are in one of them.
     pub spaces: &'a [&'a str],
     /// The random numbers of this writer.
     pub rng: StdRng,
-    /// Where committed changes are noted.
+    /// The list of committed changes.
     pub acknowledged: &'a Acknowledged,
-    /// Longest pause between two steps of a transaction.
+    /// The longest pause between two steps of a transaction.
     pub longest_pause: Duration,
-    /// What this writer did.
+    /// The counts of what this writer did.
     pub tally: Tally,
 }
 

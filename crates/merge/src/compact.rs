@@ -1,4 +1,4 @@
-//! Which changes a compaction removes.
+//! Decides which changes a compaction removes.
 //!
 //! A reader who sees one change of a group sees all of them: the readers are the user, and the members of the space. (A *group* is
 //! the changes to one record, app and table by one user in one space.) An overwritten write of a group therefore makes no

@@ -1,4 +1,4 @@
-//! Which deletes a purge removes.
+//! Decides which deletes a purge removes.
 //!
 //! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A purge may
 //! remove the delete, together with the writes of the same group that it covers, if every reader sees the same record without
@@ -31,7 +31,7 @@ struct ChangeSummary {
     created_at: Time,
 }
 
-/// Which deletes a group allows a purge to remove, its own deletes and those of other groups. A greater limit allows more.
+/// A limit that a group sets: a purge may remove only deletes up to it, of this group and of others. A greater limit allows more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PurgeLimit {
     /// No deletes.

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 // ---- the user that servers run as ----------------------------------------------------------------------
 
-/// The user that servers run as, unless it is the caller. PostgreSQL refuses to run as root: where root calls, it is
-/// the user of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
+/// The user that servers run as; `None` is the caller. PostgreSQL refuses to run as root: where root calls, it is the user of
+/// `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
 pub fn server_user() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     let find = |name: &str| User::from_name(name).expect("users can be looked up");
@@ -82,14 +82,14 @@ impl ServerDirectory {
         Self::watch(path)
     }
 
-    /// A directory that was kept before.
+    /// Watches a directory that [`ServerDirectory::keep`] returned.
     pub fn watch(path: PathBuf) -> Self {
         // A process group of its own: the terminal's ^C is for its owner.
         let watchdog = shell(WATCHDOG).arg(&path).process_group(0).spawn().expect("sh runs");
         Self { path, watchdog }
     }
 
-    /// Its path.
+    /// The path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -109,7 +109,7 @@ impl Default for ServerDirectory {
 
 impl Drop for ServerDirectory {
     fn drop(&mut self) {
-        // The watchdog does it all, and then the directory is gone.
+        // The watchdog stops the server and removes the directory before it ends.
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
     }

@@ -84,12 +84,12 @@ log_line_prefix = '%m [%p] %a '
         )
     }
 
-    /// Its directory, which is its PGHOST too.
+    /// The directory of the cluster, which is also its PGHOST.
     pub fn path(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Its data directory.
+    /// The data directory of the cluster.
     pub fn data(&self) -> PathBuf {
         self.path().join("data")
     }

@@ -20,7 +20,7 @@ const PREPARATION: &str = include_str!("demo/preparation.sql");
 /// What the prompt begins with.
 const WELCOME: &str = include_str!("demo/welcome.txt");
 
-/// Plays it all; or with `prompt` the SQL silently, and then gives a prompt in its database.
+/// Plays the SQL and the HTTP front end. With `prompt`, plays only the SQL, silently, and then gives a prompt in its database.
 pub fn run(project: &Project, server: &PrivateCopy, prompt: bool) -> Result<()> {
     install::into_private_copy(project, server, false)?;
     if !prompt {
@@ -42,7 +42,7 @@ pub fn run(project: &Project, server: &PrivateCopy, prompt: bool) -> Result<()> 
     Ok(())
 }
 
-/// As it would be typed: psql prints its input between the results.
+/// Plays the SQL. psql prints its input between the results, so that the output looks as if a user had typed it.
 fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     let script = project.root.join("examples/demo.sql").display().to_string();
     let psql = cluster.psql("demo", ["-X", "-a", "-P", "pager=off", "-v", "ON_ERROR_STOP=1", "-f", &script]);

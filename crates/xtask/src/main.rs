@@ -75,9 +75,9 @@ enum Task {
         #[arg(long)]
         prompt: bool,
     },
-    /// Measure a release build on private servers; `pages` and `in-process` are of their own
+    /// Measure a release build on private servers; `pages` writes the pages, `in-process` measures in a backend
     Bench {
-        /// Which measurements (all): single, push, pull, growth, disk, records, wakeups, memory
+        /// The measurements to make (all): single, push, pull, growth, disk, records, wakeups, memory
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

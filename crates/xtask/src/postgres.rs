@@ -1,4 +1,4 @@
-//! Which PostgreSQL, and the private copy of it.
+//! The choice of a PostgreSQL, and the private copy of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,12 +14,12 @@ pub const VERSIONS: [u32; 6] = [15, 18, 17, 16, 14, 13];
 /// An installation of PostgreSQL, known by its pg_config.
 #[derive(Clone, PartialEq)]
 pub struct Installation {
-    /// Its pg_config.
+    /// The path of the installation's pg_config.
     pub pg_config: PathBuf,
 }
 
 impl Installation {
-    /// What its pg_config says, with an option like `--bindir`.
+    /// Asks the pg_config of the installation, with an option like `--bindir`.
     pub fn ask(&self, option: &str) -> Result<String> {
         cmd!(&self.pg_config, option).read().with_context(|| self.pg_config.display().to_string())
     }
@@ -84,14 +84,14 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// By a version (`PG`), or by an installation (`PG_CONFIG`); else 15, or what the set-up chose before.
+    /// Chooses by a version (`PG`) or by an installation (`PG_CONFIG`). Without either, chooses 15, or what the set-up chose before.
     pub fn new(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> Result<Self> {
         let version = version.map(|text| match text.parse() {
             Ok(major) if VERSIONS.contains(&major) => Ok(major),
             _ => bail!("PG={text}: PostgreSQL 13 to 18 are supported"),
         });
         let version = version.transpose()?;
-        // That of a private copy comes from our own environment.
+        // A PG_CONFIG within the state directory is not a choice: `cargo xtask env` printed it.
         if let Some(pg_config) = pg_config.filter(|path| !Path::new(path).starts_with(&project.state)) {
             let source = Installation::named(pg_config)?;
             let major = source.major()?;
@@ -125,12 +125,12 @@ impl Choice {
 pub struct PrivateCopy {
     /// The major version.
     pub major: u32,
-    /// What it is a copy of.
+    /// The installation that it is a copy of.
     pub source: Installation,
-    /// Its directory. Below `root`, files have the paths that they have in the source: a server looks for its files
+    /// The directory of the copy. Below `root`, files have the paths that they have in the source: a server looks for its files
     /// relative to its own program.
     pub directory: PathBuf,
-    /// Directory of its programs.
+    /// The directory of the copy's programs.
     pub bin: PathBuf,
 }
 
@@ -142,7 +142,7 @@ impl PrivateCopy {
         Ok(Self { major, source, directory, bin })
     }
 
-    /// One of its programs.
+    /// The path of a program of the copy.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
     }

@@ -223,7 +223,7 @@ pub fn quoted(text: &OsStr) -> String {
     format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"))
 }
 
-/// Says what begins now.
+/// Prints the title of the next step.
 pub fn say(text: impl std::fmt::Display) {
     if std::io::stderr().is_terminal() {
         eprintln!("\n\x1b[1m==> {text}\x1b[0m");
@@ -232,7 +232,7 @@ pub fn say(text: impl std::fmt::Display) {
     }
 }
 
-/// Says something about it.
+/// Prints a detail of what goes on.
 pub fn note(text: impl std::fmt::Display) {
     eprintln!("    {text}");
 }

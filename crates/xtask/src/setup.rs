@@ -105,8 +105,8 @@ pub fn install_cargo_deny(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Not into the user's own directory, where another version may be needed for another project. And without optimisation,
-/// which takes longer than all that the program ever does here.
+/// A command that installs a program of cargo's registry into the state directory. The user's own directory may need another version
+/// for another project. The program is not optimised: that would take longer than all that it does here.
 fn cargo_install(project: &Project, name: &str, version: &str) -> Expression {
     let [root, target] = ["cargo", "cargo-target"].map(|name| project.state(name).display().to_string());
     let options = ["install", name, "--version", version, "--locked", "--quiet", "--debug"];

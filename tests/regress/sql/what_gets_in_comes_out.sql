@@ -85,6 +85,14 @@ SELECT count(*), count(cursor) FROM mana_sync.changes_since('ada', 'todo');
 SET mana_sync.max_page_bytes = 1;
 SELECT count(*), count(cursor) FROM mana_sync.changes_since('ada', 'todo');
 RESET mana_sync.max_page_bytes;
+-- A number of ten bytes is a thousand characters of text. It counts as such, though it is stored in place.
+SELECT count(mana_sync.record_change('todo', 'numbers', 'n' || i, 'bea', NULL, 'insert', 'phone', data)) AS changes,
+       max(pg_column_size(data)) < 2000 AS "in place"
+    FROM generate_series(1, 100) AS i,
+         (SELECT jsonb_object_agg('f' || j, '1e998'::jsonb) FROM generate_series(1, 10) AS j) AS numbers (data);
+SET mana_sync.max_page_bytes = '100kB';
+SELECT count(*) AS rows, count(cursor) FROM mana_sync.changes_since('bea', 'todo');
+RESET mana_sync.max_page_bytes;
 -- sync takes a limit, and ends by bytes as pull does.
 SELECT json_array_length(body -> 'serverChanges') AS changes, body ->> 'hasMore' AS more
     FROM unnest('{1,3,1000}'::int[]) AS n,

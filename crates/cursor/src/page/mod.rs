@@ -312,7 +312,7 @@ impl ReaderState {
         self.walk.as_ref().is_some_and(|walk| walk.last != Position::START)
     }
 
-    /// Whether the reader has been given all that `now` covers at the end of the walk.
+    /// Whether the walk ends with everything that `now` covers.
     fn leads_to(&self, now: &LocalCoverage) -> bool {
         self.walk.as_ref().is_some_and(|walk| walk.target.contains(now) && !walk.spaces.contains(&SpaceMode::Skip))
     }

@@ -36,7 +36,7 @@ pub struct Device {
     pub delivered: BTreeMap<u32, u32>,
     /// The rows of its last pull or page.
     pub received: BTreeMap<u32, u32>,
-    /// Spaces it has joined after it had begun: their rows may come again.
+    /// The spaces that the device joined after its first pull. Their rows may come again.
     pub rejoined: BTreeSet<usize>,
     /// Deletes that some server has purged, with the changes that they deleted. A reader of that server does not get them. A reader of
     /// a server that lost the purge in a failover does.

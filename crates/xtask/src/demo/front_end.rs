@@ -64,7 +64,7 @@ pub fn play(project: &Project, cluster: &Cluster) -> Result<()> {
 /// The front end, while it runs.
 struct FrontEnd {
     _process: Beside,
-    /// Of the app `todo`.
+    /// The address at which the app `todo` syncs.
     url: String,
     /// The secret that it shares with the issuer of tokens.
     secret: String,
