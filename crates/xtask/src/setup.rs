@@ -80,8 +80,11 @@ fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
     // --no-run: no data directory; the tests make their own.
     let mut arguments = vec!["pgrx".to_string(), "init".into(), "--no-run".into()];
     for major in VERSIONS {
-        if let Ok(source) = fs::read_to_string(project.state(format!("pg{major}/source"))) {
-            let copy = PrivateCopy::new(project, major, Installation { pg_config: source.trim().into() })?;
+        let source = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
+        let source = source.map(|path| Installation { pg_config: path.trim().into() });
+        // One that was removed since must not stop the set-up of another.
+        if let Some(source) = source.filter(Installation::is_complete) {
+            let copy = PrivateCopy::new(project, major, source)?;
             arguments.push(format!("--pg{major}={}", copy.program("pg_config").display()));
         }
     }
