@@ -139,8 +139,8 @@ CREATE FUNCTION mana_sync.sync(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_sync';
 COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
-    'Pushes a changeset and then pulls from the cursor under its key "since", in one call. Returns what '
-    'mana_sync.pull returns.';
+    'Pushes a changeset and then pulls, in one call. The pull begins at the value of the changeset''s key "since". Returns '
+    'what mana_sync.pull returns.';
 
 -- Names of the channels for wake-ups. PUBLIC keeps EXECUTE here too: a role with USAGE on the schema is trusted to name its
 -- user, and a pull would tell it the same. PARALLEL UNSAFE, because these functions take a new snapshot, which a parallel query

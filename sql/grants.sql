@@ -122,7 +122,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.close_gate(regrole) IS
-    'Revokes USAGE on the schema from a role that holds neither the privileges of mana_sync.grant_access nor those of '
+    'Revokes all privileges on the schema mana_sync from a role that holds neither the privileges of mana_sync.grant_access nor those of '
     'mana_sync.grant_maintenance. Has no effect if the caller may not revoke it.';
 
 -- A GRANT by a role without the right to grant raises only a warning, or grants a part. This function raises an error before

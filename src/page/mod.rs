@@ -79,7 +79,7 @@ impl<'s> PageRow<'s> {
         (!self.is_toasted).then_some(self.size)
     }
 
-    /// The columns with detoasted JSON, and how many bytes of text they have. JSON that is too large to be sent is NULL.
+    /// The columns with detoasted JSON, and how many bytes of text they have. If the row is too large to be sent, all its JSON is NULL.
     pub fn detoast(&self) -> (Vec<Option<Datum<'s>>>, usize) {
         let log_row = self.log_row();
         let mut columns: Vec<Option<Datum<'s>>> = row::CHANGE.iter().map(|&column| log_row.datum(column)).collect();
@@ -175,8 +175,8 @@ fn refuse_subscribers() -> Result<(), Error> {
 
 /// Runs `body` with the snapshot of the call, and with what the server knows of the history that it was taken on.
 ///
-/// A standby may change its timeline at any moment. So the history is looked at once more after the epochs: were they of a later
-/// history than the snapshot, a cursor would mix both.
+/// A standby may change its timeline at any moment. If it did so between the snapshot and the reading of the epochs, a cursor would mix
+/// two histories. So the history is read before and after them. If it differs, everything is read again.
 fn with_server<T>(body: impl FnOnce(&Server, &ActiveSnapshot) -> Result<T, Error>) -> Result<T, Error> {
     let mut body = Some(body);
     loop {

@@ -154,7 +154,7 @@ impl<'s, 'r> LogSource<'s, 'r> {
         (if is_one { &OWN_RANGE } else { &OWN_RANGES }, values)
     }
 
-    /// The statement that reads ranges of spaces, and its parameters.
+    /// The statement that reads ranges of the rows of spaces, and its parameters.
     fn space_ranges(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<Datum<'s>>>) {
         let range = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.probe, self.space(fetch).1);
         let is_same = fetches.iter().all(|fetch| range(fetch) == range(fetches[0]));

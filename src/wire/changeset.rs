@@ -47,11 +47,11 @@ pub struct Change<'a> {
     pub actor: Option<Jsonb<'a>>,
     /// The earliest time that the change names.
     earliest: Option<DeviceTime<'a>>,
-    /// The writes that the change names no time of.
+    /// The writes that come without a time.
     untimed: UntimedWrites<'a>,
 }
 
-/// The writes of a change that it names no time of.
+/// Which writes of a change come without a time.
 #[derive(Clone, Copy)]
 enum UntimedWrites<'a> {
     /// There are none.

@@ -230,9 +230,10 @@ impl Server {
 
     /// The epoch that a row written on this server belongs to.
     ///
-    /// The number of a new epoch is that of the latest epoch plus the timeline. An epoch of an earlier timeline
-    /// may become visible late, when a prepared transaction that opened it outlives a failover and commits. This
-    /// rule gives such an epoch the smaller number.
+    /// The number of a new epoch is the latest number that the server sees, plus the server's timeline. A prepared
+    /// transaction may open an epoch before a failover and commit after it. The promoted server does not see that
+    /// epoch, and opens its own from the same latest number. Its timeline is greater, so the epoch that appears late
+    /// has the smaller number, and does not become the latest.
     pub fn write_epoch(&self) -> WriteEpoch {
         match self.current() {
             Some(known) => WriteEpoch::Current(known.epoch.number),

@@ -60,7 +60,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// The clause of a step that names a server; nothing for the primary.
+/// Prints a preposition and a server, as ` on standby` or ` from standby`, in the text of a step. Prints nothing for the primary.
 struct Clause(&'static str, Server);
 
 impl fmt::Display for Clause {
