@@ -43,12 +43,12 @@ COMMENT ON FUNCTION mana_sync.may_write(text, text) IS
 -- the same reason as mana_sync.may_write.
 CREATE FUNCTION mana_sync.within_bounds(
     app_id text, table_name text, record_id text, space_id text, client_id text, data jsonb, field_timestamps jsonb,
-    actor jsonb
+    actor jsonb, origin text
 ) RETURNS boolean
     LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'mana_sync_within_bounds';
-COMMENT ON FUNCTION mana_sync.within_bounds(text, text, text, text, text, jsonb, jsonb, jsonb) IS
+COMMENT ON FUNCTION mana_sync.within_bounds(text, text, text, text, text, jsonb, jsonb, jsonb, text) IS
     'Returns true if a change is within the limits that keep it readable, and raises error 22023 otherwise. The '
-    'limits: 512 bytes for an id, no comma in space_id, 1,000 characters for a number, 1,000 levels of nesting, and '
+    'limits: 512 bytes for an id or an origin, no comma in space_id, 1,000 characters for a number, 1,000 levels of nesting, and '
     'mana_sync.max_change_size bytes of JSON text in all.';
 
 CREATE FUNCTION mana_sync.note_change() RETURNS trigger

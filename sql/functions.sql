@@ -21,10 +21,11 @@ CREATE FUNCTION mana_sync.record_change(
     schema_version   int    DEFAULT 1,
     actor            jsonb  DEFAULT NULL,
     id               uuid   DEFAULT NULL,
-    space_ids        text[] DEFAULT NULL
+    space_ids        text[] DEFAULT NULL,
+    origin           text   DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_record_change';
-COMMENT ON FUNCTION mana_sync.record_change(text, text, text, text, text, text, text, jsonb, jsonb, int, jsonb, uuid, text[]) IS
+COMMENT ON FUNCTION mana_sync.record_change(text, text, text, text, text, text, text, jsonb, jsonb, int, jsonb, uuid, text[], text) IS
     'Appends one change to the log and returns its id.';
 
 CREATE FUNCTION mana_sync.changes_since(
@@ -40,10 +41,27 @@ CREATE FUNCTION mana_sync.changes_since(
     field_timestamps jsonb, client_id text, created_at timestamptz, schema_version int, space_id text,
     actor jsonb, cursor text
 )
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
 COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
     'Returns one page of the changes that the user may see and has not received yet, in log order. The cursor in the '
     'last row is the since argument of the next call; a page without rows has no cursor.';
+
+CREATE FUNCTION mana_sync.records_since(
+    user_id           text   DEFAULT NULL,
+    app_id            text   DEFAULT NULL,
+    table_name        text   DEFAULT NULL,
+    since             text   DEFAULT NULL,
+    exclude_client_id text   DEFAULT NULL,
+    page_size         int    DEFAULT 1000,
+    space_ids         text[] DEFAULT NULL
+) RETURNS TABLE (
+    table_name text, record_id text, space_id text, data jsonb, field_timestamps jsonb, deleted_at timestamptz,
+    updated_at timestamptz, cursor text
+)
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records_since';
+COMMENT ON FUNCTION mana_sync.records_since(text, text, text, text, text, int, text[]) IS
+    'Returns one page of the records that have a change which the user may see and has not received yet, each with its '
+    'current state. The cursor in the last row is the since argument of the next call; a page without rows has no cursor.';
 
 CREATE FUNCTION mana_sync.records(
     user_id         text    DEFAULT NULL,
@@ -56,7 +74,7 @@ CREATE FUNCTION mana_sync.records(
     table_name text, record_id text, space_id text, data jsonb, field_timestamps jsonb, deleted_at timestamptz,
     updated_at timestamptz
 )
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records';
 COMMENT ON FUNCTION mana_sync.records(text, text, text, text, boolean, text[]) IS
     'Returns the current state of the records that the user may see. mana_sync.merge_changes computes it: the latest '
     'write of each field wins.';
@@ -69,9 +87,9 @@ CREATE FUNCTION mana_sync.record_history(
     space_ids  text[] DEFAULT NULL
 ) RETURNS TABLE (
     changed_at timestamptz, op text, field text, old_value jsonb, new_value jsonb, user_id text, client_id text,
-    actor jsonb, space_id text, recorded_at timestamptz, change_id uuid
+    actor jsonb, space_id text, recorded_at timestamptz, change_id uuid, origin text
 )
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
+    LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
 COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
     'Returns the history of one record, in the order of the write times: one row for each field that was written, for '
     'each delete, and for each insert without fields. A row has the old value, the new value, the user and the '
@@ -83,7 +101,7 @@ CREATE FUNCTION mana_sync.export_rows(
     user_id text,
     OUT id uuid, OUT app_id text, OUT table_name text, OUT record_id text, OUT user_id_of text, OUT op text, OUT data jsonb,
     OUT field_timestamps jsonb, OUT client_id text, OUT created_at timestamptz, OUT schema_version int, OUT space_id text,
-    OUT actor jsonb
+    OUT actor jsonb, OUT origin text
 ) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'mana_sync_export_rows';
 COMMENT ON FUNCTION mana_sync.export_rows(text) IS
@@ -93,7 +111,8 @@ COMMENT ON FUNCTION mana_sync.export_rows(text) IS
 -- even if it is called in FROM.
 CREATE FUNCTION mana_sync.export_changes(user_id text DEFAULT NULL) RETURNS TABLE (
     id uuid, app_id text, table_name text, record_id text, user_id text, op text, data jsonb, field_timestamps jsonb,
-    client_id text, created_at timestamptz, schema_version int, space_id text, actor jsonb
+    client_id text, created_at timestamptz, schema_version int, space_id text, actor jsonb,
+    origin text
 )
     LANGUAGE sql STABLE PARALLEL UNSAFE ROWS 100000
 AS $function$
@@ -123,10 +142,12 @@ CREATE FUNCTION mana_sync.pull(
     since      text   DEFAULT NULL,
     client_id  text   DEFAULT NULL,
     page_size  int    DEFAULT 1000,
-    space_ids  text[] DEFAULT NULL
+    space_ids  text[] DEFAULT NULL,
+    as_records boolean DEFAULT false,
+    echo       boolean DEFAULT false
 ) RETURNS json
-    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
-COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[]) IS
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
+COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[], boolean, boolean) IS
     'Returns one page of the changes that the user may see and has not received yet, as {"serverChanges", '
     '"conflicts", "syncedUntil", "hasMore"}. syncedUntil is the since argument of the next call.';
 

@@ -13,7 +13,7 @@ BEGIN
     EXECUTE pg_catalog.format('GRANT SELECT ON mana_sync.sync_changes TO %s', role);
     -- epoch, xact, seq and created_at are left out: their defaults define the order of the log.
     EXECUTE pg_catalog.format('GRANT INSERT (id, app_id, table_name, record_id, user_id, op, data, field_timestamps,
-            client_id, schema_version, actor, space_id) ON mana_sync.sync_changes TO %s', role);
+            client_id, schema_version, actor, space_id, origin) ON mana_sync.sync_changes TO %s', role);
     EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE mana_sync.sync_changes_seq TO %s', role);
     IF (SELECT r.rolsuper OR r.rolbypassrls FROM pg_catalog.pg_roles AS r
         WHERE r.oid OPERATOR(pg_catalog.=) role::pg_catalog.oid) THEN

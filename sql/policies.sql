@@ -17,7 +17,7 @@ CREATE POLICY sync_changes_user_isolation ON mana_sync.sync_changes
     )
     WITH CHECK (
         mana_sync.may_write(user_id, space_id)
-        AND mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor)
+        AND mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor, origin)
     );
 
 COMMENT ON POLICY sync_changes_user_isolation ON mana_sync.sync_changes IS

@@ -69,6 +69,7 @@ CREATE TABLE mana_sync.sync_changes (
     data             jsonb,
     field_timestamps jsonb       DEFAULT '{}',
     actor            jsonb,
+    origin           text COLLATE pg_catalog."C",
     seq              bigint      NOT NULL DEFAULT pg_catalog.nextval('mana_sync.sync_changes_seq'),
     CONSTRAINT sync_changes_pkey PRIMARY KEY (id),
     CONSTRAINT sync_changes_op_and_user_id_check CHECK (mana_sync.is_change(op, user_id))
@@ -105,6 +106,9 @@ COMMENT ON COLUMN mana_sync.sync_changes.field_timestamps IS
     'insert. NULL: no times are known.';
 COMMENT ON COLUMN mana_sync.sync_changes.actor IS
     'Person or program that acted for the user. The server does not interpret it. NULL: not given.';
+COMMENT ON COLUMN mana_sync.sync_changes.origin IS
+    'What made the change, for example user, agent, system or migration. The server does not interpret it. NULL: not '
+    'given.';
 COMMENT ON COLUMN mana_sync.sync_changes.seq IS
     'Number of the row from mana_sync.sync_changes_seq, which orders the rows of one transaction; last part of the '
     'position.';

@@ -15,7 +15,7 @@ mod benches {
     use crate::wire::changeset::Changeset;
     use crate::wire::response::Response;
     use mana_sync_cursor::Position;
-    use mana_sync_cursor::page::{NextCursor, Request, Rows, Start};
+    use mana_sync_cursor::page::{NextCursor, Request, Rows, Start, Taken};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::prelude::*;
@@ -62,8 +62,12 @@ mod benches {
         });
     }
 
-    impl TakeRows for Vec<PageRow<'_>> {
-        const NEEDS_SIZE: bool = false;
+    impl<'s> TakeRows<'s> for Vec<PageRow<'s>> {
+        type Row = PageRow<'s>;
+
+        fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
+            PageRow::of_change(slot, descriptor)
+        }
     }
 
     /// A pull writes a response. The rows are read from the log, so that they have the columns that they have there.
@@ -81,6 +85,7 @@ mod benches {
                 spaces: &scope.spaces,
                 table: None,
                 page_size: 100,
+                as_records: false,
                 cursor_without_rows: true,
                 room: None,
             };
@@ -100,7 +105,7 @@ mod benches {
         assert!(!cursor.is_empty());
         iter_in_memory(b, move |memory| {
             let mut response = Response::new(memory);
-            black_box(&copies).iter().for_each(|row| assert!(response.take(*row)));
+            black_box(&copies).iter().for_each(|row| assert_eq!(response.take(Position::START, *row), Taken::Shown));
             black_box(response.finish(&cursor, false, false));
         });
     }
@@ -126,7 +131,7 @@ mod benches {
         };
         let changes: Vec<_> = (0..21).map(change).collect();
         iter_in_memory(b, move |memory| {
-            let mut state = merge_changes::State::new(memory);
+            let mut state = crate::merged::State::new(memory);
             for change in black_box(&changes) {
                 state.apply(change, Some(b"home"), memory);
             }

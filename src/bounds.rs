@@ -78,7 +78,7 @@ pub fn is_too_deep(value: Node<'_>) -> bool {
     Size::of(value).depth > MOST_DEPTH
 }
 
-/// `mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor) RETURNS boolean`
+/// `mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor, origin) RETURNS boolean`
 ///
 /// Returns true. Errors: 22023 with the column that is out of bounds, and why. NULL is within bounds, as in a CHECK.
 fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
@@ -92,6 +92,7 @@ fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     check_space(args.text(3))?;
     check_client(args.text(4))?;
     check_values([("data", args.jsonb(5)), ("field_timestamps", args.jsonb(6)), ("actor", args.jsonb(7))])?;
+    check_origin(args.text(8))?;
     Ok(Some(true.into()))
 }
 
@@ -112,6 +113,11 @@ pub fn check_space(space: Option<&[u8]>) -> Result<(), Error> {
 /// Refuses a client id that is too long.
 pub fn check_client(client: Option<&[u8]>) -> Result<(), Error> {
     if client.is_some_and(|client| client.len() > MOST_KEY_BYTES) { Err(Error::TooLong("client_id")) } else { Ok(()) }
+}
+
+/// Refuses an origin that is too long.
+pub fn check_origin(origin: Option<&[u8]>) -> Result<(), Error> {
+    if origin.is_some_and(|origin| origin.len() > MOST_KEY_BYTES) { Err(Error::TooLong("origin")) } else { Ok(()) }
 }
 
 /// Refuses the JSON of a change, if one of its parts or all of them together are out of bounds.

@@ -21,6 +21,15 @@ thread_local! {
     /// A server that has begun to write stays on its history for as long as it runs. A change of any definition empties the cache:
     /// DROP EXTENSION is one.
     static CURRENT: Cell<Option<EpochNumber>> = const { Cell::new(None) };
+
+    /// How many rows this backend has begun to insert into the log.
+    static ROWS_BEGUN: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many rows this backend has begun to insert into the log, in whatever transactions. The default of the column `epoch` counts them,
+/// before any trigger or constraint looks at the row.
+pub fn rows_begun() -> u64 {
+    ROWS_BEGUN.get()
 }
 
 static OPEN: Statement = statement!(sql "SELECT mana_sync.open_epoch()", []);
@@ -48,6 +57,7 @@ pub fn register() {
 ///
 /// The default of the column `epoch`: the number of the epoch that the server writes in, which is opened if there is none yet.
 fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
+    ROWS_BEGUN.set(ROWS_BEGUN.get().wrapping_add(1));
     if let Some(number) = CURRENT.get() {
         return Ok(Some(int4(number)));
     }

@@ -1,5 +1,6 @@
 //! Every error that the extension raises by itself, with its SQLSTATE, DETAIL and HINT.
 
+use crate::pg::xact::SqlState;
 use mana_sync_cursor::codec::DecodeError;
 use mana_sync_cursor::page::Resync;
 use pgrx::PgSqlErrorCode;
@@ -132,11 +133,16 @@ impl From<Resync> for Error {
     }
 }
 
-impl From<Error> for ErrorReport {
-    fn from(error: Error) -> ErrorReport {
+impl Error {
+    /// The SQLSTATE of the error.
+    pub fn sql_state(&self) -> SqlState {
+        SqlState::from_raw(self.code_detail_hint().0 as i32)
+    }
+
+    /// The SQLSTATE, DETAIL and HINT.
+    fn code_detail_hint(&self) -> (PgSqlErrorCode, String, Option<&'static str>) {
         use PgSqlErrorCode::*;
-        let message = error.to_string();
-        let (code, detail, hint): (_, String, Option<&str>) = match &error {
+        match self {
             Error::Empty(argument)
             | Error::Null(argument)
             | Error::TooLong(argument)
@@ -249,8 +255,14 @@ impl From<Error> for ErrorReport {
             Error::NoTrigger => (ERRCODE_FEATURE_NOT_SUPPORTED, "It is not called by itself.".into(), None),
             Error::NoAggregate => (ERRCODE_FEATURE_NOT_SUPPORTED, "It is part of mana_sync.merge_changes.".into(), None),
             Error::NoSet => (ERRCODE_FEATURE_NOT_SUPPORTED, "Call it in FROM.".into(), None),
-        };
-        let report = ErrorReport::new(code, message, "mana_sync").set_detail(detail);
+        }
+    }
+}
+
+impl From<Error> for ErrorReport {
+    fn from(error: Error) -> ErrorReport {
+        let (code, detail, hint) = error.code_detail_hint();
+        let report = ErrorReport::new(code, error.to_string(), "mana_sync").set_detail(detail);
         match hint {
             Some(hint) => report.set_hint(hint),
             None => report,

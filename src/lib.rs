@@ -12,6 +12,7 @@
 //! | [`wakeup`]    | telling listeners that there is something to pull |
 //! | [`call`]      | the bracket of a call: scope, planner settings, connection, snapshot |
 //! | [`row`]       | a row of the log and its columns |
+//! | [`merged`]    | a record while changes are merged into it |
 //! | [`bounds`]    | what a change may be, so that every reader can be sent it |
 //! | [`scope`]     | who asks, and for which spaces |
 //! | [`epoch`]     | which history of transaction ids the server is on |
@@ -34,6 +35,7 @@ mod epoch;
 mod error;
 mod json;
 mod maintenance;
+mod merged;
 mod page;
 mod pg;
 mod row;

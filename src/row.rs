@@ -1,7 +1,7 @@
 //! A row of the log: its columns, and what is read from them.
 //!
 //! The columns are known here and in `sql/tables.sql`. Queries that return rows of the log select `c.*`, and the accessors find a
-//! column by its place in the table. To add a column: add it to the table, to [`Column`] and, if readers get it, to [`CHANGE`] and to
+//! column by its place in the table. To add a column: add it to the table, to [`Column`] and, if readers get it, to [`CHANGE`] or [`RESULT_COLUMNS`] and to
 //! the declarations in `sql/functions.sql`. Debug builds compare both with every row. A column is never dropped: the row of a trigger
 //! has the places of dropped columns too, and `c.*` has not.
 
@@ -42,14 +42,15 @@ columns! {
     Data "data",
     FieldTimestamps "field_timestamps",
     Actor "actor",
+    Origin "origin",
     Seq "seq",
 }
 
 /// How many columns the log has.
 pub const COLUMN_COUNT: usize = NAMES.len();
 
-/// The columns that readers get, in the order in which `changes_since` and `export_changes` declare them.
-pub const CHANGE: [Column; 13] = [
+/// The columns that `changes_since` returns, in the order in which it declares them.
+pub const RESULT_COLUMNS: [Column; 13] = [
     Column::Id,
     Column::AppId,
     Column::TableName,
@@ -65,6 +66,17 @@ pub const CHANGE: [Column; 13] = [
     Column::Actor,
 ];
 
+/// All columns that readers get, in the order in which `export_changes` declares them.
+pub const CHANGE: [Column; 14] = {
+    let mut columns = [Column::Origin; 14];
+    let mut place = 0;
+    while place < RESULT_COLUMNS.len() {
+        columns[place] = RESULT_COLUMNS[place];
+        place += 1;
+    }
+    columns
+};
+
 /// The columns that are jsonb.
 pub const JSON: [Column; 3] = [Column::Data, Column::FieldTimestamps, Column::Actor];
 
@@ -78,8 +90,10 @@ pub struct Layout([usize; COLUMN_COUNT]);
 pub static TABLE: Layout = Layout::after(0);
 /// One column precedes `c.*`.
 pub static AFTER_ONE: Layout = Layout::after(1);
+/// The row has the columns of [`RESULT_COLUMNS`].
+pub static RESULT: Layout = Layout::of(&RESULT_COLUMNS);
 /// The row has the columns of [`CHANGE`].
-pub static RESULT: Layout = Layout::result();
+pub static WHOLE_CHANGE: Layout = Layout::of(&CHANGE);
 
 impl Layout {
     const fn after(count: usize) -> Layout {
@@ -92,11 +106,11 @@ impl Layout {
         Layout(places)
     }
 
-    const fn result() -> Layout {
+    const fn of(columns: &[Column]) -> Layout {
         let mut places = [0; COLUMN_COUNT];
         let mut place = 0;
-        while place < CHANGE.len() {
-            places[CHANGE[place] as usize] = place + 1;
+        while place < columns.len() {
+            places[columns[place] as usize] = place + 1;
             place += 1;
         }
         Layout(places)
@@ -107,12 +121,12 @@ impl Layout {
         self.0[column as usize]
     }
 
-    /// The places of the columns of [`CHANGE`].
-    pub const fn places_of_change(&self) -> [usize; CHANGE.len()] {
-        let mut places = [0; CHANGE.len()];
+    /// The places of some columns.
+    pub const fn places<const N: usize>(&self, columns: &[Column; N]) -> [usize; N] {
+        let mut places = [0; N];
         let mut place = 0;
-        while place < CHANGE.len() {
-            places[place] = self.place(CHANGE[place]);
+        while place < N {
+            places[place] = self.place(columns[place]);
             place += 1;
         }
         places
@@ -182,14 +196,24 @@ impl<'r> LogRow<'r> {
 
     /// The change, as far as merging needs it.
     pub fn change(&self) -> Result<Change<Object<'r>>, Error> {
+        self.change_at(self.position()?)
+    }
+
+    /// The change, as far as merging needs it, of a row without the columns of its position.
+    pub fn change_at(&self, position: Position) -> Result<Change<Object<'r>>, Error> {
         Ok(Change {
             op: Op::parse(self.text(Column::Op).ok_or(NULL)?)
                 .ok_or(Error::Installation("mana_sync.sync_changes has another op"))?,
             data: self.jsonb(Column::Data).and_then(Jsonb::object),
             field_timestamps: self.jsonb(Column::FieldTimestamps).and_then(Jsonb::object),
-            created_at: Time::from_micros(self.datum(Column::CreatedAt).ok_or(NULL)?.int8()),
-            position: self.position()?,
+            created_at: self.created_at()?,
+            position,
         })
+    }
+
+    /// When the server recorded the change.
+    pub fn created_at(&self) -> Result<Time, Error> {
+        Ok(Time::from_micros(self.datum(Column::CreatedAt).ok_or(NULL)?.int8()))
     }
 
     /// A column of the key of the row's group. No space is the space `''`.

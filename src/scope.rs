@@ -126,6 +126,11 @@ impl<'a> Scope<'a> {
         Ok(Scope { user, spaces, memberships_known })
     }
 
+    /// The spaces of the user; `None` if the memberships are not known.
+    pub fn known_spaces(&self) -> Option<&[&'a [u8]]> {
+        self.memberships_known.then_some(&self.spaces)
+    }
+
     /// Whether the user may write into no space at all.
     pub fn may_write_no_space(&self) -> bool {
         match self.memberships_known {

@@ -6,16 +6,19 @@ use crate::error::Error;
 use crate::page::{self, ClientFilter, PageRow, TakeRows};
 use crate::pg::datum::Datum;
 use crate::pg::fmgr::{Answer, Args, sql_functions};
-use crate::pg::heap::Row;
+use crate::pg::heap::{Descriptor, Row};
+use crate::pg::spi::SlotRow;
 use crate::pg::tuplestore::ResultSet;
 use crate::row;
+use crate::scope::Scope;
 use crate::settings;
-use mana_sync_cursor::page::{Request, Rows};
+use mana_sync_cursor::Position;
+use mana_sync_cursor::page::{Request, Rows, Start, Taken};
 
 sql_functions!(changes_since);
 
 /// The function returns the columns of a change, and the cursor.
-const RESULT_COLUMNS: usize = row::CHANGE.len() + 1;
+const RESULT_COLUMNS: usize = row::RESULT_COLUMNS.len() + 1;
 
 /// `mana_sync.changes_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
 ///
@@ -24,22 +27,9 @@ const RESULT_COLUMNS: usize = row::CHANGE.len() + 1;
 /// delete that was purged.
 fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
-    let app = key(args.text(1), "app_id")?;
-    let page_size = page::page_size(args.int4(5), 5000)?;
-    let start = page::parse_since(args.text(3))?;
-    let table = args.text(2).filter(|table| !table.is_empty());
-    let client = args.text(4).filter(|client| !client.is_empty());
+    let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 5000)?;
     Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        // The cursor is in the last row: a page without rows needs none.
-        let request = Request {
-            user: scope.user,
-            app,
-            spaces: &scope.spaces,
-            table,
-            page_size,
-            cursor_without_rows: false,
-            room: None,
-        };
+        let request = PageArgs::request(scope, app, table, page_size, false);
         let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
         page::read(spi, &request, (ClientFilter::Everywhere, client), start, &mut rows, |rows, page| {
             if let Some(last) = rows.last.take() {
@@ -51,6 +41,45 @@ fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
         })??;
         Ok(None)
     })
+}
+
+/// The arguments of `changes_since` and `records_since`, without the scope.
+pub struct PageArgs<'a> {
+    /// The app.
+    pub app: &'a [u8],
+    /// The only table that is wanted.
+    pub table: Option<&'a [u8]>,
+    /// The client whose rows are left out.
+    pub client: Option<&'a [u8]>,
+    /// Where the page begins.
+    pub start: Start,
+    /// The most rows of the page.
+    pub page_size: usize,
+}
+
+impl<'a> PageArgs<'a> {
+    /// Reads the arguments. `page_size` is the default.
+    pub fn new(args: &Args<'a>, page_size: usize) -> Result<PageArgs<'a>, Error> {
+        Ok(PageArgs {
+            app: key(args.text(1), "app_id")?,
+            page_size: page::page_size(args.int4(5), page_size)?,
+            start: page::parse_since(args.text(3))?,
+            table: args.text(2).filter(|table| !table.is_empty()),
+            client: args.text(4).filter(|client| !client.is_empty()),
+        })
+    }
+
+    /// The request for a page. The cursor is in the last row: a page without rows needs none.
+    pub fn request<'r>(
+        scope: &'r Scope<'_>,
+        app: &'r [u8],
+        table: Option<&'r [u8]>,
+        page_size: usize,
+        as_records: bool,
+    ) -> Request<'r> {
+        let (user, spaces) = (scope.user, scope.spaces.as_slice());
+        Request { user, app, spaces, table, page_size, as_records, cursor_without_rows: false, room: None }
+    }
 }
 
 /// The rows of a page on their way into the result. The last one waits for the cursor.
@@ -80,12 +109,16 @@ impl<'s> ResultRow<'s> {
     }
 }
 
-impl TakeRows for ResultRows<'_, '_> {
-    const NEEDS_SIZE: bool = true;
+impl<'s> TakeRows<'s> for ResultRows<'_, 's> {
+    type Row = PageRow<'s>;
+
+    fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
+        PageRow::of_result(slot, descriptor)
+    }
 }
 
 impl<'s> Rows<PageRow<'s>> for ResultRows<'_, 's> {
-    fn take(&mut self, row: PageRow<'s>) -> bool {
+    fn take(&mut self, _: Position, row: PageRow<'s>) -> Taken {
         let (row, bytes) = match row.size() {
             Some(size) => (ResultRow::Stored(row.row()), size),
             None => {
@@ -94,7 +127,7 @@ impl<'s> Rows<PageRow<'s>> for ResultRows<'_, 's> {
             }
         };
         if self.last.is_some() && self.bytes.saturating_add(bytes) > self.most {
-            return false;
+            return Taken::Full;
         }
         self.bytes += bytes;
         match self.last.replace(row) {
@@ -102,6 +135,6 @@ impl<'s> Rows<PageRow<'s>> for ResultRows<'_, 's> {
             Some(ResultRow::Stored(row)) => self.result.add(&row),
             Some(ResultRow::Detoasted(columns)) => self.result.add_values(&[columns.as_slice(), &[None]].concat()),
         }
-        true
+        Taken::Shown
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`record_change`]  | `record_change`, and the defaults and constraints of the log: `uuidv7`, `is_change` |
 //! | [`changes_since`]  | `changes_since` |
+//! | [`records_since`]  | `records_since` |
 //! | [`push`]           | `push` |
 //! | [`pull`]           | `pull`, `sync` |
 //! | [`records`]        | `records`, `record_history` |
@@ -20,3 +21,4 @@ mod pull;
 pub mod push;
 mod record_change;
 mod records;
+mod records_since;

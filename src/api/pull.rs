@@ -1,15 +1,18 @@
 //! `mana_sync.pull` and `mana_sync.sync`, which is a push and a pull.
 
-use super::push;
+use super::push::{self, Pushed};
 use crate::bounds::key;
 use crate::call::Call;
 use crate::error::Error;
+use crate::page::records::RecordRows;
 use crate::page::{self, ClientFilter};
 use crate::pg::datum::Datum;
 use crate::pg::fmgr::{Answer, Args, sql_functions};
+use crate::pg::memory::Memory;
 use crate::pg::spi::Spi;
 use crate::scope::Scope;
-use crate::wire::response::Response;
+use crate::settings;
+use crate::wire::response::{End, Response};
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::page::{Request, Start};
 
@@ -18,9 +21,9 @@ sql_functions!(pull, sync);
 /// The default of `pull`'s page_size, which `sync` has no argument for.
 const PAGE_SIZE: usize = 1000;
 
-/// `mana_sync.pull(user_id, app_id, table_name, since, client_id, page_size, space_ids) RETURNS json`
+/// `mana_sync.pull(user_id, app_id, table_name, since, client_id, page_size, space_ids, as_records, echo) RETURNS json`
 ///
-/// A page of changes as a response of the wire format. Errors: those of `changes_since`, except that 55000 is answered
+/// A page of changes, or of records, as a response of the wire format. Errors: those of `changes_since`, except that 55000 is answered
 /// with `resyncRequired`.
 fn pull<'a>(args: &Args<'a>) -> Answer<'a> {
     let app = key(args.text(1), "app_id")?;
@@ -28,11 +31,13 @@ fn pull<'a>(args: &Args<'a>) -> Answer<'a> {
     let since = args.text(3);
     let start = page::parse_since(since)?;
     let table = args.text(2).filter(|table| !table.is_empty());
-    let client = args.text(4).filter(|client| !client.is_empty());
-    let response = Response::new(args.memory());
-    Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        let request = request(scope, app, table, page_size);
-        respond(spi, &request, client, (start, since), false, response).map(Some)
+    let client = args.text(4).filter(|client| !client.is_empty() && !args.bool(8).unwrap_or(false));
+    let as_records = args.bool(7).unwrap_or(false);
+    let memory = args.memory();
+    Call::PLAIN.in_scope(memory, args.text(0), args.texts(6), |spi, scope| {
+        let request = request(scope, app, table, page_size, as_records);
+        let answer = Answering { spi, scope, request: &request, client, since, pushed: None };
+        answer.read(start, memory).map(Some)
     })
 }
 
@@ -47,53 +52,98 @@ fn sync<'a>(args: &Args<'a>) -> Answer<'a> {
     let start = page::parse_since(changeset.since)?;
     let client = push::client(args.text(3), &changeset)?;
     let page_size = changeset.limit.unwrap_or(PAGE_SIZE);
-    let response = Response::new(args.memory());
-    Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(4), |spi, scope| {
-        let request = request(scope, app, None, page_size);
+    let memory = args.memory();
+    Call::PLAIN.in_scope(memory, args.text(0), args.texts(4), |spi, scope| {
+        let request = request(scope, app, None, page_size, changeset.as_records);
+        let since = changeset.since;
+        let mut answer = Answering { spi, scope, request: &request, client, since, pushed: None };
         if page::check(&request, &start)?.is_err() {
-            return Ok(Some(resync(response)));
+            return Ok(Some(answer.resync(memory)));
         }
-        push::record(spi, scope, app, client, &changeset.changes)?;
-        let has_recorded = !changeset.changes.is_empty();
-        respond(spi, &request, client, (start, changeset.since), has_recorded, response).map(Some)
+        let pushed = push::record(spi, scope, app, client, &changeset)?;
+        answer.client = client.filter(|_| !changeset.echo);
+        answer.pushed = Some(&pushed);
+        answer.read(start, memory).map(Some)
     })
 }
 
-fn request<'r>(scope: &'r Scope<'_>, app: &'r [u8], table: Option<&'r [u8]>, page_size: usize) -> Request<'r> {
-    Request { user: scope.user, app, spaces: &scope.spaces, table, page_size, cursor_without_rows: true, room: None }
+fn request<'r>(
+    scope: &'r Scope<'_>,
+    app: &'r [u8],
+    table: Option<&'r [u8]>,
+    page_size: usize,
+    as_records: bool,
+) -> Request<'r> {
+    let (user, spaces) = (scope.user, scope.spaces.as_slice());
+    Request { user, app, spaces, table, page_size, as_records, cursor_without_rows: true, room: None }
 }
 
-/// Reads a page into a response. `has_recorded` is whether the call has recorded anything, which excludes the answer that a resync is
-/// required.
-fn respond<'m>(
-    spi: Spi<'_>,
-    request: &Request<'_>,
-    client: Option<&[u8]>,
-    (start, since): (Start, Option<&[u8]>),
-    has_recorded: bool,
-    mut response: Response<'m>,
-) -> Result<Datum<'m>, Error> {
-    // The answer's cursor where this server cannot tell more for now. Text that is neither a cursor nor a time is the beginning.
-    let unchanged = match &start {
-        Start::Beginning(None) => None,
-        Start::Cursor(_) | Start::Beginning(Some(_)) => since.and_then(|since| std::str::from_utf8(since).ok()),
-    };
-    match page::read(spi, request, (ClientFilter::Echo, client), start, &mut response, |_, _| Ok(()))? {
-        // A purge has committed since `sync` looked.
-        Err(_) if has_recorded => Err(Error::PurgedMeanwhile),
-        Err(_) => Ok(resync(response)),
-        Ok(page) => {
-            let cursor = match (page.next.issued(), unchanged) {
-                (Some(cursor), _) => page::issue(cursor),
-                (None, Some(unchanged)) => unchanged.to_string(),
-                (None, None) => Cursor::default().to_text(),
-            };
-            Ok(response.finish(&cursor, page.more, false))
-        }
+/// Answering a request.
+struct Answering<'s, 'r> {
+    spi: Spi<'s>,
+    scope: &'r Scope<'r>,
+    request: &'r Request<'r>,
+    /// The client whose own changes the answer leaves out.
+    client: Option<&'r [u8]>,
+    /// The request's `since`.
+    since: Option<&'r [u8]>,
+    /// What the call has pushed. The answer cannot be that a resync is required then.
+    pushed: Option<&'r Pushed<'r>>,
+}
+
+impl Answering<'_, '_> {
+    /// Reads a page into a response.
+    fn read<'m>(&self, start: Start, memory: Memory<'m>) -> Result<Datum<'m>, Error> {
+        // The answer's cursor where this server cannot tell more for now. Text that is neither a cursor nor a time is the beginning.
+        let unchanged = match &start {
+            Start::Beginning(None) => None,
+            Start::Cursor(_) | Start::Beginning(Some(_)) => {
+                self.since.and_then(|since| std::str::from_utf8(since).ok())
+            }
+        };
+        let (page, response) = match self.request.as_records {
+            // A device learns from its own changes what became of them.
+            true => {
+                let mut response = Response::of_records(memory);
+                let mut rows = RecordRows::new(self.spi, self.request, None, settings::max_page_bytes(), &mut response);
+                let filter = (ClientFilter::Echo, None);
+                let page = page::read(self.spi, self.request, filter, start, &mut rows, |_, _| Ok(()))?;
+                (page, response)
+            }
+            false => {
+                let mut response = Response::of_changes(memory);
+                let filter = (ClientFilter::Echo, self.client);
+                let page = page::read(self.spi, self.request, filter, start, &mut response, |_, _| Ok(()))?;
+                (page, response)
+            }
+        };
+        let page = match page {
+            Ok(page) => page,
+            // A purge has committed since `sync` looked.
+            Err(_) if self.pushed.is_some_and(Pushed::has_recorded) => return Err(Error::PurgedMeanwhile),
+            Err(_) => return Ok(self.resync(memory)),
+        };
+        let cursor = match (page.next.issued(), unchanged) {
+            (Some(cursor), _) => page::issue(cursor),
+            (None, Some(unchanged)) => unchanged.to_string(),
+            (None, None) => Cursor::default().to_text(),
+        };
+        Ok(response.finish(&End {
+            synced_until: &cursor,
+            more: page.more,
+            spaces: self.scope.known_spaces().filter(|_| page.spaces_changed),
+            rejected: self.pushed.and_then(Pushed::rejected),
+            resync_required: false,
+        }))
     }
-}
 
-/// A response without changes: the client has to begin again.
-fn resync(response: Response<'_>) -> Datum<'_> {
-    response.finish(&Cursor::default().to_text(), false, true)
+    /// A response without changes: the client has to begin again.
+    fn resync<'m>(&self, memory: Memory<'m>) -> Datum<'m> {
+        let response = match self.request.as_records {
+            true => Response::of_records(memory),
+            false => Response::of_changes(memory),
+        };
+        let synced_until = &Cursor::default().to_text();
+        response.finish(&End { synced_until, more: false, spaces: None, rejected: None, resync_required: true })
+    }
 }

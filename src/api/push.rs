@@ -1,64 +1,49 @@
 //! `mana_sync.push`: records a changeset, with one statement for all of its changes.
 
+mod batch;
+mod spaces;
+
 use crate::bounds::{self, key};
-use crate::call::{Call, with_index_scans};
+use crate::call::Call;
 use crate::error::Error;
 use crate::json::text::JsonText;
-use crate::pg::datum::{Datum, types::*};
 use crate::pg::fmgr::{Answer, Args, sql_functions};
-use crate::pg::jsonb::{Jsonb, empty_object};
 use crate::pg::server;
-use crate::pg::spi::{Spi, Statement, statement};
+use crate::pg::spi::Spi;
 use crate::scope::Scope;
-use crate::settings;
-use crate::wire::changeset::{Change, Changeset, RecordKey, derive_times};
+use crate::wire::changeset::{Change, Changeset, derive_times};
+use crate::wire::response::{Rejected, write_rejected};
+use batch::{Batch, NewRow, NotInserted};
 use mana_sync_merge::time::Time;
-use std::collections::HashMap;
-use std::convert::Infallible;
 
 sql_functions!(push);
-
-static INSERT: Statement = statement!(
-    "push/insert.sql",
-    [
-        TEXT,
-        TEXT,
-        TEXT,
-        UUID_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        JSONB_ARRAY,
-        JSONB_ARRAY,
-        INT4_ARRAY,
-        JSONB_ARRAY
-    ]
-);
-
-static TAKEN: Statement = statement!(
-    "push/taken.sql",
-    [TEXT, TEXT, UUID_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, JSONB_ARRAY, JSONB_ARRAY]
-);
-
-static SPACE_OF: Statement = statement!("push/space_of.sql", [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY]);
 
 /// `mana_sync.push(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
 /// Records all changes of a changeset, or none, and returns `{"inserted": …, "duplicates": …}`. Errors: 22023
 /// for an empty user or app and for whatever is wrong with the changeset, with the change's place and key;
 /// 42501 as for `record_change`; 23505 for an `eventId` that is the id of another change, or of the same with other content.
+///
+/// A changeset that is not atomic records every change that can be recorded, and returns the others under `rejected`.
 fn push<'a>(args: &Args<'a>) -> Answer<'a> {
     let app = key(args.text(1), "app_id")?;
     let changeset = changeset(args)?;
     let client = client(args.text(3), &changeset)?;
-    let inserted = Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(4), |spi, scope| {
-        record(spi, scope, app, client, &changeset.changes)
-    })?;
-    let duplicates = changeset.changes.len() - inserted;
-    let mut json = JsonText::new(args.memory());
-    json.raw(&format!("{{\"inserted\":{inserted},\"duplicates\":{duplicates}}}"));
-    Ok(Some(json.finish()))
+    let memory = args.memory();
+    Call::PLAIN.in_scope(memory, args.text(0), args.texts(4), |spi, scope| {
+        let pushed = record(spi, scope, app, client, &changeset)?;
+        let mut json = JsonText::new(memory);
+        json.raw(&format!("{{\"inserted\":{},\"duplicates\":{}", pushed.inserted, pushed.duplicates));
+        if pushed.skipped > 0 {
+            json.raw(&format!(",\"skipped\":{}", pushed.skipped));
+        }
+        if let Some(rejected) = pushed.rejected() {
+            json.raw(",\"rejected\":");
+            write_rejected(&mut json, rejected);
+        }
+        json.raw("}");
+        Ok(Some(json.finish()))
+    })
 }
 
 /// The changeset that is the third argument.
@@ -73,124 +58,128 @@ pub fn client<'a>(argument: Option<&'a [u8]>, changeset: &Changeset<'a>) -> Resu
     Ok(argument.filter(|client| !client.is_empty()).or(changeset.client))
 }
 
-/// Appends changes to the log under a scope. Returns how many had not been there.
-pub fn record(
+/// What became of the changes of a changeset.
+pub struct Pushed<'a> {
+    /// How many were recorded.
+    inserted: usize,
+    /// How many had been recorded before.
+    duplicates: usize,
+    /// How many a trigger of the application left out.
+    skipped: usize,
+    /// Those that cannot be recorded, by their places; `None` if the changeset is atomic.
+    rejected: Option<Vec<Rejected<'a>>>,
+}
+
+impl<'a> Pushed<'a> {
+    /// Whether the call has recorded a change.
+    pub fn has_recorded(&self) -> bool {
+        self.inserted > 0
+    }
+
+    /// The changes that cannot be recorded; `None` if the changeset is atomic.
+    pub fn rejected(&self) -> Option<&[Rejected<'a>]> {
+        self.rejected.as_deref()
+    }
+}
+
+/// The changes of a changeset that cannot be recorded.
+enum Refusals<'a> {
+    /// The first one ends the call.
+    Raise,
+    /// They are returned.
+    Return(Vec<Rejected<'a>>),
+}
+
+impl<'a> Refusals<'a> {
+    fn add(&mut self, change: &Change<'a>, error: Error) -> Result<(), Error> {
+        match self {
+            Refusals::Raise => Err(error),
+            Refusals::Return(rejected) => {
+                rejected.push(Rejected::new(change.index, &change.named(), &error));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Appends the changes of a changeset to the log under a scope.
+pub fn record<'a>(
     spi: Spi<'_>,
     scope: &Scope<'_>,
     app: &[u8],
     client: Option<&[u8]>,
-    changes: &[Change<'_>],
-) -> Result<usize, Error> {
+    changeset: &Changeset<'a>,
+) -> Result<Pushed<'a>, Error> {
     key(Some(scope.user), "user_id")?;
-    for (index, change) in changes.iter().enumerate() {
-        let may = change.space.filter(|space| !space.is_empty()).map_or(Ok(()), |space| scope.may_write(space));
-        may.map_err(|error| Error::Change { index, error: Box::new(error) })?;
-    }
-    if changes.is_empty() {
-        return Ok(0);
-    }
-    let memory = spi.memory();
-    let derived = derive_times(changes, Time::from_micros(server::now()), memory);
-    let data = |index: usize| derived[index].data.or(changes[index].data);
-    let field_timestamps = |index: usize| derived[index].field_timestamps.or(changes[index].field_timestamps);
-    for (index, change) in changes.iter().enumerate() {
-        if let Some(fault) = bounds::fault_of_values([data(index), field_timestamps(index), change.actor]) {
-            return Err(Error::Changeset { path: format!("changes[{index}]"), fault });
-        }
-    }
-    let user = Some(memory.text(scope.user));
-    let app = Some(memory.text(app));
-    let spaces = spaces(spi, scope, (user, app), changes);
-    let texts = |column: &dyn for<'c> Fn(&Change<'c>) -> &'c [u8]| {
-        Some(memory.array(TEXT, changes.iter().map(|change| memory.text(column(change)))))
+    let mut refusals = match changeset.is_atomic {
+        true => Refusals::Raise,
+        false => Refusals::Return(changeset.rejected.clone()),
     };
-    let new_id = uuid::Uuid::now_v7;
-    let ids = Some(memory.array(UUID, changes.iter().map(|change| memory.uuid(&change.id.unwrap_or_else(new_id)))));
-    let tables = texts(&|change| change.table);
-    let records = texts(&|change| change.record);
-    let ops = texts(&|change| change.op);
-    let nothing = empty_object(memory);
-    let inserted = spi.insert(
-        &INSERT,
-        &[
-            app,
-            user,
-            Some(memory.text(client.unwrap_or_default())),
-            ids,
-            tables,
-            records,
-            Some(memory.nullable_array(TEXT, spaces.iter().map(|space| space.map(|space| memory.text(space))))),
-            ops,
-            Some(memory.nullable_array(JSONB, (0..changes.len()).map(|i| data(i).map(Jsonb::datum)))),
-            Some(memory.array(JSONB, (0..changes.len()).map(|i| field_timestamps(i).unwrap_or(nothing).datum()))),
-            Some(memory.array(INT4, changes.iter().map(|change| Datum::from(change.schema_version)))),
-            Some(memory.nullable_array(JSONB, changes.iter().map(|change| change.actor.map(Jsonb::datum)))),
-        ],
-    );
-    if inserted < changes.len() {
-        // The changes are compared as they were sent, without derived times and spaces: those depend on the rest of the push.
-        let spaces = changes.iter().map(|change| change.space.map(|space| memory.text(space)));
-        let spaces = Some(memory.nullable_array(TEXT, spaces));
-        let data = Some(memory.nullable_array(JSONB, changes.iter().map(|change| change.data.map(Jsonb::datum))));
-        let times = changes.iter().map(|change| change.field_timestamps.map(Jsonb::datum));
-        let times = Some(memory.nullable_array(JSONB, times));
-        let values = [user, app, ids, tables, records, ops, spaces, data, times];
-        let taken = with_index_scans(|| Ok::<_, Infallible>(spi.select(&TAKEN, &values).first()));
-        let Ok(taken) = taken;
-        if let Some(row) = taken {
-            let index = row.int8(1).map_or(0, |place| place as usize - 1);
-            let is_same_change = row.bool(2) == Some(true);
-            return Err(if is_same_change { Error::Changed(index) } else { Error::Taken(index) });
+    let rows = new_rows(spi, scope, &changeset.changes, &mut refusals)?;
+    let (mut inserted, mut duplicates, mut skipped) = (0, 0, 0);
+    if !rows.is_empty() {
+        let batch = Batch::new(spi, scope.user, app, client);
+        let rows = batch.with_spaces(scope, rows);
+        let (count, sent) = match &mut refusals {
+            Refusals::Return(rejected) if batch::may_be_refused()? => batch.insert_what_is_not_refused(rows, rejected),
+            Refusals::Return(_) | Refusals::Raise => (batch.insert(&rows), rows),
+        };
+        inserted = count;
+        if inserted < sent.len() {
+            let others = batch.not_inserted(&sent)?;
+            duplicates = sent.len() - inserted - others.len();
+            for (row, why) in others {
+                let change = row.change;
+                match why {
+                    NotInserted::Skipped => skipped += 1,
+                    NotInserted::Taken => refusals.add(change, Error::Taken(change.index))?,
+                    NotInserted::Changed => refusals.add(change, Error::Changed(change.index))?,
+                }
+            }
         }
     }
-    Ok(inserted)
+    let rejected = match refusals {
+        Refusals::Raise => None,
+        Refusals::Return(mut rejected) => {
+            rejected.sort_by_key(|change| change.index);
+            Some(rejected)
+        }
+    };
+    Ok(Pushed { inserted, duplicates, skipped, rejected })
 }
 
-/// The space that each change is recorded in: the one that it names, or else the one in which the user's changes have the record,
-/// including the changes before it in the push. Without this, a device that does not name the space in each edit would make records
-/// private that others share.
-///
-/// A change in a space that the user has left is private, as a change without a space: the space is not theirs to write into any more.
-fn spaces<'a>(
-    spi: Spi<'a>,
+/// The rows of the changes that the extension does not refuse, without the spaces of their records.
+fn new_rows<'s, 'a>(
+    spi: Spi<'s>,
     scope: &Scope<'_>,
-    (user, app): (Option<Datum<'_>>, Option<Datum<'_>>),
-    changes: &[Change<'a>],
-) -> Vec<Option<&'a [u8]>> {
-    let is_named = |change: &Change<'_>| change.space.is_some();
-    if changes.iter().all(is_named) || scope.may_write_no_space() || !settings::space_of_record() {
-        return changes.iter().map(|change| change.space.filter(|space| !space.is_empty())).collect();
-    }
-    // The space of each record, after the changes so far; at first, what the log says.
-    let mut known: HashMap<RecordKey<'_>, Option<&'a [u8]>> = HashMap::new();
-    let mut wanted: Vec<RecordKey<'_>> = Vec::new();
+    changes: &'s [Change<'a>],
+    refusals: &mut Refusals<'a>,
+) -> Result<Vec<NewRow<'s, 'a>>, Error> {
+    let mut allowed = Vec::with_capacity(changes.len());
     for change in changes {
-        known.entry(change.key()).or_insert_with(|| {
-            if !is_named(change) {
-                wanted.push(change.key());
+        match change.space.filter(|space| !space.is_empty()).map_or(Ok(()), |space| scope.may_write(space)) {
+            Ok(()) => allowed.push(change),
+            Err(error) => refusals.add(change, Error::Change { index: change.index, error: Box::new(error) })?,
+        }
+    }
+    let derived = derive_times(&allowed, Time::from_micros(server::now()), spi.memory());
+    let mut rows = Vec::with_capacity(allowed.len());
+    for (change, derived) in allowed.into_iter().zip(derived) {
+        let data = derived.data.or(change.data);
+        let field_timestamps = derived.field_timestamps.or(change.field_timestamps);
+        match bounds::fault_of_values([data, field_timestamps, change.actor]) {
+            None => rows.push(NewRow {
+                change,
+                id: change.id.unwrap_or_else(uuid::Uuid::now_v7),
+                space: change.space.filter(|space| !space.is_empty()),
+                data,
+                field_timestamps,
+            }),
+            Some(fault) => {
+                let path = format!("changes[{}]", change.index);
+                refusals.add(change, Error::Changeset { path, fault })?;
             }
-            None
-        });
-    }
-    let memory = spi.memory();
-    let tables = Some(memory.array(TEXT, wanted.iter().map(|record| memory.text(record.0))));
-    let records = Some(memory.array(TEXT, wanted.iter().map(|record| memory.text(record.1))));
-    let rows = with_index_scans(|| Ok::<_, Infallible>(spi.select(&SPACE_OF, &[user, app, tables, records])));
-    let Ok(rows) = rows;
-    for row in rows.iter() {
-        let record = row.int8(1).and_then(|place| wanted.get(place as usize - 1));
-        let space = row.text(2).filter(|space| scope.may_write(space).is_ok());
-        if let (Some(record), Some(space)) = (record, space) {
-            known.insert(*record, Some(space));
         }
     }
-    let space_of = |change: &Change<'a>| match change.space {
-        Some(named) => {
-            let space = Some(named).filter(|space| !space.is_empty());
-            known.insert(change.key(), space);
-            space
-        }
-        None => known.get(&change.key()).copied().flatten(),
-    };
-    changes.iter().map(space_of).collect()
+    Ok(rows)
 }

@@ -14,11 +14,11 @@ static INSERT: Statement = statement!("record_change/insert.sql", [UUID, TEXT, T
 
 static INSERT_ALL: Statement = statement!(
     "record_change/insert_all.sql",
-    [UUID, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, JSONB, TEXT, JSONB, INT4, JSONB]
+    [UUID, TEXT, TEXT, TEXT, TEXT, TEXT, TEXT, JSONB, TEXT, JSONB, INT4, JSONB, TEXT]
 );
 
 /// `mana_sync.record_change(app_id, table_name, record_id, user_id, space_id, op, client_id, data,
-/// field_timestamps, schema_version, actor, id, space_ids) RETURNS uuid`
+/// field_timestamps, schema_version, actor, id, space_ids, origin) RETURNS uuid`
 ///
 /// Appends one change under the scope of `user_id` and returns its id. `data`, `field_timestamps` and
 /// `actor` are stored as they come. Errors: 22023 for an empty app, table, record or user id or an unknown op, and for a change that is
@@ -42,6 +42,8 @@ fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
         bounds::check_client(args.text(6))?;
         let (data, field_timestamps, actor) = (args.jsonb(7), args.jsonb(8), args.jsonb(10));
         bounds::check_values([("data", data), ("field_timestamps", field_timestamps), ("actor", actor)])?;
+        let origin = args.text(13).filter(|origin| !origin.is_empty());
+        bounds::check_origin(origin)?;
         let id = args.datum(11).unwrap_or_else(|| memory.uuid(&uuid::Uuid::now_v7()));
         let schema_version = args.int4(9).filter(|&version| version > 1);
         let required = [
@@ -55,7 +57,7 @@ fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
             data.map(Jsonb::datum),
         ];
         let has_times = field_timestamps.is_some_and(|times| !times.is_empty_object());
-        if space.is_none() && !has_times && schema_version.is_none() && actor.is_none() {
+        if space.is_none() && !has_times && schema_version.is_none() && actor.is_none() && origin.is_none() {
             spi.insert(&INSERT, &required);
         } else {
             let optional = [
@@ -63,6 +65,7 @@ fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
                 Some(field_timestamps.unwrap_or_else(|| jsonb::empty_object(memory)).datum()),
                 Some(Datum::from(schema_version.unwrap_or(1))),
                 actor.map(Jsonb::datum),
+                origin.and(args.datum(13)),
             ];
             spi.insert(&INSERT_ALL, &[required.as_slice(), &optional].concat());
         }

@@ -60,7 +60,7 @@ fn spaces<'s>(spi: Spi<'s>, scope: &Scope<'_>) -> Datum<'s> {
 }
 
 /// How many columns `record_history` returns.
-const HISTORY_COLUMNS: usize = 11;
+const HISTORY_COLUMNS: usize = 12;
 
 /// The events of a record. They are in the server's memory: what grows with the data must end in an error, and not in the end of the
 /// process.
@@ -109,6 +109,7 @@ fn record_history<'a>(args: &Args<'a>) -> Answer<'a> {
                     row.datum(Column::SpaceId),
                     row.datum(Column::CreatedAt),
                     row.datum(Column::Id),
+                    row.datum(Column::Origin),
                 ]);
             });
         }

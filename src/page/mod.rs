@@ -5,6 +5,7 @@
 //! row is decoded on its way.
 
 mod purges;
+pub mod records;
 mod source;
 
 use crate::bounds::MOST_SENT;
@@ -12,11 +13,11 @@ use crate::epoch;
 use crate::error::Error;
 use crate::json::text::Size;
 use crate::pg::datum::Datum;
-use crate::pg::heap::{self, Row};
+use crate::pg::heap::{self, Descriptor, Row};
 use crate::pg::server;
 use crate::pg::snapshot::{self, ActiveSnapshot, Kind};
 use crate::pg::spi::{SlotRow, Spi};
-use crate::row::{self, AFTER_ONE, LogRow, RESULT};
+use crate::row::{self, AFTER_ONE, Layout, LogRow, RESULT, WHOLE_CHANGE};
 use mana_sync_cursor::codec::looks_like_cursor;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::{Server, WriteEpoch};
@@ -28,10 +29,11 @@ use pgrx::{PgLogLevel, PgSqlErrorCode};
 use purges::PurgeTables;
 use source::LogSource;
 
-/// A row of a page. Its columns are those of [`row::CHANGE`].
+/// A row of a page.
 #[derive(Clone, Copy)]
 pub struct PageRow<'s> {
     row: Row<'s>,
+    layout: &'static Layout,
     /// About how many bytes of text the row has, without JSON that is toasted; 0 where sizes are not needed.
     size: usize,
     /// Whether any of its JSON is toasted, so that its text is not known yet. False where sizes are not needed.
@@ -39,20 +41,24 @@ pub struct PageRow<'s> {
 }
 
 impl<'s> PageRow<'s> {
-    /// A row that was projected from the row in `slot`.
-    fn new(slot: &SlotRow<'_, 's>, row: Row<'s>, needs_size: bool) -> PageRow<'s> {
-        let mut page_row = PageRow { row, size: 0, is_toasted: false };
-        if needs_size {
-            page_row.size = row.size();
-            for column in row::JSON {
-                match slot.jsonb(AFTER_ONE.place(column)) {
-                    Some(value) if value.is_toasted() => page_row.is_toasted = true,
-                    // The tuple has the bytes of its strings already, as of all other columns.
-                    Some(value) if !value.has_no_number() => {
-                        page_row.size += value.with_root(Size::of_numbers).0.text;
-                    }
-                    _ => {}
+    /// Projects the row in `slot`, whose first column precedes those of the log, to [`row::CHANGE`].
+    pub fn of_change(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
+        let row = slot.project::<_, WIDTH>(const { AFTER_ONE.places(&row::CHANGE) }, descriptor);
+        PageRow { row, layout: &WHOLE_CHANGE, size: 0, is_toasted: false }
+    }
+
+    /// Projects the row in `slot`, whose first column precedes those of the log, to [`row::RESULT_COLUMNS`], and measures it.
+    pub fn of_result(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
+        let row = slot.project::<_, WIDTH>(const { AFTER_ONE.places(&row::RESULT_COLUMNS) }, descriptor);
+        let mut page_row = PageRow { row, layout: &RESULT, size: row.size(), is_toasted: false };
+        for column in row::JSON {
+            match slot.jsonb(AFTER_ONE.place(column)) {
+                Some(value) if value.is_toasted() => page_row.is_toasted = true,
+                // The tuple has the bytes of its strings already, as of all other columns.
+                Some(value) if !value.has_no_number() => {
+                    page_row.size += value.with_root(Size::of_numbers).0.text;
                 }
+                _ => {}
             }
         }
         page_row
@@ -61,7 +67,7 @@ impl<'s> PageRow<'s> {
     /// A copy in other memory. What is stored out of line stays there.
     #[cfg(feature = "pg_bench")]
     pub fn copy<'m>(&self, memory: crate::pg::memory::Memory<'m>) -> PageRow<'m> {
-        PageRow { row: self.row.copy(memory), size: self.size, is_toasted: self.is_toasted }
+        PageRow { row: self.row.copy(memory), ..*self }
     }
 
     /// The row without its size.
@@ -71,7 +77,7 @@ impl<'s> PageRow<'s> {
 
     /// The row with the names of its columns.
     pub fn log_row(&self) -> LogRow<'s> {
-        LogRow::new(self.row, &RESULT)
+        LogRow::new(self.row, self.layout)
     }
 
     /// About how many bytes of text the row has; `None` where that is not known before [`PageRow::detoast`].
@@ -82,7 +88,8 @@ impl<'s> PageRow<'s> {
     /// The columns with detoasted JSON, and how many bytes of text they have. If the row is too large to be sent, all its JSON is NULL.
     pub fn detoast(&self) -> (Vec<Option<Datum<'s>>>, usize) {
         let log_row = self.log_row();
-        let mut columns: Vec<Option<Datum<'s>>> = row::CHANGE.iter().map(|&column| log_row.datum(column)).collect();
+        let mut columns: Vec<Option<Datum<'s>>> =
+            row::RESULT_COLUMNS.iter().map(|&column| log_row.datum(column)).collect();
         let mut size = self.size;
         for column in row::JSON {
             let Some(value) = log_row.jsonb(column) else { continue };
@@ -101,10 +108,16 @@ impl<'s> PageRow<'s> {
     }
 }
 
+/// How many columns the queries that read ranges return: the number of the range, and those of the log.
+const WIDTH: usize = 1 + row::COLUMN_COUNT;
+
 /// What takes the rows of a page.
-pub trait TakeRows {
-    /// Whether it needs [`PageRow::size`].
-    const NEEDS_SIZE: bool;
+pub trait TakeRows<'s>: Rows<Self::Row> {
+    /// What it takes of a row.
+    type Row;
+
+    /// Takes it from the row in `slot`, whose first column precedes those of the log. `descriptor` is kept for the next row.
+    fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> Self::Row;
 }
 
 /// The rows of a client that a page leaves out.
@@ -135,7 +148,7 @@ pub fn issue(cursor: &Cursor) -> String {
 /// Reads a page into `rows`, and calls `end` while the rows exist. The page's cursor goes to the client through [`issue`].
 ///
 /// The outer error ends the call; the inner one is the reason why the reader has to begin again.
-pub fn read<'s, R: TakeRows + Rows<PageRow<'s>>>(
+pub fn read<'s, R: TakeRows<'s>>(
     spi: Spi<'s>,
     request: &Request<'_>,
     filter: (ClientFilter, Option<&[u8]>),
@@ -144,7 +157,7 @@ pub fn read<'s, R: TakeRows + Rows<PageRow<'s>>>(
     end: impl FnOnce(&mut R, &Page) -> Result<(), Error>,
 ) -> Result<Result<Page, Resync>, Error> {
     refuse_subscribers()?;
-    let mut source = LogSource::new(spi, request, filter, R::NEEDS_SIZE);
+    let mut source = LogSource::new(spi, request, filter, R::row);
     with_server(|known, active| {
         let page = match history_is_certain(known, active)? {
             true => {
@@ -152,7 +165,7 @@ pub fn read<'s, R: TakeRows + Rows<PageRow<'s>>>(
                 read_page(known, (snapshot, active.lsn), request, start, &mut source, &mut PurgeTables, rows)
             }
             // Nothing that this transaction can tell would be certain. The next one knows.
-            false => Ok(Page { next: NextCursor::Unchanged, more: false }),
+            false => Ok(Page { next: NextCursor::Unchanged, more: false, spaces_changed: false }),
         };
         match page {
             Ok(page) => end(rows, &page).map(|()| Ok(page)),

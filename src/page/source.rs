@@ -1,12 +1,12 @@
 //! The log as the snapshot of a call sees it: the queries behind a page.
 
-use super::{ClientFilter, PageRow};
+use super::ClientFilter;
 use crate::call::with_index_scans;
 use crate::pg::datum::{Datum, types::*};
 use crate::pg::heap::Descriptor;
 use crate::pg::snapshot::ActiveSnapshot;
 use crate::pg::spi::{SlotRow, Spi, Statement, statement};
-use crate::row::{AFTER_ONE, COLUMN_COUNT, Column};
+use crate::row::{AFTER_ONE, Column};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::epoch::{Server, WriteEpoch};
 use mana_sync_cursor::id::{EpochNumber, TransactionId};
@@ -65,11 +65,8 @@ static SAME_RANGE_OF_SPACES: Statement = statement!(
 
 static OWN_TRANSACTION: Statement = statement!("queries/own_transaction.sql", [TEXT, TEXT, INT4, XID8, TEXT_ARRAY]);
 
-/// How many columns the queries that read ranges return.
-const WIDTH: usize = 1 + COLUMN_COUNT;
-
 /// The log as the snapshot of a call sees it.
-pub struct LogSource<'s, 'r> {
+pub struct LogSource<'s, 'r, R> {
     spi: Spi<'s>,
     user: Datum<'s>,
     app: Datum<'s>,
@@ -84,18 +81,21 @@ pub struct LogSource<'s, 'r> {
     spaces: OnceCell<Vec<Datum<'s>>>,
     /// The descriptor of the rows.
     descriptor: Option<Descriptor<'s>>,
-    /// Whether the size of each row is measured.
-    needs_size: bool,
+    /// Makes what the page takes of a row.
+    row: MakeRow<'s, R>,
 }
 
-impl<'s, 'r> LogSource<'s, 'r> {
-    /// A source for a request. `needs_size` is whether [`PageRow::size`] is wanted.
+/// Makes what a page takes of a row. The descriptor is kept for the next row.
+type MakeRow<'s, R> = fn(&SlotRow<'_, 's>, &mut Option<Descriptor<'s>>) -> R;
+
+impl<'s, 'r, R> LogSource<'s, 'r, R> {
+    /// A source for a request.
     pub fn new(
         spi: Spi<'s>,
         request: &Request<'r>,
         (filter, client): (ClientFilter, Option<&[u8]>),
-        needs_size: bool,
-    ) -> LogSource<'s, 'r> {
+        row: MakeRow<'s, R>,
+    ) -> LogSource<'s, 'r, R> {
         let memory = spi.memory();
         LogSource {
             spi,
@@ -107,7 +107,7 @@ impl<'s, 'r> LogSource<'s, 'r> {
             ids: request.spaces,
             spaces: OnceCell::new(),
             descriptor: None,
-            needs_size,
+            row,
         }
     }
 
@@ -212,8 +212,8 @@ impl<'s, 'r> LogSource<'s, 'r> {
     }
 }
 
-impl<'s> Source for LogSource<'s, '_> {
-    type Row = PageRow<'s>;
+impl<R> Source for LogSource<'_, '_, R> {
+    type Row = R;
     /// An error of PostgreSQL ends the call by itself.
     type Error = Infallible;
 
@@ -221,7 +221,7 @@ impl<'s> Source for LogSource<'s, '_> {
         &mut self,
         fetches: &[Fetch],
         filter: &Filter,
-        take: &mut dyn FnMut(usize, Position, PageRow<'s>),
+        take: &mut dyn FnMut(usize, Position, R),
     ) -> Result<(), Infallible> {
         let (own, spaces): (Vec<usize>, Vec<usize>) =
             (0..fetches.len()).partition(|&place| fetches[place].stream == Stream::Own);
@@ -235,12 +235,11 @@ impl<'s> Source for LogSource<'s, '_> {
                     true => self.own_ranges(&chosen, filter),
                     false => self.space_ranges(&chosen, filter),
                 };
-                let (descriptor, needs_size) = (&mut self.descriptor, self.needs_size);
+                let (descriptor, make_row) = (&mut self.descriptor, self.row);
                 self.spi.stream(statement, &values, &mut |row| {
                     debug_assert!(AFTER_ONE.fits(row.descriptor()), "src/row.rs does not fit sql/tables.sql");
                     let (number, position) = number_and_position(row);
-                    let log_row = row.project::<_, WIDTH>(const { AFTER_ONE.places_of_change() }, descriptor);
-                    take(places[number - 1], position, PageRow::new(row, log_row, needs_size));
+                    take(places[number - 1], position, make_row(row, descriptor));
                 });
             }
             Ok(())

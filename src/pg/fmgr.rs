@@ -112,6 +112,11 @@ impl<'a> Args<'a> {
         self.datum(place).map(|datum| unsafe { datum.jsonb(self.memory) })
     }
 
+    /// A `boolean`.
+    pub fn bool(&self, place: usize) -> Option<bool> {
+        self.datum(place).map(Datum::bool)
+    }
+
     /// An `int`.
     pub fn int4(&self, place: usize) -> Option<i32> {
         self.datum(place).map(Datum::int4)

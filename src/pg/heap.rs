@@ -305,6 +305,12 @@ impl Key {
         Key { column, compare, functions, value: pg_sys::Datum::from(value) }
     }
 
+    /// A condition on a `uuid`. The datum has to exist as long as the key.
+    pub fn uuid(column: i16, compare: Compare, value: Datum<'_>) -> Key {
+        let functions = [pg_sys::F_UUID_EQ, pg_sys::F_UUID_GT, pg_sys::F_UUID_GE];
+        Key { column, compare, functions, value: value.into_raw() }
+    }
+
     fn scan_key(&self) -> pg_sys::ScanKeyData {
         let (strategy, function) = match self.compare {
             Compare::Equal => (pg_sys::BTEqualStrategyNumber, self.functions[0]),
@@ -373,6 +379,42 @@ pub fn last<T>(
         pg_sys::index_close(index, lock);
         pg_sys::table_close(table, lock);
         Ok(taken)
+    }
+}
+
+/// How many objects of each kind a table has that can refuse a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guards {
+    /// Triggers; foreign keys are triggers too.
+    pub triggers: usize,
+    /// CHECK constraints.
+    pub checks: usize,
+    /// Indexes, which may be unique or exclude rows.
+    pub indexes: usize,
+    /// Policies.
+    pub policies: usize,
+    /// Whether there are rules.
+    pub has_rules: bool,
+}
+
+/// The guards of `mana_sync.$table`.
+pub fn guards(table: &CStr) -> Result<Guards, Error> {
+    let lock = pg_sys::AccessShareLock as i32;
+    // SAFETY: the relation is open, with its descriptors, while they are read. A list without elements is NULL.
+    unsafe {
+        let length = |list: *const pg_sys::List| if list.is_null() { 0 } else { (*list).length as usize };
+        let relation = pg_sys::table_open(relation_oid(table)?, lock);
+        let (triggers, constraints) = ((*relation).trigdesc, (*(*relation).rd_att).constr);
+        let policies = (*relation).rd_rsdesc;
+        let guards = Guards {
+            triggers: if triggers.is_null() { 0 } else { (*triggers).numtriggers as usize },
+            checks: if constraints.is_null() { 0 } else { (*constraints).num_check.into() },
+            indexes: length(pg_sys::RelationGetIndexList(relation)),
+            policies: if policies.is_null() { 0 } else { length((*policies).policies) },
+            has_rules: !(*relation).rd_rules.is_null(),
+        };
+        pg_sys::table_close(relation, lock);
+        Ok(guards)
     }
 }
 

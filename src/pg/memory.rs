@@ -144,6 +144,16 @@ impl<'m> Memory<'m> {
         })
     }
 
+    /// A copy of these bytes in this context.
+    pub fn bytes(self, bytes: &[u8]) -> &'m [u8] {
+        let place = self.allocate_bytes(bytes.len().max(1));
+        // SAFETY: the block has so many bytes, overlaps nothing, and exists as long as the context.
+        unsafe {
+            place.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+            std::slice::from_raw_parts(place, bytes.len())
+        }
+    }
+
     /// Moves a value into this context. It is not dropped.
     pub(super) fn keep<T>(self, value: T) -> NonNull<T> {
         const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };

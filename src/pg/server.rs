@@ -7,6 +7,12 @@ use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CStr;
 
+/// Whether the encoding of the database is UTF-8.
+pub fn is_utf8() -> bool {
+    // SAFETY: reads the state of the backend.
+    unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
+}
+
 /// Keeps backtraces, which have the paths of the build, out of error messages.
 ///
 /// A server that was started with RUST_BACKTRACE set would send one to the client in the DETAIL of every error that passes through

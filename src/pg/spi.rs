@@ -259,6 +259,16 @@ impl<'p, 's> SlotRow<'p, 's> {
         (!self.nulls[column - 1]).then(|| unsafe { Datum::from_raw(self.values[column - 1]) })
     }
 
+    /// A `text`.
+    pub fn text(&self, column: usize) -> Option<&'p [u8]>
+    where
+        's: 'p,
+    {
+        self.descriptor.require(column, pg_sys::TEXTOID);
+        // SAFETY: the descriptor says that the column is a text.
+        self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
+    }
+
     /// A `jsonb`, which stays where it is stored until it is read.
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'p>>
     where

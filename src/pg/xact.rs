@@ -1,7 +1,9 @@
-//! Callbacks at the end of transactions and subtransactions.
+//! Transactions and subtransactions: running one, and callbacks at their ends.
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
 use std::ffi::c_void;
+use std::panic::AssertUnwindSafe;
 use std::ptr;
 
 /// How a transaction goes on or ends.
@@ -72,4 +74,84 @@ unsafe extern "C-unwind" fn at_subtransaction_end<T: TransactionCallbacks>(
     };
     // SAFETY: the guard turns a panic into an error of PostgreSQL before it reaches C.
     unsafe { pg_sys::panic::pgrx_extern_c_guard(|| T::at_subtransaction_end(event, nesting_level())) }
+}
+
+/// The five characters of an SQLSTATE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SqlState([u8; 5]);
+
+impl SqlState {
+    /// Unpacks the number by which PostgreSQL represents an SQLSTATE (`MAKE_SQLSTATE` in `utils/elog.h`).
+    pub fn from_raw(raw: i32) -> SqlState {
+        SqlState([0, 6, 12, 18, 24].map(|shift| b'0' + (raw >> shift & 0x3f) as u8))
+    }
+
+    /// The characters.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+/// The error that ended a subtransaction.
+pub struct Failure {
+    /// Its SQLSTATE, whether PostgreSQL knows it or not.
+    pub code: SqlState,
+    /// Its message.
+    pub message: String,
+    cause: CaughtError,
+}
+
+impl Failure {
+    /// Raises the error again, as it was.
+    pub fn raise(self) -> ! {
+        self.cause.rethrow()
+    }
+}
+
+/// Runs `body` in a subtransaction, which an error rolls back. A panic is rolled back too, and goes on.
+///
+/// As PL/pgSQL runs a block with an EXCEPTION clause (`exec_stmt_block` in `pl_exec.c`).
+pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
+    let mut raw_code = 0;
+    // SAFETY: an SQL function has a transaction. The memory context and the resource owner of the caller outlive the subtransaction,
+    // and are current again after it. The callback is on the stack of errors only while it and `raw_code` exist: pgrx sets the
+    // stack back when it catches an error. The subtransaction ends on both paths.
+    let result = unsafe {
+        let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        pg_sys::BeginInternalSubTransaction(ptr::null());
+        pg_sys::CurrentMemoryContext = context;
+        let mut callback = pg_sys::ErrorContextCallback {
+            previous: pg_sys::error_context_stack,
+            callback: Some(note_code),
+            arg: (&raw mut raw_code).cast(),
+        };
+        pg_sys::error_context_stack = &raw mut callback;
+        let result = pg_sys::PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
+            .catch_others(Err)
+            .catch_rust_panic(Err)
+            .execute();
+        pg_sys::error_context_stack = callback.previous;
+        match &result {
+            Ok(_) => pg_sys::ReleaseCurrentSubTransaction(),
+            Err(_) => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+        }
+        pg_sys::CurrentMemoryContext = context;
+        pg_sys::CurrentResourceOwner = owner;
+        result
+    };
+    result.map_err(|cause| match &cause {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            Failure { code: SqlState::from_raw(raw_code), message: report.message().to_string(), cause }
+        }
+        CaughtError::RustPanic { .. } => cause.rethrow(),
+    })
+}
+
+/// Keeps the SQLSTATE of an error: pgrx knows only those that PostgreSQL defines.
+///
+/// # Safety
+/// PostgreSQL calls it while it reports an error or a message, with the place that [`in_subtransaction`] has for the code.
+unsafe extern "C-unwind" fn note_code(code: *mut c_void) {
+    // SAFETY: the place exists, and an error or a message is being reported.
+    unsafe { *code.cast::<i32>() = pg_sys::geterrcode() };
 }

@@ -6,6 +6,7 @@ use crate::json;
 use crate::pg::jsonb::{self, Builder, Jsonb, Node, Object, Value};
 use crate::pg::memory::Memory;
 use crate::settings;
+use crate::wire::response::Rejected;
 use mana_sync_merge::change::{DeviceTime, INSERT_TIME_KEY, Op, insert_time};
 use mana_sync_merge::time::Time;
 use std::collections::HashMap;
@@ -16,10 +17,18 @@ pub struct Changeset<'a> {
     pub client: Option<&'a [u8]>,
     /// Where the device's next pull begins.
     pub since: Option<&'a [u8]>,
-    /// The most changes that the answer may have.
+    /// The most changes or records that the answer may have.
     pub limit: Option<usize>,
+    /// Whether a change that cannot be recorded keeps all others from being recorded.
+    pub is_atomic: bool,
+    /// Whether the answer has records, and not changes.
+    pub as_records: bool,
+    /// Whether the answer has the device's own changes too.
+    pub echo: bool,
     /// The changes, in the order in which they are recorded.
     pub changes: Vec<Change<'a>>,
+    /// The changes that are malformed, if the changeset is not atomic.
+    pub rejected: Vec<Rejected<'a>>,
 }
 
 /// Table and id of a record.
@@ -27,8 +36,12 @@ pub type RecordKey<'a> = (&'a [u8], &'a [u8]);
 
 /// A change, with its JSON as the log stores it.
 pub struct Change<'a> {
+    /// The place of the change in the changeset, from 0.
+    pub index: usize,
     /// The id of the row.
     pub id: Option<uuid::Uuid>,
+    /// The id of the row, as the device spelled it.
+    event: Option<&'a [u8]>,
     /// Table of the record.
     pub table: &'a [u8],
     /// Id of the record.
@@ -45,6 +58,8 @@ pub struct Change<'a> {
     pub schema_version: i32,
     /// Who acted for the user.
     pub actor: Option<Jsonb<'a>>,
+    /// What made the change, never empty.
+    pub origin: Option<&'a [u8]>,
     /// The earliest time that the change names.
     earliest: Option<DeviceTime<'a>>,
     /// The writes that come without a time.
@@ -137,7 +152,23 @@ impl<'a> PlacedObject<'a> {
         match string.len() {
             0 => Err(self.place.fault(key, "must not be empty")),
             1..=MOST_KEY_BYTES => Ok(string),
-            _ => Err(self.place.fault(key, format!("must have at most {MOST_KEY_BYTES} bytes"))),
+            _ => Err(self.place.fault(key, bounds::too_long())),
+        }
+    }
+
+    /// A string that is as short as an id; `None` where it is empty.
+    fn short_string(&self, key: &str) -> Result<Option<&'a [u8]>, Error> {
+        match self.string(key)?.filter(|string| !string.is_empty()) {
+            Some(string) if string.len() > MOST_KEY_BYTES => Err(self.place.fault(key, bounds::too_long())),
+            string => Ok(string),
+        }
+    }
+
+    fn bool(&self, key: &str) -> Result<Option<bool>, Error> {
+        match self.get(key).map(Node::get) {
+            None => Ok(None),
+            Some(Value::Bool(value)) => Ok(Some(value)),
+            Some(_) => Err(self.place.fault(key, "must be a boolean")),
         }
     }
 
@@ -197,22 +228,64 @@ impl<'a> Changeset<'a> {
             Some(_) => return Err(set.place.fault("changes", "must be an array")),
             None => return Err(set.place.fault("changes", "is missing")),
         };
-        let changes = changes.elements().enumerate().map(|(index, change)| {
-            Change::parse(PlacedObject::new(change, Place::Change(index))?, index, version, memory)
-        });
-        let client = set.string("clientId")?.filter(|client| !client.is_empty());
-        if client.is_some_and(|client| client.len() > MOST_KEY_BYTES) {
-            return Err(set.place.fault("clientId", bounds::too_long()));
+        let is_atomic = set.bool("atomic")?.unwrap_or(true);
+        let (mut parsed, mut rejected) = (Vec::new(), Vec::new());
+        for (index, change) in changes.elements().enumerate() {
+            let place = Place::Change(index);
+            match PlacedObject::new(change, place).and_then(|change| Change::parse(change, index, version, memory)) {
+                Ok(change) => parsed.push(change),
+                Err(error) if is_atomic => return Err(error),
+                Err(error) => rejected.push(Rejected::new(index, &NamedRecord::of_malformed(change), &error)),
+            }
         }
+        let client = set.short_string("clientId")?;
         let limit = match set.integer("limit")? {
             Some(limit @ ..1) => return Err(set.place.fault("limit", format!("must be at least 1, and is {limit}"))),
             limit => limit.map(|limit| limit as usize),
         };
-        Ok(Changeset { client, since: set.string("since")?, limit, changes: changes.collect::<Result<_, _>>()? })
+        let as_records = match set.string("as")? {
+            None | Some(b"changes") => false,
+            Some(b"records") => true,
+            Some(_) => return Err(set.place.fault("as", "must be changes or records")),
+        };
+        Ok(Changeset {
+            client,
+            since: set.string("since")?,
+            limit,
+            is_atomic,
+            as_records,
+            echo: set.bool("echo")?.unwrap_or(false),
+            changes: parsed,
+            rejected,
+        })
+    }
+}
+
+/// What a change says of itself, for a device that is told that it was rejected.
+#[derive(Clone, Copy, Default)]
+pub struct NamedRecord<'a> {
+    /// The `eventId`.
+    pub event: Option<&'a [u8]>,
+    /// The table.
+    pub table: Option<&'a [u8]>,
+    /// The id of the record.
+    pub record: Option<&'a [u8]>,
+}
+
+impl<'a> NamedRecord<'a> {
+    /// What a malformed change says of itself.
+    fn of_malformed(change: Node<'a>) -> NamedRecord<'a> {
+        let text = |key: &[u8]| change.object()?.get(key).and_then(Node::text);
+        NamedRecord { event: text(b"eventId"), table: text(b"table"), record: text(b"id") }
     }
 }
 
 impl<'a> Change<'a> {
+    /// What it says of itself.
+    pub fn named(&self) -> NamedRecord<'a> {
+        NamedRecord { event: self.event, table: Some(self.table), record: Some(self.record) }
+    }
+
     /// The record that it changes.
     pub fn key(&self) -> RecordKey<'a> {
         (self.table, self.record)
@@ -220,7 +293,8 @@ impl<'a> Change<'a> {
 
     fn parse(change: PlacedObject<'a>, index: usize, version: i32, memory: Memory<'a>) -> Result<Change<'a>, Error> {
         let place = change.place;
-        let id = match change.string("eventId")? {
+        let event = change.string("eventId")?;
+        let id = match event {
             None => None,
             Some(text) => {
                 Some(uuid::Uuid::try_parse_ascii(text).map_err(|_| place.fault("eventId", "must be a UUID"))?)
@@ -278,7 +352,9 @@ impl<'a> Change<'a> {
             None => change.space(inner_space)?,
         };
         Ok(Change {
+            index,
             id,
+            event,
             table,
             record,
             op: name,
@@ -287,6 +363,7 @@ impl<'a> Change<'a> {
             field_timestamps,
             schema_version: change.schema_version(version)?,
             actor: change.get("actor").map(|actor| actor.to_jsonb(memory)),
+            origin: change.short_string("origin")?,
             earliest,
             untimed,
         })
@@ -318,7 +395,7 @@ fn object_of<'m>(name: &str, text: &[u8], memory: Memory<'m>) -> Jsonb<'m> {
 /// A write without a time would count as made now. It was made before the changes that follow it in the same push: a later change of
 /// the record, made offline, must not lose against it. So it gets the earliest of the times that the later changes of the record name,
 /// where that time is in the past. (Writes of equal times have the order of the log.)
-pub fn derive_times<'m>(changes: &[Change<'_>], now: Time, memory: Memory<'m>) -> Vec<DerivedTimes<'m>> {
+pub fn derive_times<'m>(changes: &[&Change<'_>], now: Time, memory: Memory<'m>) -> Vec<DerivedTimes<'m>> {
     let mut derived = vec![DerivedTimes::default(); changes.len()];
     if changes.len() < 2 || changes.iter().all(|change| matches!(change.untimed, UntimedWrites::None)) {
         return derived;

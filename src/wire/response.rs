@@ -1,134 +1,314 @@
 //! Responses: what devices get.
 
 use crate::bounds;
+use crate::error::Error;
 use crate::json::text::JsonText;
+use crate::page::records::{PageRecord, ShowRecords};
 use crate::page::{PageRow, TakeRows};
 use crate::pg::datum::Datum;
+use crate::pg::fmgr::raise;
+use crate::pg::heap::Descriptor;
 use crate::pg::jsonb::{Jsonb, Node, Object};
 use crate::pg::memory::Memory;
+use crate::pg::server;
+use crate::pg::spi::SlotRow;
+use crate::pg::xact::{Failure, SqlState};
 use crate::row::{Column, LogRow};
 use crate::settings;
-use mana_sync_cursor::page::Rows;
-use mana_sync_merge::change::INSERT_TIME_KEY;
+use crate::wire::changeset::NamedRecord;
+use mana_sync_cursor::Position;
+use mana_sync_cursor::page::{Rows, Taken};
+use mana_sync_merge::change::{Change, Op};
+use mana_sync_merge::time::Time;
 
 /// A response that is being written. It is not longer than a page may be.
 pub struct Response<'m> {
     json: JsonText<'m>,
-    /// The most bytes of text that it may have, unless the first change has more.
+    /// What follows the items.
+    end_of_items: &'static str,
+    /// The most bytes of text that it may have, unless the first item has more.
     most: usize,
-    /// How many changes it has.
-    changes: usize,
+    /// How many changes or records it has.
+    items: usize,
+}
+
+/// What follows the items of a response.
+pub struct End<'e> {
+    /// The cursor from which the reader goes on.
+    pub synced_until: &'e str,
+    /// Whether there may be more changes now.
+    pub more: bool,
+    /// The spaces of the reader, where they are told.
+    pub spaces: Option<&'e [&'e [u8]]>,
+    /// The changes of the reader that were not recorded, where they are told.
+    pub rejected: Option<&'e [Rejected<'e>]>,
+    /// Whether the reader has to begin again.
+    pub resync_required: bool,
 }
 
 impl<'m> Response<'m> {
-    /// A response without changes.
-    pub fn new(memory: Memory<'m>) -> Response<'m> {
-        let mut json = JsonText::new(memory);
-        json.raw("{\"serverChanges\":[");
-        Response { json, most: settings::max_page_bytes(), changes: 0 }
+    /// A response without changes yet.
+    pub fn of_changes(memory: Memory<'m>) -> Response<'m> {
+        Response::new("{\"serverChanges\":[", "],\"conflicts\":[]", memory)
     }
 
-    /// The response as a `json`, for a reader that goes on from the cursor `synced_until`.
-    pub fn finish(mut self, synced_until: &str, more: bool, resync_required: bool) -> Datum<'m> {
-        self.json.raw("],\"conflicts\":[],\"syncedUntil\":");
-        self.json.string(synced_until.as_bytes());
-        self.json.raw(if more { ",\"hasMore\":true" } else { ",\"hasMore\":false" });
-        self.json.raw(if resync_required { ",\"resyncRequired\":true}" } else { "}" });
+    /// A response without records yet.
+    pub fn of_records(memory: Memory<'m>) -> Response<'m> {
+        Response::new("{\"serverChanges\":[],\"conflicts\":[],\"records\":[", "]", memory)
+    }
+
+    fn new(begin: &str, end_of_items: &'static str, memory: Memory<'m>) -> Response<'m> {
+        let mut json = JsonText::new(memory);
+        json.raw(begin);
+        Response { json, end_of_items, most: settings::max_page_bytes(), items: 0 }
+    }
+
+    /// The response as a `json`.
+    pub fn finish(mut self, end: &End<'_>) -> Datum<'m> {
+        let json = &mut self.json;
+        json.raw(self.end_of_items);
+        json.raw(",\"syncedUntil\":");
+        json.string(end.synced_until.as_bytes());
+        json.raw(if end.more { ",\"hasMore\":true" } else { ",\"hasMore\":false" });
+        if let Some(rejected) = end.rejected {
+            json.raw(",\"rejected\":");
+            write_rejected(json, rejected);
+        }
+        if let Some(spaces) = end.spaces {
+            json.raw(",\"spaces\":");
+            write_strings(json, spaces.iter().copied());
+        }
+        json.raw(if end.resync_required { ",\"resyncRequired\":true}" } else { "}" });
         self.json.finish()
     }
-}
 
-impl TakeRows for Response<'_> {
-    const NEEDS_SIZE: bool = false;
-}
-
-impl Rows<PageRow<'_>> for Response<'_> {
-    fn take(&mut self, row: PageRow<'_>) -> bool {
+    /// Adds an item, or returns false where there is no room for it.
+    fn add(&mut self, write: impl FnOnce(&mut JsonText<'m>)) -> bool {
         let before = self.json.length();
-        if self.changes > 0 {
+        if self.items > 0 {
             self.json.raw(",");
         }
-        write_change(&mut self.json, &row.log_row());
-        let fits = self.changes == 0 || self.json.length() <= self.most;
-        if fits {
-            self.changes += 1;
-        } else {
-            self.json.truncate(before);
+        write(&mut self.json);
+        let fits = self.items == 0 || self.json.length() <= self.most;
+        match fits {
+            true => self.items += 1,
+            false => self.json.truncate(before),
         }
         fits
     }
 }
 
-fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>) {
-    let text = |column| row.text(column);
-    let value = |column| row.jsonb(column).map(Jsonb::root);
-    if let Ok(id) = row.id() {
-        json.raw("{\"eventId\":\"");
-        json.raw(id.hyphenated().encode_lower(&mut [0; 36]));
-        json.raw("\",\"schemaVersion\":");
+impl<'s> TakeRows<'s> for Response<'_> {
+    type Row = PageRow<'s>;
+
+    fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
+        PageRow::of_change(slot, descriptor)
     }
+}
+
+impl Rows<PageRow<'_>> for Response<'_> {
+    fn take(&mut self, position: Position, row: PageRow<'_>) -> Taken {
+        let fits = self.add(|json| {
+            if let Err(error) = write_change(json, &row.log_row(), position) {
+                raise(error);
+            }
+        });
+        if fits { Taken::Shown } else { Taken::Full }
+    }
+}
+
+impl<'s> ShowRecords<'s> for Response<'_> {
+    fn show(&mut self, record: &PageRecord<'s>) -> bool {
+        self.add(|json| write_record(json, record))
+    }
+}
+
+fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>, position: Position) -> Result<(), Error> {
+    let text = |column| row.text(column);
+    let change = row.change_at(position)?;
+    json.raw("{\"eventId\":\"");
+    json.raw(row.id()?.hyphenated().encode_lower(&mut [0; 36]));
+    json.raw("\",\"schemaVersion\":");
     json.raw(&row.schema_version().to_string());
-    let op = text(Column::Op).unwrap_or_default();
-    for (key, bytes) in
-        [(",\"table\":", text(Column::TableName)), (",\"id\":", text(Column::RecordId)), (",\"op\":", Some(op))]
+    for (key, column) in [(",\"table\":", Column::TableName), (",\"id\":", Column::RecordId), (",\"op\":", Column::Op)]
     {
         json.raw(key);
-        json.string(bytes.unwrap_or_default());
+        json.string(text(column).unwrap_or_default());
     }
-    let (mut data, mut times, mut actor) = (value(Column::Data), value(Column::FieldTimestamps), value(Column::Actor));
-    if bounds::is_too_large([data, times, actor].into_iter().flatten()) {
-        (data, times, actor) = (None, None, None);
-        json.raw(",\"valuesOmitted\":true");
+    let value = |column| row.jsonb(column).map(Jsonb::root);
+    let (data, times, actor) = (value(Column::Data), value(Column::FieldTimestamps), value(Column::Actor));
+    match bounds::is_too_large([data, times, actor].into_iter().flatten()) {
+        true => json.raw(",\"valuesOmitted\":true"),
+        false => write_values(json, &change, data, actor),
     }
-    let times = times.and_then(Node::object);
-    match (op, data, data.and_then(Node::object)) {
-        (b"update", _, Some(object)) => {
-            json.raw(",\"fields\":");
-            write_fields(json, object, times);
+    for (key, column) in [(",\"spaceId\":", Column::SpaceId), (",\"origin\":", Column::Origin)] {
+        if let Some(text) = text(column) {
+            json.raw(key);
+            json.string(text);
         }
-        (b"delete", _, Some(object)) => {
-            if let Some(time) = object.get(b"deletedAt") {
-                json.raw(",\"deletedAt\":");
-                json.value(time);
+    }
+    json.raw(",\"recordedAt\":\"");
+    json.raw(&row.created_at()?.to_rfc3339());
+    json.raw("\",\"position\":\"");
+    json.raw(&position.to_text());
+    json.raw("\"}");
+    Ok(())
+}
+
+/// Writes what a change did, and when: each time is the one that counts.
+fn write_values(json: &mut JsonText<'_>, change: &Change<Object<'_>>, data: Option<Node<'_>>, actor: Option<Node<'_>>) {
+    let (whole, whole_text) = (change.stamp().time, change.device_time());
+    match (change.op, data) {
+        (Op::Update, _) if change.data.is_some() => {
+            json.raw(",\"fields\":");
+            let mut separator = "{";
+            for write in change.writes() {
+                json.raw(separator);
+                separator = ",";
+                json.string(write.name);
+                json.raw(":{\"value\":");
+                json.value(write.value);
+                json.raw(",\"at\":");
+                write_time(json, write.stamp.time, write.device_time);
+                json.raw("}");
             }
+            json.raw(if separator == "{" { "{}" } else { "}" });
         }
         // An update without data was recorded without a changeset.
-        (b"update", None, _) => json.raw(",\"fields\":{}"),
-        (_, Some(data), _) => {
+        (Op::Update, None) => json.raw(",\"fields\":{}"),
+        (Op::Delete, _) => {
+            json.raw(",\"deletedAt\":");
+            write_time(json, whole, whole_text);
+        }
+        (Op::Insert | Op::Update, Some(data)) => {
             json.raw(",\"data\":");
             json.value(data);
         }
-        (_, None, _) => {}
+        (Op::Insert, None) => {}
     }
-    if let (b"insert", Some(time)) = (op, times.and_then(|times| times.get(INSERT_TIME_KEY.as_bytes()))) {
+    if change.op == Op::Insert {
         json.raw(",\"at\":");
-        json.value(time);
-    }
-    if let Some(space) = text(Column::SpaceId) {
-        json.raw(",\"spaceId\":");
-        json.string(space);
+        write_time(json, whole, whole_text);
+        // An insert may have been recorded with times of its fields, though not by a changeset.
+        let mut separator = ",\"fieldTimestamps\":{";
+        for write in change.writes().filter(|write| write.stamp.time != whole) {
+            json.raw(std::mem::replace(&mut separator, ","));
+            json.string(write.name);
+            json.raw(":");
+            write_time(json, write.stamp.time, write.device_time);
+        }
+        json.raw(if separator == "," { "}" } else { "" });
     }
     if let Some(actor) = actor {
         json.raw(",\"actor\":");
         json.value(actor);
     }
+}
+
+/// Writes a time in the device's spelling, or in that of the server.
+fn write_time(json: &mut JsonText<'_>, time: Time, device_time: Option<&[u8]>) {
+    match device_time {
+        Some(text) => json.string(text),
+        None => json.string(time.to_rfc3339().as_bytes()),
+    }
+}
+
+fn write_record(json: &mut JsonText<'_>, record: &PageRecord<'_>) {
+    let (key, merged) = (&record.key, &record.merged);
+    for (name, text) in [("{\"table\":", &key.table), (",\"id\":", &key.record)] {
+        json.raw(name);
+        json.string(text);
+    }
+    if let Some(space) = merged.space {
+        json.raw(",\"spaceId\":");
+        json.string(space);
+    }
+    let others = || record.spaces.iter().map(|id| &**id).filter(|id| *id != merged.space.unwrap_or_default());
+    if others().next().is_some() {
+        json.raw(",\"otherSpaces\":");
+        write_strings(json, others());
+    }
+    // As in the columns of `records`, which have no more than microseconds.
+    let time = |time: Time| Time::from_micros(time.micros()).to_rfc3339();
+    match merged.deleted_at {
+        Some(deleted_at) => {
+            json.raw(",\"deletedAt\":");
+            json.string(time(deleted_at).as_bytes());
+        }
+        None => {
+            json.raw(",\"data\":");
+            json.value(merged.data.root());
+            json.raw(",\"fieldTimestamps\":");
+            json.value(merged.field_timestamps.root());
+        }
+    }
+    json.raw(",\"updatedAt\":");
+    json.string(time(merged.updated_at).as_bytes());
     json.raw("}");
 }
 
-fn write_fields(json: &mut JsonText<'_>, values: Object<'_>, times: Option<Object<'_>>) {
-    let mut separator = "{";
-    for (key, value) in values.pairs() {
-        let Some(name) = key.text() else { continue };
+/// A change of a push that was not recorded, and why.
+#[derive(Clone)]
+pub struct Rejected<'a> {
+    /// The place of the change in the changeset, from 0.
+    pub index: usize,
+    /// What the change says of itself.
+    named: NamedRecord<'a>,
+    /// The SQLSTATE.
+    code: SqlState,
+    /// The message.
+    message: String,
+}
+
+impl<'a> Rejected<'a> {
+    /// A change that the extension refuses.
+    pub fn new(index: usize, named: &NamedRecord<'a>, error: &Error) -> Rejected<'a> {
+        let message = error.to_string();
+        Rejected { index, named: *named, code: error.sql_state(), message }
+    }
+
+    /// A change that a trigger, a constraint or a policy of the application refuses.
+    pub fn by_application(index: usize, named: &NamedRecord<'a>, failure: Failure) -> Rejected<'a> {
+        // An error message may have characters that the encoding of the database has not.
+        let message = match server::is_utf8() {
+            true => failure.message,
+            false => failure.message.chars().map(|char| if char.is_ascii() { char } else { '?' }).collect(),
+        };
+        Rejected { index, named: *named, code: failure.code, message }
+    }
+}
+
+/// Writes the changes that were not recorded as an array.
+pub fn write_rejected(json: &mut JsonText<'_>, rejected: &[Rejected<'_>]) {
+    let mut separator = "[";
+    for change in rejected {
         json.raw(separator);
         separator = ",";
-        json.string(name);
-        json.raw(":{\"value\":");
-        json.value(value);
-        if let Some(time) = times.and_then(|times| times.get(name)) {
-            json.raw(",\"at\":");
-            json.value(time);
+        json.raw("{\"index\":");
+        json.raw(&change.index.to_string());
+        for (key, text) in [
+            (",\"eventId\":", change.named.event),
+            (",\"table\":", change.named.table),
+            (",\"id\":", change.named.record),
+            (",\"code\":", Some(change.code.as_str().as_bytes())),
+            (",\"error\":", Some(change.message.as_bytes())),
+        ] {
+            if let Some(text) = text {
+                json.raw(key);
+                json.string(text);
+            }
         }
         json.raw("}");
     }
-    json.raw(if separator == "{" { "{}" } else { "}" });
+    json.raw(if separator == "[" { "[]" } else { "]" });
+}
+
+fn write_strings<'t>(json: &mut JsonText<'_>, strings: impl Iterator<Item = &'t [u8]>) {
+    let mut separator = "[";
+    for string in strings {
+        json.raw(separator);
+        separator = ",";
+        json.string(string);
+    }
+    json.raw(if separator == "[" { "[]" } else { "]" });
 }

@@ -149,7 +149,16 @@ impl Source for Rounds {
 
 /// A request for a page of these spaces.
 fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
-    Request { user: USER, app: b"app", spaces, table: None, page_size, cursor_without_rows: true, room: None }
+    Request {
+        user: USER,
+        app: b"app",
+        spaces,
+        table: None,
+        page_size,
+        as_records: false,
+        cursor_without_rows: true,
+        room: None,
+    }
 }
 
 /// The comparison of a scope with a cursor hashes its spaces.

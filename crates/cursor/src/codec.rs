@@ -3,10 +3,12 @@
 //! ```text
 //! cursor    = "1a1" coverage reader spaces purges ( "-" | walk ) checksum
 //! coverage  = order xmax *delta "~" *( xact seq ) "-" [ lsn fingerprint [ timeline history ] ]
-//! walk      = "." target epoch xact seq joined left table ( "-" | "." timestamp )
+//! walk      = "." target epoch xact seq joined left table flags ( "-" | "." timestamp )
 //! target    = *digit coverage
 //! spaces, joined, left = count *hash
 //! ```
+//!
+//! `flags` is a digit: 1 for a walk of records, 2 for a reader that may have held records when the walk began.
 //!
 //! A number is one digit that says how many digits follow, and then those digits. A hash, a fingerprint
 //! and the checksum have eight digits each. The digits are the 64 characters that a URL need not escape,
@@ -112,6 +114,7 @@ impl Cursor {
                 out.hashes(&walk.joined);
                 out.hashes(&walk.left);
                 out.hash(walk.table.0);
+                out.digits(u64::from(walk.as_records) | u64::from(walk.may_hold_records) << 1, 1);
                 match walk.created_after {
                     None => out.0.push(END),
                     Some(micros) => {
@@ -123,7 +126,7 @@ impl Cursor {
         }
         let checksum = hash::checksum(&out.0);
         out.hash(checksum.0);
-        out.0.iter().map(|&byte| char::from(byte)).collect()
+        out.into_text()
     }
 
     /// Decodes a cursor from its text.
@@ -142,6 +145,17 @@ impl Cursor {
             Ok(cursor) if input.0.is_empty() => Ok(cursor),
             _ => Err(DecodeError::Version),
         }
+    }
+}
+
+impl Position {
+    /// Encodes the position as text. The bytewise order of such texts is the order of the log.
+    pub fn to_text(self) -> String {
+        let mut out = Writer(Vec::with_capacity(24));
+        out.number(self.epoch.0.into());
+        out.number(self.xact.0);
+        out.number(self.seq.max(0) as u64);
+        out.into_text()
     }
 }
 
@@ -208,6 +222,11 @@ fn unzigzag(value: u64) -> i64 {
 struct Writer(Vec<u8>);
 
 impl Writer {
+    /// The text, which is ASCII.
+    fn into_text(self) -> String {
+        self.0.iter().map(|&byte| char::from(byte)).collect()
+    }
+
     fn digits(&mut self, value: u64, count: usize) {
         self.0.extend((0..count).rev().map(|place| DIGITS[(value >> (6 * place) & 63) as usize]));
     }
@@ -388,12 +407,14 @@ impl Reader<'_> {
             let target = self.target(open_of(cursor.coverage.as_ref()))?;
             let last = Position::new(self.number_u32()?, self.number()?, self.seq()?);
             let (joined, left, table) = (self.hashes()?, self.hashes()?, KeyedHash(self.hash()?));
+            let flags = self.digit()?;
             let created_after = match self.take(END) {
                 true => None,
                 false if self.take(MORE) => Some(unzigzag(self.number()?)),
                 false => return Err(Malformed),
             };
-            cursor.walk = Some(Walk { target, last, joined, left, table, created_after });
+            let (as_records, may_hold_records) = (flags & 1 != 0, flags & 2 != 0);
+            cursor.walk = Some(Walk { target, last, joined, left, table, created_after, as_records, may_hold_records });
         }
         Ok(cursor)
     }
@@ -438,14 +459,18 @@ mod tests {
     fn cursor() -> impl Strategy<Value = Cursor> {
         let hash = || (0..=hash::MAX).prop_map(KeyedHash);
         let hashes = move || prop::collection::vec(hash(), 0..5);
-        let walk = (coverage(), any::<(u32, u64)>(), 0..i64::MAX, hashes(), hashes(), hash(), any::<Option<i64>>())
-            .prop_map(|(target, (epoch, xact), seq, joined, left, table, created_after)| Walk {
+        let position =
+            (any::<(u32, u64)>(), 0..i64::MAX).prop_map(|((epoch, xact), seq)| Position::new(epoch, xact, seq));
+        let walk = (coverage(), position, hashes(), hashes(), hash(), any::<Option<i64>>(), any::<(bool, bool)>())
+            .prop_map(|(target, last, joined, left, table, created_after, (as_records, may_hold_records))| Walk {
                 target,
-                last: Position::new(epoch, xact, seq),
+                last,
                 joined,
                 left,
                 table,
                 created_after,
+                as_records,
+                may_hold_records,
             });
         (hash(), prop::option::of(coverage()), hashes(), any::<u64>().prop_map(PurgeMark), prop::option::of(walk))
             .prop_map(|(reader, coverage, spaces, purges, walk)| Cursor { reader, coverage, spaces, purges, walk })
@@ -508,6 +533,8 @@ mod tests {
             left: vec![KeyedHash(7)],
             table: KeyedHash(99),
             created_after: Some(-1_000_000),
+            as_records: false,
+            may_hold_records: true,
         };
         let cursor = Cursor {
             reader: KeyedHash(0xa9ef_1c2a_fd7f),
@@ -518,7 +545,7 @@ mod tests {
         };
         assert_eq!(
             cursor.to_text(),
-            "1a10420D720-31D0~-60PnSCW73YGLT8ew03------0CeTwR9jpz01-------0I7wtLfZE08.-0620Sk20Eg1D000~20Si0B-60PnSCW73YGLT8ew03------0C01208b0e01-------4zzzzzzzz00-------6------0Y.36cGzM-_Yqr_A"
+            "1a10420D720-31D0~-60PnSCW73YGLT8ew03------0CeTwR9jpz01-------0I7wtLfZE08.-0620Sk20Eg1D000~20Si0B-60PnSCW73YGLT8ew03------0C01208b0e01-------4zzzzzzzz00-------6------0Y1.36cGzmIc538bX"
         );
     }
 
@@ -642,6 +669,8 @@ mod tests {
                 left: vec![],
                 table: KeyedHash(0),
                 created_after: Some(1 << 60),
+                as_records: true,
+                may_hold_records: true,
             };
             let spaces: Vec<KeyedHash> = (0..spaces as u64).map(KeyedHash).collect();
             let cursor = Cursor {

@@ -34,6 +34,11 @@ pub struct Walk {
     pub table: KeyedHash,
     /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01.
     pub created_after: Option<i64>,
+    /// Whether the pages of the walk show records, and not changes.
+    pub as_records: bool,
+    /// Whether the reader may have held records when the walk began. A walk that began from a coverage always has such a
+    /// reader; the flag tells it of a walk that began at the beginning of the log.
+    pub may_hold_records: bool,
 }
 
 impl Cursor {

@@ -126,6 +126,11 @@ impl<'a, O: JsonObject<'a>> Change<O> {
         Stamp { time: self.time().0.time, position: self.position }
     }
 
+    /// Returns the device's spelling of the time of the change as a whole; `None` if that is the server's time.
+    pub fn device_time(&self) -> Option<&'a [u8]> {
+        self.time().0.device_time
+    }
+
     /// Returns the key of `data` or `field_timestamps` that holds the time of the change. A compaction must not remove this key from
     /// an insert.
     pub fn time_key(&self) -> Option<&'static str> {

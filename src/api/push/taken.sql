@@ -1,5 +1,5 @@
--- The first change whose id is that of another change; and whether that is the same change with other content. A change is
--- user $1's in app $2; it was sent with data and times, where there are any, and with a space, where that is not NULL ('' is none).
+-- The changes whose ids are those of other changes. Returns the number of the change, from 1, and whether the row with its id is the same
+-- change with other content; NULL if the user sees no row with its id. A change is user $1's in app $2; it was sent with data and times, where there are any, and with a space, where that is not NULL ('' is none).
 --
 -- A row may have lost overwritten fields to a compaction since. It has been updated then, so that its xmin is not the transaction
 -- that inserted it. (So are rows that were inserted in a subtransaction, or by a restore.) What is left of it must be in what was sent.
@@ -34,4 +34,3 @@ WHERE (s.is_same_change
                         WHERE s.field_timestamps OPERATOR(pg_catalog.->) sent.field OPERATOR(pg_catalog.<>) sent.time))
            END) IS NOT TRUE
 ORDER BY c.place
-LIMIT 1

@@ -72,6 +72,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column older_than of table mana_sync.purges
 0.1.0	column op of table mana_sync.sync_changes
 0.1.0	column opened_at of table mana_sync.epochs
+0.1.0	column origin of table mana_sync.sync_changes
 0.1.0	column pid of table mana_sync.compactions
 0.1.0	column purged_at of table mana_sync.purges
 0.1.0	column purged_from of table mana_sync.purges
@@ -123,12 +124,13 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.merge_serialize(internal)
 0.1.0	function mana_sync.note_change()
 0.1.0	function mana_sync.open_epoch()
-0.1.0	function mana_sync.pull(text,text,text,text,text,integer,text[])
+0.1.0	function mana_sync.pull(text,text,text,text,text,integer,text[],boolean,boolean)
 0.1.0	function mana_sync.purge_deleted(interval)
 0.1.0	function mana_sync.push(text,text,jsonb,text,text[])
-0.1.0	function mana_sync.record_change(text,text,text,text,text,text,text,jsonb,jsonb,integer,jsonb,uuid,text[])
+0.1.0	function mana_sync.record_change(text,text,text,text,text,text,text,jsonb,jsonb,integer,jsonb,uuid,text[],text)
 0.1.0	function mana_sync.record_history(text,text,text,text,text[])
 0.1.0	function mana_sync.records(text,text,text,text,boolean,text[])
+0.1.0	function mana_sync.records_since(text,text,text,text,text,integer,text[])
 0.1.0	function mana_sync.require_owner(text,regrole)
 0.1.0	function mana_sync.revoke_access(regrole)
 0.1.0	function mana_sync.revoke_maintenance(regrole)
@@ -137,7 +139,7 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.user_channel(text)
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
-0.1.0	function mana_sync.within_bounds(text,text,text,text,text,jsonb,jsonb,jsonb)
+0.1.0	function mana_sync.within_bounds(text,text,text,text,text,jsonb,jsonb,jsonb,text)
 0.1.0	index mana_sync.sync_changes_own_idx
 0.1.0	index mana_sync.sync_changes_record_idx
 0.1.0	index mana_sync.sync_changes_space_idx

@@ -22,6 +22,8 @@ impl ReaderState {
                 left: Vec::new(),
                 table: KeyedHash(0),
                 created_after: self.created_after,
+                as_records: request.as_records,
+                may_hold_records: self.may_hold_records,
             }),
         };
         // The server knows the epoch of every coverage here: it made the coverage, or shares its history.

@@ -15,20 +15,26 @@
 //!
 //! A walk from the beginning of the log has no coverage to start from. It reads every space as one that
 //! the cursor covers.
+//!
+//! A page shows the rows themselves, or the records that they changed. A page of records shows a record at the first of
+//! its rows in the walk, with its state now, and passes over its other rows. (The first row, and not the last: a
+//! compaction may remove any row of the walk between two pages. Without its last row a record would not be shown at all.
+//! Without its first row it is shown at the next one, perhaps once more.)
 
 mod issue;
+mod reading;
 mod resume;
 
 pub use crate::resync::Resync;
+pub use reading::{NotHeld, Reading, RowOrigin};
 
 use crate::Position;
 use crate::cursor::Cursor;
 use crate::epoch::{LocalCoverage, Server};
 use crate::hash::Secret;
 use crate::id::{KeyedHash, Lsn, PurgeMark};
-use crate::plan::Plan;
 use crate::resync::Purges;
-use crate::scan::{Filter, Source, Stream, StreamScan, merge_scans};
+use crate::scan::Source;
 use crate::snapshot::Snapshot;
 use resume::Resumption;
 
@@ -43,8 +49,10 @@ pub struct Request<'a> {
     pub spaces: &'a [&'a [u8]],
     /// The only table whose rows are wanted. `None` is all tables.
     pub table: Option<&'a [u8]>,
-    /// The greatest number of rows in the page, at least 1.
+    /// The greatest number of rows or records in the page, at least 1.
     pub page_size: usize,
+    /// Whether the page shows records, and not changes.
+    pub as_records: bool,
     /// Whether a page without rows has a cursor too. Making a cursor takes time for each space.
     pub cursor_without_rows: bool,
     /// The number of bytes that the cursor has for open transactions. `None` is [`crate::codec::room_for_open`]; tests set
@@ -64,14 +72,28 @@ pub enum Start {
 
 /// A receiver of the rows of a page, in the order of the log.
 pub trait Rows<R> {
-    /// Takes a row, or returns false where the page has no room left for it. A page takes at least one row.
-    fn take(&mut self, row: R) -> bool;
+    /// Looks at the rows that [`Rows::take`] gets next, and at the walk that they are read in.
+    fn prepare(&mut self, _rows: &[(Position, R)], _reading: &Reading<'_>) {}
+
+    /// Takes a row. A page shows at least one row that is not passed over.
+    fn take(&mut self, position: Position, row: R) -> Taken;
+}
+
+/// What a receiver did with a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// The page shows the row, or its record.
+    Shown,
+    /// The page shows nothing for the row.
+    Passed,
+    /// The page has no room for the row, which belongs to the next page.
+    Full,
 }
 
 impl<R> Rows<R> for Vec<R> {
-    fn take(&mut self, row: R) -> bool {
+    fn take(&mut self, _: Position, row: R) -> Taken {
         self.push(row);
-        true
+        Taken::Shown
     }
 }
 
@@ -82,6 +104,8 @@ pub struct Page {
     pub next: NextCursor,
     /// Whether the page was filled, so that there may be more rows now.
     pub more: bool,
+    /// Whether the spaces of the scope are others than those of the reader's last page, or the reader has had no page.
+    pub spaces_changed: bool,
 }
 
 /// The cursor at which the next page begins.
@@ -118,6 +142,10 @@ pub enum Error<E> {
 /// The greatest number of rows that are asked for at once. It bounds the memory of a call by the text of a page, and
 /// not by the number of its rows.
 const PORTION: usize = 5000;
+/// The least number of rows that are read at once for a page of records, however little room the page has left.
+const LEAST_PORTION_OF_RECORDS: usize = 256;
+/// The number of rows after which a page of records may end although it is not full. It bounds the time of a call.
+const MOST_PASSED: usize = 50_000;
 
 /// Reads the page of the log that follows `start` into `rows`.
 ///
@@ -136,13 +164,15 @@ pub fn read_page<S: Source>(
         // Without an epoch, no row of this log has been committed, or replayed by this standby. A cursor may come from a
         // transaction that is prepared now.
         return match start {
-            Start::Cursor(_) => Ok(unchanged()),
-            Start::Beginning(_) => Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false }),
+            Start::Cursor(_) => Ok(unchanged(false)),
+            Start::Beginning(_) => {
+                Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false, spaces_changed: true })
+            }
         };
     };
     let mut state = match ReaderState::at(server, request, &start, purges) {
         Resumption::Ready(state) => *state,
-        Resumption::Wait => return Ok(unchanged()),
+        Resumption::Wait => return Ok(unchanged(false)),
         Resumption::Resync(why) => return Err(Error::Resync(why)),
     };
     // The reader may have got rows of a later epoch than this snapshot is of, or be in a walk to a target that this
@@ -150,13 +180,15 @@ pub fn read_page<S: Source>(
     if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
         || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
     {
-        return Ok(unchanged());
+        return Ok(unchanged(state.spaces_changed));
     }
     // This comes after the check above, because a standby that lags does not know of the latest purges.
     if state.stale {
         return Err(Error::Resync(Resync::Purged));
     }
-    let mut taken = 0;
+    let spaces_changed = state.spaces_changed;
+    let page = |next, more| Page { next, more, spaces_changed };
+    let (mut shown, mut passed) = (0, 0);
     // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
     // state between two walks may have no room for all that the reader has been given. The reader would come back to it
     // for ever.
@@ -165,37 +197,49 @@ pub fn read_page<S: Source>(
         if state.walk.is_none() {
             state.start(&now);
         }
-        let room = (request.page_size - taken).min(PORTION);
-        let found = state.read(room, source).map_err(Error::Source)?;
-        let is_full = found.len() == room;
-        for (position, row) in found {
-            if !rows.take(row) {
-                let cursor = match walk_end {
-                    Some(walk_end) if !state.is_under_way() => walk_end,
-                    _ => state.cursor(server, request),
-                };
-                return Ok(Page { next: NextCursor::Issue(cursor), more: true });
+        let least = if request.as_records { LEAST_PORTION_OF_RECORDS } else { 1 };
+        let room = (request.page_size - shown).clamp(least, PORTION);
+        let found = match Reading::new(request, &state) {
+            None => Vec::new(),
+            Some(reading) => {
+                let found = reading.read(room, source).map_err(Error::Source)?;
+                rows.prepare(&found, &reading);
+                found
             }
-            taken += 1;
+        };
+        let is_last_portion = found.len() < room;
+        for (position, row) in found {
+            match rows.take(position, row) {
+                Taken::Full => {
+                    let cursor = match walk_end {
+                        Some(walk_end) if !state.is_under_way() => walk_end,
+                        _ => state.cursor(server, request),
+                    };
+                    return Ok(page(NextCursor::Issue(cursor), true));
+                }
+                Taken::Shown => shown += 1,
+                Taken::Passed => passed += 1,
+            }
             if let Some(walk) = &mut state.walk {
                 walk.last = position;
             }
+            let is_full = shown == request.page_size || (passed >= MOST_PASSED && request.cursor_without_rows);
+            if is_full {
+                return Ok(page(NextCursor::Issue(state.cursor(server, request)), true));
+            }
         }
-        if taken == request.page_size {
-            return Ok(Page { next: NextCursor::Issue(state.cursor(server, request)), more: true });
-        }
-        if is_full {
+        if !is_last_portion {
             continue;
         }
-        if taken > 0 && state.is_under_way() && !state.leads_to(&now) {
+        if shown > 0 && state.is_under_way() && !state.leads_to(&now) {
             walk_end = Some(state.cursor(server, request));
         }
         if state.finish(&now) {
-            let next = match request.cursor_without_rows || taken > 0 {
+            let next = match request.cursor_without_rows || shown > 0 {
                 true => NextCursor::Issue(state.cursor(server, request)),
                 false => NextCursor::NotWanted,
             };
-            return Ok(Page { next, more: false });
+            return Ok(page(next, false));
         }
     }
 }
@@ -209,8 +253,8 @@ pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut
     }
 }
 
-fn unchanged() -> Page {
-    Page { next: NextCursor::Unchanged, more: false }
+fn unchanged(spaces_changed: bool) -> Page {
+    Page { next: NextCursor::Unchanged, more: false, spaces_changed }
 }
 
 /// How a walk reads a space of the scope.
@@ -234,6 +278,8 @@ struct WalkState {
     spaces: Vec<SpaceMode>,
     /// The hashes of spaces that the cursor covers and that this walk does not read to its end.
     left: Vec<KeyedHash>,
+    /// The position of the last row that earlier pages have passed.
+    resumed_at: Position,
 }
 
 /// The state of a reader in this call.
@@ -247,6 +293,10 @@ struct ReaderState {
     covered: Vec<bool>,
     walk: Option<WalkState>,
     created_after: Option<i64>,
+    /// Whether the reader may hold records from an earlier walk.
+    may_hold_records: bool,
+    /// Whether the spaces of the scope are others than those that the reader was last told of.
+    spaces_changed: bool,
     /// The mark of the latest purge.
     purges: PurgeMark,
     /// Whether the reader may hold a record whose delete was purged before the reader could get it.
@@ -275,36 +325,8 @@ impl ReaderState {
             }
         };
         // The spaces that were left are found when the cursor is issued.
-        self.walk = Some(WalkState { target, last: Position::START, spaces, left: Vec::new() });
-    }
-
-    /// Reads the next `room` rows of the walk. There are fewer only at the end of the walk.
-    fn read<S: Source>(&self, room: usize, source: &mut S) -> Result<Vec<(Position, S::Row)>, S::Error> {
-        let Some(walk) = &self.walk else { return Ok(Vec::new()) };
-        let delta = Plan::new(self.coverage.as_ref(), &walk.target);
-        let whole = Plan::new(None, &walk.target);
-        let mut scans = Vec::new();
-        let mut add = |stream, plan| scans.extend(StreamScan::start(stream, plan, walk.last));
-        add(Stream::Own, &delta);
-        let mut filter = Filter {
-            excluded_from_own: Vec::new(),
-            created_after: self.created_after,
-            from_beginning: self.coverage.is_none(),
-        };
-        for (index, mode) in walk.spaces.iter().enumerate() {
-            match mode {
-                SpaceMode::Delta if delta.is_empty() => {}
-                SpaceMode::Delta => add(Stream::Space { index, with_own: false }, &delta),
-                SpaceMode::Whole => {
-                    add(Stream::Space { index, with_own: true }, &whole);
-                    filter.excluded_from_own.push(index);
-                }
-                SpaceMode::Skip => {}
-            }
-        }
-        let mut found = merge_scans(scans, 1 + walk.spaces.len(), room, &filter, source)?;
-        found.truncate(room);
-        Ok(found)
+        self.walk =
+            Some(WalkState { target, last: Position::START, spaces, left: Vec::new(), resumed_at: Position::START });
     }
 
     /// Whether a row of the walk has been read.
@@ -323,6 +345,7 @@ impl ReaderState {
         self.covered = walk.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();
         self.cursor_spaces.clear();
         self.created_after = None;
+        self.may_hold_records = true;
         let is_at_target = walk.target.contains(now);
         let coverage = match self.coverage.take() {
             Some(coverage) => coverage.union(&walk.target),

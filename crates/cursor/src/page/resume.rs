@@ -1,8 +1,9 @@
 //! Resuming from a cursor: what it means to this server, to this scope and after the purges since.
 
 use super::{ReaderState, Request, SpaceMode, Start, WalkState, scope_hashes};
-use crate::cursor::Cursor;
+use crate::cursor::{Cursor, Walk};
 use crate::epoch::{Coverage, LocalCoverage, Resolution, Server};
+use crate::id::KeyedHash;
 use crate::resync::{Purges, Resync, has_every_purge};
 
 /// The outcome of resuming.
@@ -49,13 +50,15 @@ impl ReaderState {
     pub(super) fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumption {
         match start {
             Start::Beginning(created_after) => {
-                let stale = created_after.is_some_and(|after| {
-                    // A reader from before the first row holds nothing, and so no record whose delete was purged.
-                    let first_rows = server.log_began_at().into_iter().chain(purges.purged_from());
-                    first_rows.into_iter().any(|first| first <= after) && purges.purged_until() > Some(after)
+                // A reader from before the first row holds nothing, and so no record whose delete was purged.
+                let may_hold_records = created_after.is_some_and(|after| {
+                    let mut first_rows = server.log_began_at().into_iter().chain(purges.purged_from());
+                    first_rows.any(|first| first <= after)
                 });
+                let stale = may_hold_records && purges.purged_until() > *created_after;
                 let beginning = ReaderState::beginning(request, purges);
-                Resumption::Ready(Box::new(ReaderState { created_after: *created_after, stale, ..beginning }))
+                let state = ReaderState { created_after: *created_after, may_hold_records, stale, ..beginning };
+                Resumption::Ready(Box::new(state))
             }
             Start::Cursor(cursor) => match ReaderState::resume(server, request, (**cursor).clone(), purges) {
                 Ok(state) => Resumption::Ready(state),
@@ -72,6 +75,8 @@ impl ReaderState {
             covered: vec![false; request.spaces.len()],
             walk: None,
             created_after: None,
+            may_hold_records: false,
+            spaces_changed: true,
             purges: purges.mark(),
             stale: false,
         }
@@ -91,20 +96,27 @@ impl ReaderState {
         let secret = server.secret(key);
         // A cursor of another reader counts for nothing, not even as stale.
         if secret.is_some_and(|secret| cursor.reader != secret.reader(request.user, request.app)) {
-            return Ok(Box::new(ReaderState::beginning(request, purges)));
+            let beginning = ReaderState::beginning(request, purges);
+            return Ok(Box::new(ReaderState { may_hold_records: true, ..beginning }));
         }
         let coverage = coverage.shared();
         let stale = !has_every_purge(&cursor, coverage.as_ref(), target.as_ref(), purges);
         let Some(secret) = secret.filter(|_| !is_foreign) else {
-            return Ok(Box::new(ReaderState { stale, ..ReaderState::beginning(request, purges) }));
+            let beginning = ReaderState::beginning(request, purges);
+            return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
         };
+        let scope = scope_hashes(secret, request);
+        let spaces_changed = !knows_spaces(&cursor, &scope);
         if target.is_none() {
             cursor.walk = None;
         }
-        if cursor.walk.as_ref().is_some_and(|walk| walk.table != secret.table(request.table)) {
+        // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
+        let is_same_walk =
+            |walk: &Walk| walk.table == secret.table(request.table) && walk.as_records == request.as_records;
+        let begins_again = cursor.walk.as_ref().is_some_and(|walk| !is_same_walk(walk));
+        if begins_again {
             cursor.walk = None;
         }
-        let scope = scope_hashes(secret, request);
         let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
         let mut state = ReaderState {
             coverage,
@@ -113,6 +125,8 @@ impl ReaderState {
             covered,
             walk: None,
             created_after: None,
+            may_hold_records: true,
+            spaces_changed,
             purges: purges.mark(),
             stale,
         };
@@ -135,10 +149,27 @@ impl ReaderState {
                     SpaceMode::Whole
                 }
             });
-            state.walk = Some(WalkState { target, last: walk.last, spaces: spaces.collect(), left });
+            let (last, resumed_at) = (walk.last, walk.last);
+            state.walk = Some(WalkState { target, last, spaces: spaces.collect(), left, resumed_at });
             state.created_after = walk.created_after;
+            state.may_hold_records = !from_beginning || walk.may_hold_records;
         }
         state.scope = Some((*secret, scope));
         Ok(Box::new(state))
     }
+}
+
+/// Whether the spaces of the scope are those that the reader was told of when it got the cursor.
+fn knows_spaces(cursor: &Cursor, scope: &[KeyedHash]) -> bool {
+    let (joined, left) = match &cursor.walk {
+        Some(walk) => (walk.joined.as_slice(), walk.left.as_slice()),
+        None => (&[][..], &[][..]),
+    };
+    let is_kept = |hash: &KeyedHash| left.binary_search(hash).is_err();
+    let is_known = |hash: &KeyedHash| {
+        joined.binary_search(hash).is_ok() || (cursor.spaces.binary_search(hash).is_ok() && is_kept(hash))
+    };
+    let is_new = |hash: &&KeyedHash| cursor.spaces.binary_search(hash).is_err() || !is_kept(hash);
+    let known = cursor.spaces.iter().filter(|hash| is_kept(hash)).count() + joined.iter().filter(is_new).count();
+    known == scope.len() && scope.iter().all(is_known)
 }

@@ -2,10 +2,11 @@
 
 use crate::server::{Node, Row, Table};
 use crate::wrong;
+use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::Coverage;
 use mana_sync_cursor::id::{Lsn, TransactionId};
-use mana_sync_cursor::page::{Error, NextCursor, Request, Resync, Rows, Start, read_page};
+use mana_sync_cursor::page::{Error, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,12 +19,12 @@ struct Room {
 }
 
 impl Rows<Row> for Room {
-    fn take(&mut self, row: Row) -> bool {
-        let fits = self.rows.len() < self.room;
-        if fits {
-            self.rows.push(row);
+    fn take(&mut self, _: Position, row: Row) -> Taken {
+        if self.rows.len() == self.room {
+            return Taken::Full;
         }
-        fits
+        self.rows.push(row);
+        Taken::Shown
     }
 }
 
@@ -103,6 +104,7 @@ impl Device {
             spaces: &ids,
             table: None,
             page_size,
+            as_records: false,
             cursor_without_rows: true,
             room: self.room,
         };

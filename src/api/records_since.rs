@@ -1,0 +1,76 @@
+//! `mana_sync.records_since`: the records of a page, and the cursor.
+
+use super::changes_since::PageArgs;
+use crate::call::Call;
+use crate::error::Error;
+use crate::page::records::{PageRecord, RecordRows, ShowRecords};
+use crate::page::{self, ClientFilter};
+use crate::pg::datum::Datum;
+use crate::pg::fmgr::{Answer, Args, sql_functions};
+use crate::pg::memory::Memory;
+use crate::pg::tuplestore::ResultSet;
+use crate::settings;
+
+sql_functions!(records_since);
+
+/// The function returns the columns of `records`, and the cursor.
+const RESULT_COLUMNS: usize = 8;
+
+/// `mana_sync.records_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
+///
+/// Errors: those of `changes_since`.
+fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
+    let result = ResultSet::new(args, RESULT_COLUMNS)?;
+    let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 1000)?;
+    Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
+        let request = PageArgs::request(scope, app, table, page_size, true);
+        let most = settings::max_page_bytes();
+        let mut shown = ResultRecords { result: &result, memory: spi.memory(), most, bytes: 0, last: None };
+        let mut rows = RecordRows::new(spi, &request, client, most, &mut shown);
+        page::read(spi, &request, (ClientFilter::Everywhere, client), start, &mut rows, |rows, page| {
+            if let Some(last) = rows.shown.last.take() {
+                let cursor = page.next.issued().ok_or(Error::Installation("a page without a cursor"))?;
+                let text = args.memory().text(page::issue(cursor).as_bytes());
+                result.add_values(&[last.as_slice(), &[Some(text)]].concat());
+            }
+            Ok(())
+        })??;
+        Ok(None)
+    })
+}
+
+/// The records of a page on their way into the result. The last one waits for the cursor.
+struct ResultRecords<'a, 's> {
+    result: &'a ResultSet,
+    memory: Memory<'s>,
+    /// How many bytes of text a page may have.
+    most: usize,
+    /// How many it has.
+    bytes: usize,
+    /// Every column of the last record except `cursor`.
+    last: Option<Vec<Option<Datum<'s>>>>,
+}
+
+impl<'s> ShowRecords<'s> for ResultRecords<'_, 's> {
+    fn show(&mut self, record: &PageRecord<'s>) -> bool {
+        if self.last.is_some() && self.bytes.saturating_add(record.size) > self.most {
+            return false;
+        }
+        self.bytes += record.size;
+        let merged = &record.merged;
+        let is_live = merged.deleted_at.is_none();
+        let columns = vec![
+            Some(self.memory.text(&record.key.table)),
+            Some(self.memory.text(&record.key.record)),
+            merged.space.map(|space| self.memory.text(space)),
+            is_live.then(|| merged.data.datum()),
+            is_live.then(|| merged.field_timestamps.datum()),
+            merged.deleted_at.map(|time| Datum::from(time.micros())),
+            Some(Datum::from(merged.updated_at.micros())),
+        ];
+        if let Some(last) = self.last.replace(columns) {
+            self.result.add_values(&[last.as_slice(), &[None]].concat());
+        }
+        true
+    }
+}

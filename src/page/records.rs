@@ -1,0 +1,320 @@
+//! A page of records: the records that the rows of a walk changed, each with its state now.
+//!
+//! A record is shown at the first of its rows in the walk (`mana_sync_cursor::page` says why the first). The rows of a record are read
+//! when it is shown. On later pages of a walk, a few earlier rows of each record tell whether an earlier page has shown it.
+
+use super::TakeRows;
+use crate::call::with_index_scans;
+use crate::error::Error;
+use crate::json::text::Size;
+use crate::merged::{MergedRecord, State};
+use crate::pg::datum::{Datum, types::*};
+use crate::pg::fmgr::raise;
+use crate::pg::heap::{Descriptor, Row};
+use crate::pg::jsonb::Jsonb;
+use crate::pg::memory::{Memory, with_scratch};
+use crate::pg::spi::{SlotRow, Spi, Statement, statement};
+use crate::row::{AFTER_ONE, Column, LogRow};
+use mana_sync_cursor::Position;
+use mana_sync_cursor::page::{NotHeld, Reading, Request, RowOrigin, Rows, Taken};
+use std::collections::{HashSet, VecDeque};
+
+static RECORD_ROWS: Statement = statement!("queries/record_rows.sql", [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY]);
+
+static EARLIER_ROWS: Statement = statement!(
+    "queries/earlier_rows.sql",
+    [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT4, XID8, INT8, INT4, XID8, INT8, TEXT]
+);
+
+/// Table and id of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RecordKey {
+    /// The table.
+    pub table: Box<[u8]>,
+    /// The id.
+    pub record: Box<[u8]>,
+}
+
+impl RecordKey {
+    /// The record that the row in `slot` changed. The first column precedes those of the log.
+    fn new(slot: &SlotRow<'_, '_>) -> RecordKey {
+        let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default().into();
+        RecordKey { table: text(Column::TableName), record: text(Column::RecordId) }
+    }
+}
+
+/// A record that a page shows.
+pub struct PageRecord<'s> {
+    /// Table and id.
+    pub key: RecordKey,
+    /// Its state.
+    pub merged: MergedRecord<'s>,
+    /// The spaces of the changes that the reader sees, ascending; the empty id stands for private changes.
+    pub spaces: Vec<Box<[u8]>>,
+    /// About how many bytes of text it has.
+    pub size: usize,
+}
+
+/// What shows the records of a page.
+pub trait ShowRecords<'s> {
+    /// Shows a record, or returns false where the page has no room for it. A page has room for one record.
+    fn show(&mut self, record: &PageRecord<'s>) -> bool;
+}
+
+/// The most keys that a page remembers, of records that it passes over. A key that is forgotten is looked up again.
+const MOST_PASSED_KEYS: usize = 50_000;
+/// The number of records that are read at once: at first, and at most.
+const PORTION: (usize, usize) = (4, 64);
+
+/// The records of a page.
+pub struct RecordRows<'s, 'r, S> {
+    spi: Spi<'s>,
+    user: Datum<'s>,
+    app: Datum<'s>,
+    spaces: Datum<'s>,
+    /// The client whose rows do not count.
+    excluded_client: Option<Datum<'s>>,
+    /// Shows the records.
+    pub shown: &'r mut S,
+    /// The records that the page has shown, and those that the page does not show: they are deleted, and the reader cannot hold them.
+    done: HashSet<RecordKey>,
+    /// The records that earlier pages of the walk have shown.
+    passed: HashSet<RecordKey>,
+    /// The records that the next rows show, in order.
+    next: VecDeque<RecordKey>,
+    /// The first records of `next`, as they were read; `None` for those that are not shown.
+    read: VecDeque<Option<PageRecord<'s>>>,
+    /// How many records are read next.
+    portion: usize,
+    /// The most bytes of text that are read at once, unless one record has more.
+    most_bytes: usize,
+    /// The records that the reader cannot hold.
+    not_held: NotHeld,
+}
+
+impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
+    /// The records of a page, without the rows of `excluded_client`. `shown` shows them.
+    pub fn new(
+        spi: Spi<'s>,
+        request: &Request<'_>,
+        excluded_client: Option<&[u8]>,
+        most_bytes: usize,
+        shown: &'r mut S,
+    ) -> RecordRows<'s, 'r, S> {
+        let memory = spi.memory();
+        RecordRows {
+            spi,
+            user: memory.text(request.user),
+            app: memory.text(request.app),
+            spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
+            excluded_client: excluded_client.map(|client| memory.text(client)),
+            shown,
+            done: HashSet::new(),
+            passed: HashSet::new(),
+            next: VecDeque::new(),
+            read: VecDeque::new(),
+            portion: PORTION.0,
+            most_bytes,
+            not_held: NotHeld::default(),
+        }
+    }
+
+    /// The tables and the ids of some records, as two parameters.
+    fn parameters<'k>(&self, keys: impl Iterator<Item = &'k RecordKey> + Clone) -> [Option<Datum<'s>>; 2] {
+        let memory = self.spi.memory();
+        let texts = |text: fn(&RecordKey) -> &[u8]| memory.array(TEXT, keys.clone().map(|key| memory.text(text(key))));
+        [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
+    }
+
+    /// Adds those of `keys` to `passed` that earlier pages of the walk have shown.
+    fn look_up_passed(&mut self, keys: &[RecordKey], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
+        let [tables, records] = self.parameters(keys.iter());
+        let position = |position: Position| {
+            [
+                Some(Datum::from(i32::try_from(position.epoch.0).unwrap_or(i32::MAX))),
+                Some(Datum::from(position.xact.0)),
+                Some(Datum::from(position.seq)),
+            ]
+        };
+        let [epoch, xact, seq] = position(reading.begins_at());
+        let [last_epoch, last_xact, last_seq] = position(last);
+        let values = [
+            Some(self.user),
+            Some(self.app),
+            tables,
+            records,
+            Some(self.spaces),
+            epoch,
+            xact,
+            seq,
+            last_epoch,
+            last_xact,
+            last_seq,
+            self.excluded_client,
+        ];
+        let passed = &mut self.passed;
+        with_index_scans(|| {
+            self.spi.for_each(&EARLIER_ROWS, &values, |row| {
+                let (place, position, origin) = earlier_row(&row)?;
+                if reading.has_passed(position, origin) {
+                    passed.insert(keys[place - 1].clone());
+                }
+                Ok(true)
+            })
+        })
+    }
+
+    /// Reads the next records.
+    fn read_next(&mut self) -> Result<(), Error> {
+        let count = self.portion.min(self.next.len());
+        let [tables, records] = self.parameters(self.next.iter().take(count));
+        let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
+        // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
+        let mut read: Vec<Option<PageRecord<'s>>> = (0..count).map(|_| None).collect();
+        let memory = self.spi.memory();
+        let (next, not_held) = (&self.next, &self.not_held);
+        with_scratch(|scratch| {
+            let mut current: Option<Merging<'_>> = None;
+            let mut end = |current: Option<Merging<'_>>| {
+                if let Some(merging) = current {
+                    let place = merging.place;
+                    read[place - 1] = merging.finish(next[place - 1].clone(), not_held, memory);
+                }
+            };
+            with_index_scans(|| {
+                self.spi.for_each(&RECORD_ROWS, &values, |row| {
+                    let place = row.int8(1).ok_or(NULL)? as usize;
+                    let row = LogRow::new(row, &AFTER_ONE);
+                    if current.as_ref().is_none_or(|merging| merging.place != place) {
+                        end(current.replace(Merging::new(place, scratch)));
+                    }
+                    if let Some(merging) = &mut current {
+                        merging.add(&row, scratch)?;
+                    }
+                    Ok(true)
+                })
+            })?;
+            end(current.take());
+            Ok::<_, Error>(())
+        })?;
+        let bytes: usize = read.iter().flatten().map(|record| record.size).sum();
+        self.portion = match bytes > self.most_bytes / 4 {
+            true => (self.portion / 2).max(1),
+            false => (2 * self.portion).min(PORTION.1),
+        };
+        self.read.extend(read);
+        Ok(())
+    }
+}
+
+/// A record whose rows are being merged.
+struct Merging<'m> {
+    /// The place of the record among those that are read, from 1.
+    place: usize,
+    state: State<'m>,
+    /// The spaces of the rows, ascending; the empty id stands for private rows.
+    spaces: Vec<Box<[u8]>>,
+}
+
+impl<'m> Merging<'m> {
+    fn new(place: usize, memory: Memory<'m>) -> Merging<'m> {
+        Merging { place, state: State::new(memory), spaces: Vec::new() }
+    }
+
+    fn add(&mut self, row: &LogRow<'_>, memory: Memory<'m>) -> Result<(), Error> {
+        let space = row.text(Column::SpaceId);
+        self.state.apply(&row.change()?, space, memory);
+        let id = space.unwrap_or_default();
+        if let Err(place) = self.spaces.binary_search_by(|other| (**other).cmp(id)) {
+            self.spaces.insert(place, id.into());
+        }
+        Ok(())
+    }
+
+    /// The record in `memory`; `None` if the page need not show it.
+    ///
+    /// The page shows no deleted record that the reader cannot hold. It does show one with changes in several spaces: were one of these
+    /// spaces left, the record might live.
+    fn finish<'s>(self, key: RecordKey, not_held: &NotHeld, memory: Memory<'s>) -> Option<PageRecord<'s>> {
+        let merged = self.state.merged(memory)?;
+        if merged.deleted_at.is_some() && self.spaces.len() == 1 {
+            let space = self.spaces.first().map(|id| &**id).filter(|id| !id.is_empty());
+            if not_held.contains(space) {
+                return None;
+            }
+        }
+        let text = |value: Jsonb<'_>| value.with_root(|root| Size::of(root).text).0;
+        let values = if merged.deleted_at.is_some() { 0 } else { text(merged.data) + text(merged.field_timestamps) };
+        let size = values + key.table.len() + key.record.len() + SIZE_OF_REST;
+        Some(PageRecord { key, merged, spaces: self.spaces, size })
+    }
+}
+
+/// About how many bytes of text a record has beside its values, its table and its id.
+const SIZE_OF_REST: usize = 100;
+
+/// A column of these queries is NULL.
+const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
+
+/// A row of `earlier_rows.sql`: the place of the record from 1, the position of the change, and what else decides whether it belongs to a
+/// walk.
+fn earlier_row<'r>(row: &Row<'r>) -> Result<(usize, Position, RowOrigin<'r>), Error> {
+    let part = |column| row.datum(column).ok_or(NULL);
+    let position = Position::new(part(2)?.int4() as u32, part(3)?.uint8(), part(4)?.int8());
+    let (is_own, created_at) = (row.bool(5).ok_or(NULL)?, part(7)?.int8());
+    Ok((part(1)?.int8() as usize, position, RowOrigin { is_own, space: row.text(6), created_at }))
+}
+
+impl<'s, S: ShowRecords<'s>> TakeRows<'s> for RecordRows<'s, '_, S> {
+    type Row = RecordKey;
+
+    fn row(slot: &SlotRow<'_, 's>, _: &mut Option<Descriptor<'s>>) -> RecordKey {
+        RecordKey::new(slot)
+    }
+}
+
+impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
+    fn prepare(&mut self, rows: &[(Position, RecordKey)], reading: &Reading<'_>) {
+        debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
+        self.not_held = reading.not_held();
+        if self.passed.len() > MOST_PASSED_KEYS {
+            self.passed.clear();
+        }
+        let last = reading.resumed_at();
+        if last.is_none() {
+            // This call began the walk.
+            self.passed.clear();
+        }
+        let mut new = HashSet::new();
+        let is_new =
+            |key: &&RecordKey| !self.done.contains(*key) && !self.passed.contains(*key) && new.insert((*key).clone());
+        let keys: Vec<RecordKey> = rows.iter().map(|(_, key)| key).filter(is_new).cloned().collect();
+        if let Some(last) = last.filter(|_| !keys.is_empty()) {
+            or_raise(self.look_up_passed(&keys, last, reading));
+        }
+        self.next.extend(keys.into_iter().filter(|key| !self.passed.contains(key)));
+    }
+
+    fn take(&mut self, _: Position, key: RecordKey) -> Taken {
+        if self.next.front() != Some(&key) {
+            return Taken::Passed;
+        }
+        if self.read.is_empty() {
+            or_raise(self.read_next());
+        }
+        let taken = match self.read.front() {
+            Some(Some(record)) if !self.shown.show(record) => return Taken::Full,
+            Some(Some(_)) => Taken::Shown,
+            Some(None) | None => Taken::Passed,
+        };
+        self.read.pop_front();
+        self.next.pop_front();
+        self.done.insert(key);
+        taken
+    }
+}
+
+/// The trait of the crate has no errors. Those of an installation end the call here.
+fn or_raise<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| raise(error))
+}
