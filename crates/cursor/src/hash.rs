@@ -1,8 +1,8 @@
 //! Short keyed hashes. A cursor names each space and its reader by a hash of eight characters.
 //!
-//! The key is secret, so that nobody can choose an id whose hash collides with that of another id. The
-//! function is SipHash-2-4 (Aumasson and Bernstein, 2012), a pseudorandom function for a 128-bit key, of
-//! which 48 bits are kept.
+//! The key is secret, so that nobody can choose an id whose hash collides with that of another id. The function is
+//! SipHash-2-4 (Aumasson and Bernstein, 2012), a pseudorandom function with a 128-bit key. A hash keeps 48 bits of the
+//! result.
 
 use crate::id::{EpochNumber, Fingerprint, HistoryId, KeyedHash, Lsn, SystemId, Timeline};
 use siphasher::sip::SipHasher24;
@@ -39,8 +39,8 @@ impl Secret {
         }
     }
 
-    /// The hash of the user or space that a wake-up channel is for. It has 128 bits, so that nobody can guess
-    /// the name of a channel.
+    /// The hash that names the wake-up channel of a user or space. It has 128 bits, so that nobody can guess the name
+    /// of a channel.
     pub fn channel(&self, kind: u8, id: &[u8]) -> u128 {
         let mut hasher = siphasher::sip128::SipHasher24::new_with_key(&self.0);
         hasher.write_u8(kind);

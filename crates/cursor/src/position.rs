@@ -9,7 +9,7 @@ pub struct Position {
     pub epoch: EpochNumber,
     /// The id of the transaction that wrote the row.
     pub xact: TransactionId,
-    /// The order within the transaction. A later row has a greater `seq`, and the first has at least 1.
+    /// The order within the transaction. A later row has a greater `seq`. The first row has a `seq` of at least 1.
     pub seq: i64,
 }
 
