@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::oracle::{Delivered, Difference, allowed};
 
-/// One device. It keeps its cursor between pulls as a real one does: an error leaves it as it was.
+/// One device. It keeps its cursor between pulls, as a real device does. An error leaves the cursor as it was.
 #[derive(Clone)]
 pub struct Device {
     /// The user of the device.

@@ -53,7 +53,7 @@ pub fn load(test: &str) -> Option<Vec<Push>> {
     Some(pushes)
 }
 
-/// A device for each user, whose spaces are those the user ever wrote in.
+/// Returns a device for each user. Its spaces are all spaces in which the user has written.
 pub fn devices_of(pushes: &[Push]) -> Vec<Device> {
     let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for push in pushes {
@@ -76,7 +76,7 @@ fn parse(line: String) -> Push {
     }
 }
 
-/// Reads a change of the wire format: an update has fields with a time each, an insert has data, a delete has its time.
+/// Reads a change of the wire format: an update has fields, each with a time; an insert has data; a delete has a time.
 fn parse_change(change: &Value) -> Change {
     let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
     if let Some(fields) = change.get("fields").and_then(Value::as_object) {

@@ -14,7 +14,7 @@
 use crate::change::{Change, JsonObject, Op, Span, Stamp};
 use crate::time::Time;
 
-/// What a purge has to know of the changes of a group.
+/// What a purge has to know about the changes of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupSummary {
     /// The changes that have a stamp.
@@ -23,7 +23,7 @@ pub struct GroupSummary {
     deleted: Option<Stamp>,
 }
 
-/// What a purge has to know of a change.
+/// What a purge has to know about a change.
 #[derive(Clone, Copy, Debug)]
 struct ChangeSummary {
     span: Span,
@@ -31,12 +31,13 @@ struct ChangeSummary {
     created_at: Time,
 }
 
-/// A limit that a group sets: a purge may remove only deletes up to it, of this group and of others. A greater limit allows more.
+/// The limit that a group sets for a purge. The purge may remove a delete, of this group or of another, only if the
+/// limit allows it. A greater limit allows more deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PurgeLimit {
     /// No deletes.
     None,
-    /// The deletes before this stamp, which is that of the group's first live write.
+    /// Only deletes before this stamp. It is the stamp of the group's first live write.
     Before(Stamp),
     /// All deletes, because the group has no live write.
     All,
@@ -86,7 +87,8 @@ impl GroupSummary {
                 continue;
             }
             if Some(first) <= self.deleted {
-                // The delete covers some writes of a change that a purge would keep: without the delete they would come back.
+                // The delete covers some writes of this change, but not all. A purge would keep the change, and without
+                // the delete the covered writes would come back.
                 return PurgeLimit::None;
             }
             first_live = Some(first_live.map_or(first, |first_live| first_live.min(first)));
