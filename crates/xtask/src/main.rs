@@ -4,7 +4,7 @@
 //! never written to, except by `install`.
 //!
 //! - [`project`]: the checkout, the state directory, and the environment of the commands that are run
-//! - [`postgres`]: which PostgreSQL, and the private copy of it
+//! - [`postgres`]: the choice of a PostgreSQL, and the private copy of it
 //! - [`setup`]: what is installed before anything else: packages, the private copy, PgBouncer, cargo-pgrx
 //! - [`install`]: builds the extension and installs it
 //! - [`cluster`]: a private cluster in a temporary directory
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     interrupt::register()?;
     let project = Project::new()?;
-    // An empty variable is none.
+    // An empty variable counts as not set.
     let [version, pg_config] =
         [arguments.version, arguments.pg_config].map(|text| text.filter(|text| !text.is_empty()));
     let choose = || Choice::new(&project, version.as_deref(), pg_config.as_deref());
