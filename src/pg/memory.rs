@@ -16,7 +16,7 @@ pub struct Memory<'m> {
 }
 
 impl<'m> Memory<'m> {
-    /// A context of the server.
+    /// Wraps a context of the server.
     ///
     /// # Safety
     /// The context exists for `'m`, and is not reset in that time.
@@ -24,7 +24,7 @@ impl<'m> Memory<'m> {
         Memory { context, lives: PhantomData }
     }
 
-    /// The context that the server's allocations go to now.
+    /// The context to which the server's allocations go now.
     ///
     /// # Safety
     /// The context exists for `'m`, and is not reset in that time.
@@ -66,7 +66,8 @@ impl<'m> Memory<'m> {
 
     /// A new block of `size` bytes, aligned to `MAXIMUM_ALIGNOF`.
     pub(super) fn allocate_bytes(self, size: usize) -> *mut u8 {
-        // SAFETY: the context exists. MemoryContextAlloc raises an error instead of returning NULL, and for more than 1 GB.
+        // SAFETY: the context exists. MemoryContextAlloc raises an error instead of returning NULL. It also raises an
+        // error for more than 1 GB.
         unsafe { pg_sys::MemoryContextAlloc(self.context, size).cast() }
     }
 
@@ -144,7 +145,7 @@ impl<'m> Memory<'m> {
         })
     }
 
-    /// Moves a value into this context. It is not dropped.
+    /// Moves a value into this context. The value is never dropped.
     pub(super) fn keep<T>(self, value: T) -> NonNull<T> {
         const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };
         let place = self.allocate_bytes(size_of::<T>().max(1)).cast::<T>();
@@ -160,7 +161,8 @@ impl<'m> Memory<'m> {
 pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
     // SAFETY: the current context exists during the call.
     let context = unsafe { Memory::current() }.child();
-    // SAFETY: the context exists until `body` has returned, whose result cannot have its lifetime.
+    // SAFETY: the context exists until `body` has returned. The result of `body` cannot have the lifetime of the
+    // context.
     let result = body(unsafe { Memory::from_raw(context) });
     // SAFETY: nothing refers to the context any more.
     unsafe { pg_sys::MemoryContextDelete(context) };
@@ -171,7 +173,7 @@ pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
 pub struct Varlena<'m>(allocator_api2::vec::Vec<u8, Memory<'m>>);
 
 impl<'m> Varlena<'m> {
-    /// An empty one, with room for `capacity` bytes.
+    /// An empty value, with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize, memory: Memory<'m>) -> Varlena<'m> {
         let mut buffer = allocator_api2::vec::Vec::with_capacity_in(capacity + pg_sys::VARHDRSZ, memory);
         // Room for the length word.
@@ -179,7 +181,7 @@ impl<'m> Varlena<'m> {
         Varlena(buffer)
     }
 
-    /// How many bytes it has.
+    /// The number of bytes so far.
     #[inline]
     pub fn len(&self) -> usize {
         self.0.len() - pg_sys::VARHDRSZ
@@ -209,7 +211,7 @@ impl<'m> Varlena<'m> {
         &self.0[pg_sys::VARHDRSZ..]
     }
 
-    /// The value. It keeps its block.
+    /// Returns the value, which stays in its block.
     pub fn finish(self) -> Datum<'m> {
         let (start, length, _, _) = self.0.into_raw_parts_with_alloc();
         // SAFETY: the block has `length` bytes, the first of which are the length word. It is the server's memory.

@@ -30,7 +30,7 @@ fn everyone_channel<'a>(args: &Args<'a>) -> Answer<'a> {
 pub struct Channels(Secret);
 
 impl Channels {
-    /// Reads the key, which application roles have no privilege on.
+    /// Reads the key. Application roles have no privilege on the table that holds it.
     pub fn load() -> Result<Channels, Error> {
         let mut secret = None;
         snapshot::with(Kind::Latest, || {
@@ -53,7 +53,7 @@ impl Channels {
         self.name(b'c', id)
     }
 
-    /// The channel of everyone, for wake-ups where it is not known who was touched.
+    /// The channel of everyone. It is used if it is not known which users and spaces were touched.
     pub fn everyone(&self) -> String {
         self.name(b'e', b"")
     }
