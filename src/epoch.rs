@@ -1,4 +1,4 @@
-//! Epochs: which history of transaction ids the server is on, and in which epochs the log was written.
+//! Epochs: the current history of transaction ids of the server, and the epochs in which the log was written.
 //!
 //! Application roles have no privilege on the table of epochs, which holds the secrets of cursors.
 
@@ -16,7 +16,7 @@ use std::cell::Cell;
 sql_functions!(current_epoch, open_epoch, begin_epoch);
 
 thread_local! {
-    /// The number of the epoch that this backend writes in, once the epoch is committed.
+    /// The number of the epoch in which this backend writes. It is set once the epoch is committed.
     ///
     /// A server that has begun to write stays on its history for as long as it runs. A change of the definition of any
     /// table empties the cache, and so does DROP EXTENSION.
@@ -47,7 +47,7 @@ pub fn register() {
 
 /// `mana_sync.current_epoch() RETURNS int`
 ///
-/// The default of the column `epoch`. Returns the number of the epoch that the server writes in, and opens that epoch
+/// The default of the column `epoch`. Returns the number of the epoch in which the server writes, and opens that epoch
 /// if there is none yet.
 fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     if let Some(number) = CURRENT.get() {
@@ -73,7 +73,8 @@ fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.open_epoch() RETURNS int`
 ///
-/// Adds the epoch that the server writes in, if it is missing, and returns its number. Runs as the owner of the extension.
+/// Adds the epoch in which the server writes, if it is missing, and returns its number. Runs as the owner of the
+/// extension.
 fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     let (known, _) = read_epochs()?;
     let epoch = known.write_epoch();
@@ -85,9 +86,9 @@ fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.begin_epoch() RETURNS int`
 ///
-/// Begins a new epoch on the history that the server is on, and returns its number. It is for a server that cannot tell
-/// its history from an earlier one, because its data directory was put back from a copy. No earlier cursor covers
-/// anything that is written from now on. Runs as the owner of the extension.
+/// Begins a new epoch on the server's current history, and returns its number. It is for a server that cannot tell its
+/// history from an earlier one, because its data directory was put back from a copy. No earlier cursor covers anything
+/// that is written from now on. Runs as the owner of the extension.
 fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     spi::connect(|spi| {
         // A transaction that writes later waits for this lock. Then it processes the invalidation below and looks the epoch up again.
@@ -146,7 +147,7 @@ fn server_run() -> Vec<u8> {
     [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat()
 }
 
-/// What the server knows now, and whether the row of the epoch that it writes in is committed.
+/// What the server knows now, and whether the epoch in which it writes has a committed row.
 fn read_epochs() -> Result<(Server, bool), Error> {
     let (epochs, own) = snapshot::with(Kind::Latest, known_epochs)?;
     let known = Server::new(epochs.clone(), history()?, false, TransactionId::MAX, Lsn::INVALID);
@@ -184,7 +185,7 @@ pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     Ok((epochs, own))
 }
 
-/// The history that the server is on.
+/// The current history of the server.
 pub fn history() -> Result<History, Error> {
     let (timeline, system) = (server::timeline(), server::system_identifier());
     let id = hash::history_id(system, server::database(), timeline, server::switched_at(timeline)?);

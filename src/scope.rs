@@ -1,8 +1,8 @@
-//! The scope: the user who asks, and the spaces that the user is a member of.
+//! The scope: the user who asks, and the spaces of which the user is a member.
 //!
-//! It is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user changes the
-//! settings on a level of settings of its own. The level ends with the call. If there is an error, the level ends with
-//! the transaction or subtransaction that the error ends.
+//! The scope is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user
+//! changes the settings on a level of settings of its own. The level ends with the call. If there is an error, the
+//! level ends with the transaction or subtransaction that the error ends.
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::pg::datum::Datum;
@@ -17,7 +17,7 @@ const SPACES: &CStr = c"app.current_user_space_ids";
 
 sql_functions!(with_scope, may_write);
 
-/// The scope that a call runs in.
+/// The scope in which a call runs.
 pub struct Scope<'a> {
     /// The id of the user, never empty.
     pub user: &'a [u8],
@@ -98,7 +98,7 @@ impl<'a> Scope<'a> {
         Ok((scope, level))
     }
 
-    /// The scope that the arguments name, where the current scope is in the two settings.
+    /// Returns the scope that the arguments name. The last argument has the two settings of the current scope.
     fn resolve(
         user: Option<&'a [u8]>,
         spaces: Option<Vec<Option<&'a [u8]>>>,

@@ -47,7 +47,8 @@ impl<'m> JsonText<'m> {
     }
 }
 
-/// Hands the text of a JSON string to `put`, in parts: quotes around it, and escapes where a character needs one.
+/// Hands the text of a JSON string to `put`, in parts, with quotes around it and with escapes for the characters that
+/// need one.
 fn quote(bytes: &[u8], mut put: impl FnMut(&[u8])) {
     put(b"\"");
     let mut rest = bytes;

@@ -144,7 +144,7 @@ fn without<'m>(object: Object<'m>, keys: &HashSet<&[u8]>, memory: Memory<'m>) ->
 struct GroupKey([Vec<u8>; GROUP.len()]);
 
 impl GroupKey {
-    /// The key of the group that a change is in.
+    /// The key of the group of a change.
     fn of(row: &LogRow<'_>) -> GroupKey {
         GroupKey(GROUP.map(|column| row.group_key(column).to_vec()))
     }

@@ -153,7 +153,7 @@ impl<'s> Purge<'s> {
         self.edits.remove(row)
     }
 
-    /// Adds the purge to the tables that cursors are compared with.
+    /// Adds the purge to the tables with which cursors are compared.
     fn note(&self, older_than: Datum<'_>) {
         let memory = self.spi.memory();
         let epochs = self.transactions.iter().map(|&(epoch, _)| Datum::from(epoch.0 as i32));

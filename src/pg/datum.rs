@@ -5,7 +5,7 @@ use super::memory::Memory;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
-/// Types of parameters and of array elements, by their OID.
+/// The OIDs of the types of parameters and of array elements.
 pub mod types {
     pub use pg_sys::{
         BOOLARRAYOID as BOOL_ARRAY, BOOLOID as BOOL, BYTEAOID as BYTEA, INT4ARRAYOID as INT4_ARRAY, INT4OID as INT4,
@@ -115,7 +115,7 @@ impl<'a> Datum<'a> {
     }
 }
 
-/// Whether a varlena can be read where it is: neither compressed nor stored out of line.
+/// Whether a varlena can be read in place: it is neither compressed nor stored out of line.
 ///
 /// Most can. This check costs less than the call that detoasts, which is guarded against errors.
 ///

@@ -1,8 +1,8 @@
 //! The function manager: SQL functions written in Rust.
 //!
 //! The functions are declared in `sql/*.sql`, where a DBA reads the declarations. Only the owner of the extension can
-//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on as they come: text
-//! as bytes in the encoding of the database, jsonb undecoded.
+//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on undecoded: text as
+//! bytes in the encoding of the database, jsonb undecoded.
 
 use super::datum::{Datum, types};
 use super::heap::{Descriptor, Row};
@@ -173,7 +173,7 @@ impl<'a> Args<'a> {
     }
 }
 
-/// A composite value. What is stored out of line is fetched.
+/// A composite value. Values that are stored out of line are fetched into it.
 ///
 /// # Safety
 /// The descriptor has `N` columns of the types of the values.
@@ -372,7 +372,7 @@ impl<'a> TriggerRow<'a> {
         &self.0
     }
 
-    /// What the trigger function returns to have the row inserted as it is.
+    /// The result of a trigger function that leaves the row unchanged.
     pub fn unchanged(&self) -> Datum<'a> {
         // SAFETY: the tuple is the trigger's own.
         unsafe { Datum::from_raw(pg_sys::Datum::from(self.0.tuple())) }

@@ -212,7 +212,7 @@ impl<'r> Row<'r> {
     }
 }
 
-/// Copies of rows that are kept beyond the statement that read them, in a memory context of their own.
+/// Copies of rows, in a memory context of their own. They are kept longer than the statement that read the rows.
 ///
 /// Values that are stored out of line are not copied. So the snapshot with which the rows were read must still be
 /// registered when the rows are used.

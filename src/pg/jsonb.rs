@@ -57,7 +57,7 @@ impl<'a> Jsonb<'a> {
         Jsonb { datum, memory }
     }
 
-    /// The memory that it is in.
+    /// The memory into which a detoasted copy of this jsonb goes.
     #[cfg(any(test, feature = "pg_test", feature = "pg_bench"))]
     pub fn memory(self) -> Memory<'a> {
         self.memory
@@ -247,8 +247,8 @@ impl<'a> Node<'a> {
         memory.run(|| unsafe { jsonb_of(&mut self.value, memory) })
     }
 
-    /// The entries of an array or object: the keys if it is an object, and the values. The keys have to be taken only
-    /// as long as there are values.
+    /// The entries of an array or object: the keys if it is an object, and the values. The iterator of the keys goes on
+    /// into the values, so the caller must stop after the last value.
     pub fn keys_and_values(self) -> Option<(Option<Entries<'a>>, Entries<'a>)> {
         if self.value.type_ != pg_sys::jbvType::jbvBinary {
             return None;
@@ -402,8 +402,8 @@ impl<'m> NodeBuf<'m> {
         StoredNode { kind: self.kind, value: serde_bytes::Bytes::new(value), text: serde_bytes::Bytes::new(text) }
     }
 
-    /// The value that [`NodeBuf::stored`] was called for. The [`super::fmgr::SerializedState`] vouches for it: its bytes come from
-    /// another process of the same aggregation.
+    /// Returns a copy of the value from which [`NodeBuf::stored`] made `stored`. The [`super::fmgr::SerializedState`]
+    /// vouches for the bytes: they come from another process of the same aggregation.
     pub fn from_stored(
         stored: StoredNode<'_>,
         _: &super::fmgr::SerializedState<'_>,
@@ -577,7 +577,7 @@ impl<'a> Object<'a> {
     /// The pairs of the object, in the order of jsonb.
     pub fn pairs(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
         let keys_and_values = self.0.keys_and_values();
-        // The values end the zip: the entries of the keys go on with those of the values.
+        // The values come first in the zip and end it, because the iterator of the keys goes on into the values.
         let pairs = keys_and_values.into_iter().flat_map(|(keys, values)| values.zip(keys.into_iter().flatten()));
         pairs.map(|(value, key)| (key, value))
     }

@@ -42,7 +42,7 @@ pub fn worker_processes() -> (i32, i32) {
     unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) }
 }
 
-/// The OID of the database that the process is connected to.
+/// The OID of the database to which the process is connected.
 pub fn database() -> u32 {
     // SAFETY: a variable of the process.
     u32::from(unsafe { pg_sys::MyDatabaseId })

@@ -37,7 +37,7 @@ pub(crate) use statement;
 pub struct Statement {
     sql: &'static CStr,
     parameters: &'static [pg_sys::Oid],
-    /// A backend has one thread; a static has to be `Sync` all the same.
+    /// A static has to be `Sync`, although a backend has only one thread.
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 

@@ -5,8 +5,8 @@ use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// Exports the main function of a background worker, `fn(usize)`, under the name `$symbol`. The argument is the one that the worker
-/// was registered with.
+/// Exports the main function of a background worker, `fn(usize)`, under the name `$symbol`. The argument is the one
+/// that was given when the worker was registered.
 macro_rules! background_worker {
     ($symbol:ident, $body:path) => {
         #[doc(hidden)]

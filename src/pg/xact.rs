@@ -4,7 +4,7 @@ use pgrx::pg_sys;
 use std::ffi::c_void;
 use std::ptr;
 
-/// How a transaction goes on or ends.
+/// An event at the end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The transaction is about to commit. Errors are still possible.
@@ -24,7 +24,7 @@ pub enum SubEvent {
     Abort,
 }
 
-/// What [`register`] calls.
+/// The callbacks that [`register`] registers.
 pub trait TransactionCallbacks {
     /// Is called at each [`Event`] of a transaction.
     fn at_end(event: Event);

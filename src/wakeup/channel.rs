@@ -1,5 +1,5 @@
-//! Names of channels. LISTEN needs no privilege: whoever knows a name hears when its user or space is written to. So a name is a
-//! keyed hash, and only those who can call these functions learn it.
+//! Names of channels. LISTEN needs no privilege: whoever knows the name of a channel is told about each write for its
+//! user or space. So a name is a keyed hash, and only those who can call these functions learn it.
 
 use crate::error::Error;
 use crate::pg::fmgr::{Answer, Args, sql_functions};

@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 /// How many databases can have a worker.
 pub const MOST_DATABASES: usize = 8;
-/// How many bytes the touches of a database may have until its worker has drained them.
+/// How many bytes the touches of a database may take until its worker drains them.
 const ROOM: usize = 64 * 1024;
 
 /// The feed of a database.
@@ -84,7 +84,7 @@ pub fn add(touches: &[u8], overflow: bool) {
     }
 }
 
-/// The feed of the database that a worker is connected to.
+/// The feed of the database to which a worker is connected.
 pub struct Reader {
     place: usize,
 }

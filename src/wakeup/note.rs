@@ -1,4 +1,4 @@
-//! Notes the users and spaces that a transaction touches.
+//! Remembers the users and spaces to which a transaction writes, until it commits.
 
 use super::feed;
 use crate::error::{Error, MOST_KEY_BYTES};
@@ -14,7 +14,8 @@ sql_functions!(note_change);
 /// A transaction that touches more than this wakes everybody.
 const MOST_TOUCHES: usize = 500;
 
-/// Whom a change concerns, and what was written by which client. An app, table or client that is too long is left empty.
+/// A touch: the user and the space of a change, and which client wrote to which table of which app. An app, table or
+/// client that is too long is left empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Touch {
     /// The author of the change.

@@ -131,14 +131,14 @@ fn send(wakeups: &Wakeups) -> Result<(), Error> {
     })
 }
 
-/// Whose channel a wake-up is sent to.
+/// The owner of the channel to which a wake-up is sent.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listener {
     User(Box<[u8]>),
     Space(Box<[u8]>),
 }
 
-/// The tables of an app that were written to, and the clients that wrote.
+/// The tables of an app that have new changes, and the clients that wrote them.
 #[derive(Debug, Default)]
 struct Written {
     tables: BTreeSet<Box<[u8]>>,

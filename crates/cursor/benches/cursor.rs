@@ -1,7 +1,7 @@
 //! Benchmarks of cursors and pages, without a server: `cargo bench -p mana_sync_cursor`. A name after `--` selects
 //! benchmarks.
 //!
-//! What needs a backend is measured in the extension (`src/benches.rs`).
+//! The benchmarks that need a backend are in the extension (`src/benches.rs`).
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};

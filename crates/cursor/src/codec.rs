@@ -66,8 +66,8 @@ const ROOM_FOR_REST: usize = 300;
 const LEAST_FOR_OPEN: usize = 2000;
 /// The room that is kept for transactions that are open only in the target of a walk.
 const LEAST_FOR_TARGET: usize = 500;
-/// The greatest number of open transactions in a text. No server has more, and a text that names more was made to be
-/// expensive.
+/// The greatest number of open transactions in a text. No server has more. A text that names more was made to cost the
+/// server time and memory.
 const MOST_OPEN: usize = 50_000;
 /// The number of bits in a digit.
 const DIGIT_BITS: usize = 6;
@@ -547,7 +547,7 @@ mod tests {
     }
 
     proptest! {
-        /// Transactions of a server begin and end, and more are open than a text has room for.
+        /// Transactions of a server begin and end. A text has no room for all that are open.
         #[test]
         fn text_order_is_age_order_where_states_are_cut(
             steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),

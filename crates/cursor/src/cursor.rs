@@ -7,11 +7,11 @@ use crate::id::{EpochNumber, KeyedHash, PurgeMark, TransactionId};
 /// The state of a reader between two pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The hash of the user and the app that the cursor was issued to.
+    /// The hash of the reader to whom the cursor was issued: a user in an app.
     pub reader: KeyedHash,
     /// The coverage that the reader has been given in full. It is `None` at the beginning.
     pub coverage: Option<Coverage>,
-    /// The hashes of the spaces that `coverage` is valid for, ascending.
+    /// The hashes of the spaces for which `coverage` is valid, ascending.
     pub spaces: Vec<KeyedHash>,
     /// The mark of the latest purge that the reader knows of ([`crate::resync::Purges::mark`]).
     pub purges: PurgeMark,
@@ -31,7 +31,7 @@ pub struct Walk {
     /// The hashes of the spaces in [`Cursor::spaces`] that the reader left during the walk, ascending. The end of the
     /// walk does not cover them.
     pub left: Vec<KeyedHash>,
-    /// The hash of the table that the walk is limited to.
+    /// The hash of the table to which the walk is limited.
     pub table: KeyedHash,
     /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01.
     pub created_after: Option<i64>,

@@ -1,10 +1,9 @@
 //! Epochs: which history of transaction ids a snapshot belongs to, and what a server knows about it.
 //!
-//! Transaction ids order the log only within one uninterrupted history. After a failover that loses a
-//! tail of the write-ahead log, a recovery to a point in time or a restore, the server gives out the
-//! same ids again. Therefore each history that the log is written on has an epoch. An epoch has a
-//! number, which rows carry, and a random fingerprint, which tells apart two histories that chose the
-//! same number.
+//! Transaction ids order the log only within one uninterrupted history. After a failover that loses a tail of the
+//! write-ahead log, a recovery to a point in time or a restore, the server gives out the same ids again. Therefore each
+//! history on which the log is written has an epoch. An epoch has a number, which rows carry, and a random fingerprint,
+//! which tells apart two histories that chose the same number.
 
 use crate::Position;
 use crate::hash::Secret;
@@ -70,7 +69,7 @@ pub struct KnownEpoch {
     pub secret: Secret,
     /// The system identifier of the cluster that opened the epoch.
     pub system: SystemId,
-    /// The history that the epoch was opened on.
+    /// The history on which the epoch was opened.
     pub history: HistoryId,
     /// A transaction id that had not been given out when the epoch was opened. Rows of earlier epochs of the
     /// same system have smaller ids.
@@ -79,7 +78,7 @@ pub struct KnownEpoch {
     pub opened_at: i64,
 }
 
-/// The history of transaction ids that a server is on.
+/// The current history of transaction ids of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The system identifier of the cluster.
@@ -90,7 +89,7 @@ pub struct History {
     pub id: HistoryId,
 }
 
-/// The epoch that a server writes in.
+/// The epoch in which a server writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteEpoch {
     /// The epoch exists.
@@ -123,7 +122,7 @@ pub struct Server {
 pub struct LocalCoverage {
     /// The coverage.
     pub coverage: Coverage,
-    /// The earlier epochs of the system that the snapshot was taken on.
+    /// The earlier epochs of the system on which the snapshot was taken.
     pub earlier: Vec<EarlierEpoch>,
     /// The numbers of all epochs that the server knows, ascending.
     pub epochs: Vec<EpochNumber>,
@@ -146,7 +145,7 @@ pub struct EarlierEpoch {
     pub same_history: bool,
 }
 
-/// The relation of an epoch to the epoch of a snapshot. It decides which rows of the first one are covered.
+/// The relation of an epoch to the epoch of a snapshot. It decides which rows of the first epoch are covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochRelation {
     /// The epoch is later. None of its rows is covered.
@@ -174,10 +173,10 @@ pub enum Resolution {
 }
 
 impl Server {
-    /// Makes a server from all rows of `mana_sync.epochs`, in any order, and the history that the server is on.
+    /// Makes a server from all rows of `mana_sync.epochs`, in any order, and the current history of the server.
     ///
-    /// `next_xact` is the next transaction id, read after the snapshot. `replayed` is the position that a standby
-    /// had replayed before the snapshot was taken; [`Lsn::INVALID`] where that is not known.
+    /// `next_xact` is the next transaction id, read after the snapshot. `replayed` is the position that a standby had
+    /// replayed before the snapshot was taken; [`Lsn::INVALID`] if that position is not known.
     pub fn new(
         epochs: Vec<KnownEpoch>,
         history: History,
@@ -193,7 +192,7 @@ impl Server {
         self.epochs.iter().map(|known| known.opened_at).min()
     }
 
-    /// The history that the server is on.
+    /// The current history of the server.
     pub fn history(&self) -> History {
         self.history
     }
@@ -203,13 +202,13 @@ impl Server {
         self.in_recovery
     }
 
-    /// Whether `known` is a row of the epoch that this server writes in.
+    /// Whether `known` is a row of the epoch in which this server writes.
     pub fn is_current(&self, known: &KnownEpoch) -> bool {
         self.current().is_some_and(|current| current.epoch.number == known.epoch.number)
             && known.history == self.history.id
     }
 
-    /// The epoch that this server writes in: the latest epoch, if it was opened on this server's history.
+    /// The epoch in which this server writes: the latest epoch, if it was opened on this server's history.
     fn current(&self) -> Option<&KnownEpoch> {
         let latest = self.latest()?.number;
         self.epochs
@@ -229,7 +228,7 @@ impl Server {
         self.latest().map_or(EpochNumber(0), |epoch| epoch.number)
     }
 
-    /// The epoch that a row written on this server belongs to.
+    /// The epoch of a row that is written on this server.
     ///
     /// The number of a new epoch is the latest number that the server sees, plus the server's timeline. A prepared
     /// transaction may open an epoch before a failover and commit after it. The promoted server does not see that
@@ -401,8 +400,8 @@ impl LocalCoverage {
             Ordering::Equal => {
                 let (ours, theirs) = (&self.coverage.snapshot, &other.coverage.snapshot);
                 match self.replayed.is_valid() && self.replayed >= other.coverage.lsn {
-                    // The standby has replayed all transactions that had ended. Rows of the reader's own transaction
-                    // arrive on a standby only when that transaction ends.
+                    // The standby has replayed the end of every transaction that `other` covers. Rows of the reader's
+                    // own transaction arrive on a standby only when that transaction ends.
                     true => theirs.partial().iter().all(|&(xact, seq)| seq <= ours.covered_seq(xact)),
                     false => ours.contains(theirs),
                 }

@@ -31,7 +31,7 @@ impl Secret {
         self.hash(b'r', &[user, app])
     }
 
-    /// The hash of the table that a walk is limited to. A walk over all tables has a hash too.
+    /// The hash of the table to which a walk is limited. A walk over all tables has a hash too.
     pub fn table(&self, name: Option<&[u8]>) -> KeyedHash {
         match name {
             Some(name) => self.hash(b't', &[name]),
@@ -53,8 +53,8 @@ impl Secret {
     }
 }
 
-/// The identity of a history of transaction ids, made from where the history began: on a timeline that left its
-/// parent at `switched_at`. It is no secret, so the key is fixed.
+/// The identity of a history of transaction ids. It is made from the place where the history began: a timeline that
+/// left its parent at `switched_at`. It is no secret, so the key is fixed.
 pub fn history_id(system: SystemId, database: u32, timeline: Timeline, switched_at: Lsn) -> HistoryId {
     let parts: [&[u8]; 4] =
         [&system.0.to_be_bytes(), &database.to_be_bytes(), &timeline.0.to_be_bytes(), &switched_at.0.to_be_bytes()];

@@ -16,7 +16,7 @@ pub struct Range {
 }
 
 impl Range {
-    /// The part of the range from `position` on.
+    /// The part of the range that begins at `position`.
     pub fn since(self, position: Position) -> Option<Range> {
         let from = self.from.max(position);
         (from.epoch == self.from.epoch && from.xact < self.to).then_some(Range { from, ..self })

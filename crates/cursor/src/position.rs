@@ -5,7 +5,7 @@ use crate::id::{EpochNumber, TransactionId};
 /// The position of a row in the log. Rows are delivered in ascending order of position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Position {
-    /// The number of the epoch that the row was written in.
+    /// The number of the epoch in which the row was written.
     pub epoch: EpochNumber,
     /// The id of the transaction that wrote the row.
     pub xact: TransactionId,

@@ -82,12 +82,11 @@ pub struct StreamScan<'a> {
     next: Vec<Range>,
     /// The ranges after `next`.
     rest: &'a [Range],
-    /// The number of rows that the probe of `rest` asks for. If it is 0, there is no probe, and the ranges are read one
-    /// after the other.
+    /// The limit of the probe of `rest`. If it is 0, there is no probe, and the ranges are read one after the other.
     probe: usize,
     /// The number of ranges that move from `rest` to `next` without a probe.
     width: usize,
-    /// The number of rows that a fetch asks for.
+    /// The limit of the next fetches.
     limit: usize,
 }
 
@@ -126,7 +125,7 @@ impl<'a> StreamScan<'a> {
         fetches
     }
 
-    /// Moves on after the rows of these fetches, and adds those that belong to the walk to `found`.
+    /// Moves on after the rows of these fetches. Adds the rows that belong to the walk to `found`.
     fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
         let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
@@ -163,7 +162,7 @@ impl<'a> StreamScan<'a> {
             let range = after(self.rest, *position).first().filter(|range| range.from <= *position);
             hit.extend(range.filter(|range| hit.last() != Some(range)));
         }
-        // The last range may go on after what the probe has seen. It is read in full all the same.
+        // The last range may have rows after those that the probe has seen. The whole range is read.
         self.rest = &self.rest[passed.max(hit.last().map_or(0, |last| index_of(self.rest, last) + 1))..];
         self.next = hit;
         if passed * ROWS_A_DESCENT >= positions.len() {

@@ -51,8 +51,8 @@ impl Snapshot {
         self.xmax.max(self.partial.last().map_or(TransactionId(0), |&(xact, _)| xact.next()))
     }
 
-    /// All transactions that the snapshot names as in progress, ascending: the open ones, and the partial ones
-    /// from `xmax` on.
+    /// All transactions that the snapshot names as in progress, ascending: the open ones, and the partial ones whose
+    /// ids are not below `xmax`.
     pub fn in_progress(&self) -> Vec<TransactionId> {
         let mut ids = self.open.clone();
         ids.extend(self.partial.iter().map(|&(xact, _)| xact).filter(|&xact| xact >= self.xmax));

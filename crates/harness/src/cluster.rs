@@ -46,7 +46,7 @@ impl Options {
 pub struct Cluster {
     name: String,
     dir: ServerDirectory,
-    /// The directory of the server's programs, where they are not those of the tests.
+    /// The directory of the server's programs, if they are not those of the other servers.
     bin: Option<PathBuf>,
 }
 

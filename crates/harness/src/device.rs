@@ -12,7 +12,7 @@ pub struct Device {
     pub user: String,
     /// The app that it syncs.
     pub app: String,
-    /// The spaces that the user is a member of.
+    /// The spaces of which the user is a member.
     pub spaces: Vec<String>,
     /// The cursor of the next pull; none at first.
     pub cursor: Option<String>,

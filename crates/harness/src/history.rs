@@ -28,7 +28,7 @@ pub struct Push {
     pub changes: Vec<Change>,
 }
 
-/// A change, as the columns that it is stored in.
+/// A change, as its columns in the log.
 #[allow(missing_docs)]
 pub struct Change {
     pub id: Uuid,
@@ -40,7 +40,7 @@ pub struct Change {
     pub field_timestamps: Value,
 }
 
-/// Reads the history. Where the file is missing, prints that the test is skipped, and returns `None`.
+/// Reads the history. If the file is missing, prints that the test is skipped, and returns `None`.
 pub fn load(test: &str) -> Option<Vec<Push>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
     let Ok(file) = File::open(&path) else {

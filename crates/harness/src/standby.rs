@@ -20,7 +20,7 @@ impl Cluster {
         standby
     }
 
-    /// Makes commits on this primary wait for all of these standbys (where `synchronous_commit` is on, the default).
+    /// Makes commits on this primary wait for all of these standbys, if `synchronous_commit` is on (the default).
     pub fn wait_for_commits_of(&self, standbys: &[&Cluster]) {
         let names: Vec<&str> = standbys.iter().map(|standby| standby.name()).collect();
         self.configure(&[("synchronous_standby_names", &format!("FIRST {} ({})", names.len(), names.join(", ")))]);

@@ -11,7 +11,7 @@ pub struct Event<'a, V, C> {
     pub effect: Effect<'a, V>,
     /// The value of the field before the event; `None` if the field had no value. Set by [`sort_with_old_values`].
     pub old_value: Option<V>,
-    /// The change that the event belongs to.
+    /// The change of which the event is a part.
     pub change: C,
 }
 

@@ -1,9 +1,10 @@
 //! Decides which deletes a purge removes.
 //!
-//! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A purge may
-//! remove the delete, together with the writes of the same group that it covers, if every reader sees the same record without
-//! them. (A *group* is the changes to one record, app and table by one user in one space.) The purge does not know which spaces a
-//! reader is a member of. It therefore considers all combinations, except that no reader sees the private writes of two users.
+//! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A
+//! purge may remove the delete, together with the writes of the same group that it covers, if every reader sees the
+//! same record without them. (A *group* is the changes to one record, app and table by one user in one space.) The
+//! purge does not know of which spaces a reader is a member. It therefore considers all combinations, except that no
+//! reader sees the private writes of two users.
 //!
 //! A purge of a delete *D* is allowed if each group that a reader of *D* may see meets one of two conditions:
 //!

@@ -1,7 +1,7 @@
 //! Property tests on random logs. The expected results come from a second, deliberately simple implementation of merging, which
 //! consists of lists, filters and maxima over JSON.
 //!
-//! `MANA_SYNC_MODEL_CASES` sets the number of logs that each property is tested with.
+//! `MANA_SYNC_MODEL_CASES` sets the number of logs for each property.
 
 mod random_log;
 

@@ -88,7 +88,7 @@ impl Transcript {
     }
 }
 
-/// A message of psql without the file and line that it begins with.
+/// A message of psql without the file and line at its beginning.
 fn without_place(line: &str) -> &str {
     let place_and_message = line.strip_prefix("psql:").and_then(|rest| rest.split_once(": "));
     match place_and_message {

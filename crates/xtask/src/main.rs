@@ -1,7 +1,7 @@
 //! Driver of the repository: `cargo xtask …`, and the targets of the Makefile. `cargo xtask help` lists what it does.
 //!
-//! Everything happens in the state directory (`MANA_SYNC_STATE`) and in `target`. An installed PostgreSQL is read and
-//! never written to, except by `install`.
+//! Everything happens in the state directory (`MANA_SYNC_STATE`) and in `target`. Only `install` changes an installed
+//! PostgreSQL.
 //!
 //! - [`project`]: the checkout, the state directory, and the environment of the commands that are run
 //! - [`postgres`]: the choice of a PostgreSQL, and the private copy of it

@@ -196,8 +196,7 @@ impl PrivateCopy {
     fn copy_to(&self, root: &Path) -> Result<()> {
         let bin = self.source.directory("--bindir")?;
         fs::create_dir_all(below(root, &bin))?;
-        // Programs are copied and not linked. A linked program would look for its files beside the file that the link
-        // points to.
+        // Programs are copied and not linked. A linked program would look for its files beside the original program.
         for program in fs::read_dir(&bin)?.flatten() {
             fs::copy(program.path(), below(root, &program.path()))?;
         }
@@ -209,7 +208,7 @@ impl PrivateCopy {
         for option in ["--includedir", "--pkgincludedir", "--includedir-server", "--libdir", "--localedir"] {
             let directory = self.source.directory(option)?;
             let link = below(root, &directory);
-            // A directory below one that is already linked is there.
+            // A directory is already there if it is below a directory that is linked.
             if directory.is_dir() && !link.exists() {
                 fs::create_dir_all(link.parent().expect("it is below the root"))?;
                 std::os::unix::fs::symlink(directory, link)?;

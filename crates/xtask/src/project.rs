@@ -233,7 +233,7 @@ pub fn say(text: impl std::fmt::Display) {
     }
 }
 
-/// Prints a detail of what goes on.
+/// Prints a detail of the current step.
 pub fn note(text: impl std::fmt::Display) {
     eprintln!("    {text}");
 }

@@ -1,4 +1,4 @@
-//! Installs what the other commands need and what is missing. If everything is there, it ends at once.
+//! Installs whatever the other commands need, if it is missing. If nothing is missing, this ends at once.
 
 mod packages;
 mod pgbouncer;

@@ -97,7 +97,7 @@ fn cut_off(standby: &Cluster) {
     standby.restart();
 }
 
-/// Promotes a standby while other connections to it ask for the epoch that they would write in. Returns these
+/// Promotes a standby while other connections to it ask for the epoch in which they would write. Returns these
 /// connections.
 fn promote_while_asked_for_its_epoch(standby: &Cluster) -> Vec<Client> {
     let promoted = AtomicBool::new(false);

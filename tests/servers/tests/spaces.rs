@@ -108,7 +108,7 @@ impl Watched<'_> {
         ids.len()
     }
 
-    /// Panics unless every row came, and came again only for each time that its space was joined.
+    /// Panics unless every row came, and came again at most once for each time that its space was joined.
     fn check(&self) {
         for (id, (user, space)) in self.log {
             let times = self.times.get(id).copied().unwrap_or(0);

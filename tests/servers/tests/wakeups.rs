@@ -159,7 +159,7 @@ fn many_commits_are_few_wake_ups_and_the_last_one_is_after_all() {
         }
     });
     let (mut count, mut reader, mut device) = (0, cluster.app(DATABASE), Device::new("ann", "app", &["home"]));
-    // The pulls that the wake-ups alone lead to.
+    // The device pulls only at wake-ups.
     while listener.notifications().timeout_iter(SOON).next().unwrap().is_some() {
         count += 1;
         device.pull(&mut reader, 5000).unwrap();

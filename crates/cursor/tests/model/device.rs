@@ -168,7 +168,8 @@ impl Device {
         Err(wrong(format!("a pull of at most {pages} pages"), "a pull that does not end"))
     }
 
-    /// The rows that the device still lacks after it has pulled from a server that shows all there is. There must be none.
+    /// The rows that the device lacks, if it has pulled from a server that shows everything that was written. There
+    /// must be none.
     pub fn missing(&self, node: &Node, length: usize, in_recovery: bool) -> Vec<u32> {
         let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
         // The cursor may cover rows that this server does not show: rows of the reader's own transaction that is
@@ -177,7 +178,8 @@ impl Device {
         let elsewhere =
             |seen: &Coverage| seen.snapshot.partial().iter().any(|(xact, _)| Some(xact.0) != self.writes_in);
         let ahead = cursor.as_ref().is_some_and(|cursor| cursor.coverage.as_ref().is_some_and(elsewhere));
-        // A standby cannot tell an epoch that it will replay from one that was rolled back, or lost with its server.
+        // A standby does not know whether it will replay an epoch. The epoch may have been rolled back, or lost with
+        // its server.
         let named =
             cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {

@@ -1,8 +1,8 @@
 //! Scenarios: steps that are played on the servers and devices of the model, from the files in `testdata` or from a random
 //! schedule.
 //!
-//! A file has one step a line; `#` begins a comment. `testdata/README.md` lists the steps. Names of users, spaces,
-//! transactions and rows are free.
+//! A file has one step on each line; `#` begins a comment. `testdata/README.md` lists the steps. Names of users,
+//! spaces, transactions and rows are free.
 
 use crate::device::Device;
 use crate::server::{Event, Node};

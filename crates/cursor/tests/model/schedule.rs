@@ -13,7 +13,7 @@ const SPACES: usize = 3;
 /// What may happen in a schedule.
 #[derive(Clone, Copy)]
 pub struct World {
-    /// Cursors have room for few open transactions, or none.
+    /// Whether cursors have room for only a few open transactions, or for none.
     pub cut: bool,
     pub spaces_change: bool,
     pub forks: bool,
@@ -34,7 +34,7 @@ impl Choices<'_> {
 struct Schedule<'a> {
     choose: Choices<'a>,
     scenario: Scenario,
-    /// The steps so far, one a line.
+    /// The steps so far, one on each line.
     text: String,
     /// Whether to print each step after it was played, with its effects in comments.
     trace: bool,
@@ -114,7 +114,7 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// One action, which may be several steps, or none if there is nothing to act on.
+    /// Plays one action. It may have several steps. It has none if there is no transaction, server or delete for it.
     fn act(&mut self, world: World) -> Result<(), String> {
         match self.choose.below(16) {
             0 | 1 => {
@@ -215,7 +215,7 @@ impl Schedule<'_> {
                     self.play(Step::LoseOldPrimary)?;
                 }
             }
-            // Reached only if spaces do not change: another arm matches 12 if they do.
+            // If spaces change, the arm above matches 12.
             12 if world.purges => {
                 let xact = self.scenario.primary.next_xact;
                 let transaction = self.begin()?;

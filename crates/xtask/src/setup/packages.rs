@@ -21,7 +21,7 @@ impl<'a> Apt<'a> {
         Self { project, is_updated: false }
     }
 
-    /// Fails with a message where there is no apt-get.
+    /// Fails with a message if there is no apt-get.
     pub fn require(&self, message: &str) -> Result<()> {
         ensure!(self.is_there(), "{message}");
         Ok(())
