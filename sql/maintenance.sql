@@ -8,7 +8,7 @@
 -- Functions that remove rows run one at a time: each first locks mana_sync.compactions, which readers and writers of the log do
 -- not use.
 
--- Not marked for pg_dump: a restored log has no run in progress.
+-- This table is not marked for pg_dump, because a restored log has no run in progress.
 CREATE TABLE mana_sync.compactions (
     id              uuid        NOT NULL DEFAULT mana_sync.uuidv7() CONSTRAINT compactions_pkey PRIMARY KEY,
     app_id          text,

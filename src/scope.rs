@@ -1,7 +1,7 @@
 //! The scope: the user who asks, and the spaces of which the user is a member.
 //!
 //! The scope is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user
-//! changes the settings on a level of settings of its own. The level ends with the call. If there is an error, the
+//! changes these settings on a level of its own (`pg::guc`). The level ends with the call. If there is an error, the
 //! level ends with the transaction or subtransaction that the error ends.
 
 use crate::error::{Error, MOST_KEY_BYTES};

@@ -120,7 +120,7 @@ impl<'s> Batch<'s> {
         self.edits.as_mut().map_or(Ok(()), Edits::flush)
     }
 
-    /// Takes a change. Returns false, without taking it, if there have been enough.
+    /// Takes a change. Returns false, and does not take it, if the batch has read enough.
     fn take(&mut self, row: &LogRow<'_>) -> Result<bool, Error> {
         if self.group.as_ref().is_some_and(|(key, _)| !key.is_of(row)) {
             self.finish_group(row.row().memory())?;

@@ -14,7 +14,7 @@ use crate::process::{
     Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
 };
 
-/// Name of the plain role that the application connects as.
+/// The name of the application's role, which is no superuser.
 pub const APP_ROLE: &str = "app";
 /// Database that every cluster has.
 pub const DATABASE: &str = "postgres";
@@ -263,7 +263,7 @@ impl Cluster {
         self.create_log_in(DATABASE);
     }
 
-    /// Creates the extension in a database, and the role [`APP_ROLE`] unless it is there.
+    /// Creates the extension in a database, and the role [`APP_ROLE`] unless the role exists.
     pub fn create_log_in(&self, database: &str) {
         let mut client = self.superuser(database);
         let sql = format!(

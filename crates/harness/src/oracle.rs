@@ -7,7 +7,7 @@ use std::fmt;
 use postgres::Client;
 use uuid::Uuid;
 
-/// The changes that a reader was given, and how often each.
+/// The changes that a reader was given, each with the number of deliveries.
 #[derive(Clone, Default)]
 pub struct Delivered(HashMap<Uuid, u32>);
 

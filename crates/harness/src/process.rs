@@ -6,7 +6,7 @@
 //!   installed
 //! - `MANA_SYNC_NEWER_PG_BIN`: the same directory of a newer major version, for the test of pg_upgrade; set only if one
 //!   is installed
-//! - `MANA_SYNC_RUN_AS`: the user that servers run as if the caller is root; see [`mana_sync_processes::server_user`]
+//! - `MANA_SYNC_RUN_AS`: the user of the servers if the caller is root; see [`mana_sync_processes::server_user`]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +21,7 @@ use procfs::process::{ProcState, Process, all_processes};
 /// The longest wait for something that should happen at once. It is long, because a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Path of one of the server's programs.
+/// The path of one of PostgreSQL's programs.
 pub fn program(name: &str) -> PathBuf {
     let bin = std::env::var_os("MANA_SYNC_PG_BIN").filter(|bin| !bin.is_empty()).unwrap_or_else(|| {
         panic!("MANA_SYNC_PG_BIN is not set: run these tests with `make test` (SUITE=servers for these alone)")
@@ -31,18 +31,18 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A command that runs one of the server's programs as the user that servers run as.
+/// A command that runs one of PostgreSQL's programs as the user of the servers.
 pub fn server_command(name: &str) -> Command {
     command(program(name))
 }
 
-/// Directory of the programs of a server of a newer major version that has the extension installed, if
-/// `MANA_SYNC_NEWER_PG_BIN` names one.
+/// The directory that `MANA_SYNC_NEWER_PG_BIN` names, if it is set: the programs of a newer major version that has the
+/// extension installed.
 pub fn newer_bin() -> Option<PathBuf> {
     std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
 }
 
-/// A command that runs a program as the user that servers run as.
+/// A command that runs a program as the user of the servers.
 pub fn command(program: PathBuf) -> Command {
     let mut command = Command::new(program);
     // The user of the servers may not be able to enter the caller's directory. The settings of the caller's PostgreSQL
@@ -72,7 +72,7 @@ pub fn signal(signal: Signal, pids: &[i32]) {
     }
 }
 
-/// The processes whose parent is `parent`.
+/// The child processes of `parent`.
 pub fn children(parent: i32) -> Vec<i32> {
     let processes = all_processes().expect("/proc is readable");
     // A process that has ended meanwhile has no stat.

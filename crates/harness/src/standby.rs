@@ -34,7 +34,7 @@ impl Cluster {
         });
     }
 
-    /// Takes a backup of this server for [`Cluster::recover`]. It is not started.
+    /// Takes a backup of this server for [`Cluster::recover`]. The backup is not started.
     pub fn backup(&self, name: &str) -> Cluster {
         let mut backup = Cluster::empty(name);
         let source = format!("host={} user=postgres", self.socket_dir().display());

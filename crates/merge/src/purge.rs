@@ -74,7 +74,7 @@ impl GroupSummary {
     /// time. A change that was recorded recently may be sent again by its device, and would bring the record back after the purge.
     pub fn delete_to_purge(&self, created_before: Time) -> Option<Stamp> {
         let mut covered = self.changes.iter().filter(|change| Some(change.span.last) <= self.deleted);
-        // The clock of a device may be ahead, so that the time of the delete is compared too.
+        // The clock of a device may be ahead, so the time of the delete is compared too.
         let is_old = self.deleted.is_some_and(|deleted| deleted.time < created_before);
         self.deleted.filter(|_| is_old && covered.all(|change| change.created_at < created_before))
     }

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 // ---- the user that servers run as ----------------------------------------------------------------------
 
-/// The user that servers run as. `None` stands for the caller. PostgreSQL refuses to run as root. So if the caller is
-/// root, the user is the one of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
+/// The user of the servers. `None` stands for the caller. PostgreSQL refuses to run as root. So if the caller is root,
+/// the user is the one of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
 pub fn server_user() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     let find = |name: &str| User::from_name(name).expect("users can be looked up");
@@ -29,14 +29,14 @@ pub fn server_user() -> Option<&'static User> {
     USER.get_or_init(choose).as_ref()
 }
 
-/// Makes a command run as the user that servers run as.
+/// Makes a command run as the user of the servers.
 pub fn as_server_user(command: &mut Command) {
     if let Some(user) = server_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", "/nonexistent");
     }
 }
 
-/// Makes a file or directory the property of the user that servers run as.
+/// Makes a file or directory the property of the user of the servers.
 pub fn give_to_server(path: &Path) {
     if let Some(user) = server_user() {
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
@@ -76,7 +76,7 @@ pub struct ServerDirectory {
 }
 
 impl ServerDirectory {
-    /// A new directory, which belongs to the user that servers run as.
+    /// A new directory, which belongs to the user of the servers.
     pub fn new() -> Self {
         let path = short_temp_dir().keep();
         give_to_server(&path);

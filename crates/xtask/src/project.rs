@@ -173,7 +173,7 @@ impl Project {
     }
 }
 
-/// Makes a command run as the user that servers run as, in a directory that the user may enter. For a command that is not
+/// Makes a command run as the user of the servers, in a directory that this user may enter. For a command that is not
 /// prepared yet.
 pub fn by_server_user(command: Expression) -> Expression {
     command.dir("/").before_spawn(|command| {
