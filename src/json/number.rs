@@ -2,14 +2,14 @@
 //!
 //! They are not printed by `numeric_out`: its text of `1e131071` takes 131 kB, and each call of it is guarded against errors.
 //!
-//! The format is that of the tables on disk and the same in all versions (`NumericData` in `utils/adt/numeric.c`): a header with
-//! the sign, the number of decimal digits after the point (`dscale`), and the weight of the first digit; then digits to the base
-//! 10,000, without zeros at either end.
+//! The format is the format on disk, which is the same in all versions (`NumericData` in `utils/adt/numeric.c`): a
+//! header with the sign, the number of decimal digits after the point (`dscale`), and the weight of the first digit;
+//! then digits to the base 10,000, without zeros at either end.
 
 /// A number whose plain text would have more characters than this is printed with an exponent.
 pub const MOST_PLAIN: usize = 1000;
 
-/// A `numeric` that is finite, as those in jsonb are.
+/// A finite `numeric`. All numbers in jsonb are finite.
 #[derive(Clone, Copy)]
 pub struct Number<'a> {
     negative: bool,

@@ -101,7 +101,7 @@ impl<'a> Datum<'a> {
     /// # Safety
     /// The value is of that type.
     pub(super) unsafe fn uuid(self) -> uuid::Uuid {
-        // SAFETY: a `uuid` is 16 bytes, of no alignment.
+        // SAFETY: a `uuid` has 16 bytes and needs no alignment.
         uuid::Uuid::from_bytes(unsafe { *self.raw.cast_mut_ptr::<[u8; 16]>() })
     }
 

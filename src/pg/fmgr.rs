@@ -1,8 +1,8 @@
 //! The function manager: SQL functions written in Rust.
 //!
 //! The functions are declared in `sql/*.sql`, where a DBA reads the declarations. Only the owner of the extension can
-//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on undecoded: text as
-//! bytes in the encoding of the database, jsonb undecoded.
+//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on as they are
+//! stored: text as bytes in the encoding of the database, jsonb undecoded.
 
 use super::datum::{Datum, types};
 use super::heap::{Descriptor, Row};
@@ -30,7 +30,7 @@ macro_rules! sql_functions {
                 #[allow(unsafe_code)]
                 #[unsafe(export_name = concat!("mana_sync_", stringify!($body)))]
                 unsafe extern "C-unwind" fn call(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-                    // SAFETY: `fcinfo` is the server's, which keeps it valid during the call.
+                    // SAFETY: `fcinfo` comes from the server, which keeps it valid during the call.
                     unsafe { $crate::pg::fmgr::call(fcinfo, $body) }
                 }
             };
@@ -105,7 +105,7 @@ impl<'a> Args<'a> {
         self.datum(place).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, place: usize) -> Option<Jsonb<'a>> {
         // SAFETY: the argument is declared as jsonb.
         self.datum(place).map(|datum| unsafe { datum.jsonb(self.memory) })
@@ -247,7 +247,7 @@ pub fn row_per_call<'a, S: RowPerCall<COLUMNS>, const COLUMNS: usize>(args: &Arg
 
 /// The state of an aggregate, of the SQL type `internal`.
 pub trait AggregateState {
-    /// A number that no other type of state has: it is kept with the state and checked.
+    /// A number that no other type of state has. It is kept with the state, and checked before the state is used.
     const TAG: u64;
 }
 

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 pub struct Row<'r> {
     tuple: pg_sys::HeapTuple,
     descriptor: Descriptor<'r>,
-    /// Where detoasted copies go.
+    /// The memory into which detoasted copies go.
     memory: Memory<'r>,
 }
 
@@ -113,7 +113,7 @@ impl<'r> Row<'r> {
         self.memory
     }
 
-    /// The same row, whose detoasted copies go into another memory context.
+    /// The same row. Its detoasted copies go into another memory context.
     pub(super) fn in_memory<'n>(&self, memory: Memory<'n>) -> Row<'n>
     where
         'r: 'n,
@@ -193,7 +193,7 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.uuid() })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     #[inline]
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'r>> {
         self.descriptor.require(column, pg_sys::JSONBOID);
@@ -415,9 +415,9 @@ pub fn on_invalidation<T: OnInvalidation>() {
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(call::<T>), pg_sys::Datum::from(0usize)) };
 }
 
-/// What [`on_invalidation`] calls.
+/// The callback of [`on_invalidation`].
 pub trait OnInvalidation {
-    /// The callback. It must not raise an error, and cannot read a table.
+    /// Is called at each invalidation. It must not raise an error, and cannot read a table.
     fn invalidated();
 }
 

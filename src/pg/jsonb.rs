@@ -1,6 +1,6 @@
 //! jsonb, read in place and built by PostgreSQL's own functions.
 //!
-//! Nothing is converted: a number stays the `numeric` that it is stored as, a string stays in the encoding of the database.
+//! Nothing is converted: a number stays a `numeric`, and a string stays in the encoding of the database.
 
 use super::datum::{Datum, is_in_place};
 use super::memory::Memory;
@@ -23,7 +23,7 @@ pub struct Node<'a> {
     lives: PhantomData<&'a ()>,
 }
 
-/// What a [`Node`] is.
+/// The content of a [`Node`].
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
     /// `null`
@@ -72,14 +72,14 @@ impl<'a> Jsonb<'a> {
         self.datum.into_raw().cast_mut_ptr()
     }
 
-    /// Whether it is compressed or stored out of line.
+    /// Whether the jsonb is compressed or stored out of line.
     #[inline]
     pub fn is_toasted(self) -> bool {
         // SAFETY: a jsonb is a varlena.
         !unsafe { is_in_place(self.varlena()) }
     }
 
-    /// The value that it holds.
+    /// The value that the jsonb holds.
     #[inline]
     pub fn root(self) -> Node<'a> {
         let mut varlena = self.varlena();
@@ -144,7 +144,7 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// Whether it is `{}`.
+    /// Whether the jsonb is `{}`.
     pub fn is_empty_object(self) -> bool {
         self.with_root(|root| root.object().is_some_and(|object| object.0.entries().left == 0)).0
     }
@@ -280,7 +280,7 @@ impl<'a> Node<'a> {
         self.bytes().1.len()
     }
 
-    /// What kind of value it is, and its bytes, for [`Node::from_bytes`].
+    /// The kind of the value, and its bytes, for [`Node::from_bytes`].
     fn bytes(&self) -> (pg_sys::jbvType::Type, &'a [u8]) {
         use pg_sys::jbvType as kind;
         // SAFETY: the type says which member of the union is set; a numeric begins with its length.
@@ -415,8 +415,8 @@ impl<'m> NodeBuf<'m> {
 
 /// The entries of a container, in their order.
 ///
-/// They are read here and not by PostgreSQL's functions: the guard around a call costs more than reading an entry. The format is
-/// that of the tables on disk and the same in all versions (`utils/jsonb.h`).
+/// They are read here and not by PostgreSQL's functions, because the guard around a call costs more than reading an
+/// entry. The format is the format on disk, which is the same in all versions (`utils/jsonb.h`).
 #[derive(Clone)]
 pub struct Entries<'a> {
     entry: *const pg_sys::JEntry,
@@ -582,7 +582,7 @@ impl<'a> Object<'a> {
         pairs.map(|(value, key)| (key, value))
     }
 
-    /// The value that it is.
+    /// The object as a value.
     pub fn node(self) -> Node<'a> {
         self.0
     }

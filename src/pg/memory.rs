@@ -8,7 +8,8 @@ use std::ptr::NonNull;
 
 /// A memory context that exists for `'m`.
 ///
-/// What is allocated in it counts for the server's accounting and is freed with it. A value in it need not be dropped.
+/// The server counts the memory that is allocated in the context, and frees it with the context. A value in the context
+/// need not be dropped.
 #[derive(Clone, Copy)]
 pub struct Memory<'m> {
     context: pg_sys::MemoryContext,
@@ -33,7 +34,7 @@ impl<'m> Memory<'m> {
         unsafe { Memory::from_raw(pg_sys::CurrentMemoryContext) }
     }
 
-    /// A new context inside of this one. It is deleted with this one at the latest.
+    /// A new context inside of this one. It is deleted when this one is deleted, or earlier.
     pub(super) fn child(self) -> pg_sys::MemoryContext {
         let (least, first, most) = (
             pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,

@@ -48,7 +48,7 @@ pub struct ActiveSnapshot {
 impl ActiveSnapshot {
     /// Reads the snapshot that is active.
     pub fn get() -> ActiveSnapshot {
-        // SAFETY: a call that reads has an active snapshot. The arrays have the lengths that stand beside them.
+        // SAFETY: a call that reads has an active snapshot. Each array has the length that the field beside it gives.
         unsafe {
             let snapshot = &*pg_sys::GetActiveSnapshot();
             // This is read after the snapshot was taken, so that no id in the snapshot is greater.

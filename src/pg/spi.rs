@@ -120,7 +120,7 @@ impl<'s> Spi<'s> {
         self.execute(statement, values, false, pg_sys::SPI_OK_DELETE).count
     }
 
-    /// Runs a command that is none of these, as LOCK TABLE.
+    /// Runs a command such as LOCK TABLE, which returns no rows and changes none.
     pub fn command(self, statement: &Statement) {
         self.execute(statement, &[], false, pg_sys::SPI_OK_UTILITY);
     }
@@ -260,7 +260,7 @@ impl<'p, 's> SlotRow<'p, 's> {
         (!self.nulls[column - 1]).then(|| unsafe { Datum::from_raw(self.values[column - 1]) })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'p>>
     where
         's: 'p,

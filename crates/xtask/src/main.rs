@@ -86,7 +86,7 @@ enum Task {
     /// Run commands against a private cluster
     #[command(subcommand)]
     Cluster(ClusterTask),
-    /// Install the drivers of docs/drivers.md for their tests, and print the environment of these
+    /// Install the drivers of docs/drivers.md for their tests, and print the environment of these tests
     Drivers,
     /// rustfmt, clippy, cargo-deny and shellcheck; a warning is an error
     Lint,

@@ -40,21 +40,21 @@ pub struct Arguments {
 enum Call {
     /// A change, by the application's role (compare insert)
     RecordChange,
-    /// The same row, by a prepared INSERT of the owner
+    /// The row of record-change, by a prepared INSERT of the owner
     Insert,
     /// A page of 1,000 rows (compare scan)
     ChangesSince,
-    /// The bare index scan of the same rows
+    /// The bare index scan of the rows of changes-since
     Scan,
     /// A page of 1,000 rows as JSON
     Pull,
     /// A push of 1,000 changes, each with its space
     Push,
-    /// The same without their spaces, which are looked up
+    /// A push of 1,000 changes without their spaces, which are looked up
     PushUnnamed,
     /// A pull of many spaces that brings nothing
     Empty,
-    /// The same when others have written since
+    /// A pull of many spaces that brings nothing, although others have written since
     Probe,
 }
 

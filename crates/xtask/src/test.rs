@@ -251,7 +251,7 @@ impl Tests<'_> {
         // pgrx-tests connects as the user that `USER` names.
         let caller = || User::from_uid(geteuid()).ok().flatten().map(|user| user.name.into());
         let user = variable("USER").or_else(caller).unwrap_or_default();
-        // The server's port is fixed: one run at a time.
+        // The server's port is fixed, so only one run is possible at a time.
         let _lock = self.project.lock("pgrx.lock")?;
         output.of(self.prepare(duct::cmd("cargo", arguments).env("USER", user)))
     }

@@ -350,10 +350,10 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert!(ended.buffers <= alone.buffers * 2 + 20, "{} {}", alone.buffers, ended.buffers);
     }
 
-    // The same, with rows of others between the ids of the writers, in every space. The reader has received these rows.
-    // If there are many of them, the pull makes at most one index descent for each ended writer and space, and reads
-    // few of the rows. If there are few rows between many ids, the pull reads the rows, and makes no descent for each
-    // id.
+    // Again with writers that end, but now there are rows of others between their ids, in every space. The reader has
+    // received these rows. If there are many of them, the pull makes at most one index descent for each ended writer
+    // and space, and reads few of the rows. If there are few rows between many ids, the pull reads the rows, and makes
+    // no descent for each id.
     for (writers, every, rows, spaces) in [(50, 1, 10_000, 3), (50, 1, 10_000, SPACES), (150, 10, 200, SPACES)] {
         let mut idle: Vec<Client> = (0..writers).map(|_| cluster.app(DATABASE)).collect();
         for (number, client) in idle.iter_mut().enumerate() {

@@ -430,7 +430,7 @@ fn random_operations_do_what_a_small_model_does() {
     let mut records: BTreeMap<String, (usize, Option<usize>)> = BTreeMap::new();
     let mut members: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let mut devices: Vec<Device> = (0..USERS).map(|user| Device::new(&format!("user {user}"), "app", &[])).collect();
-    // What each device received, and which spaces its user ever joined: rows of these may come again.
+    // What each device received, and which spaces its user ever joined. Rows of these spaces may come again.
     let mut given: Vec<BTreeSet<String>> = vec![BTreeSet::new(); USERS];
     let mut joined: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let name = |space: usize| format!("space {space}");

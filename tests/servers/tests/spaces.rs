@@ -1,8 +1,8 @@
 //! Spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
 //!
-//! Fails if a member misses a row that was written before it joined; if it receives rows of another space again; if it
-//! still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the middle
-//! of a walk.
+//! Fails if a member misses a row that was written before it joined; if joining brings rows of another space again; if
+//! it still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the
+//! middle of a walk.
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::{Cluster, Device, Options};

@@ -137,7 +137,7 @@ impl FrontEnd {
         ["-H".into(), format!("Authorization: Bearer {token}"), "-H".into(), format!("X-Client-Id: {device}")]
     }
 
-    /// Fails unless each text is in a file within five seconds.
+    /// Fails unless the file has each of the texts within five seconds.
     fn expect(&self, file: &Path, texts: &[&str]) -> Result<()> {
         for text in texts {
             if !within(Duration::from_secs(5), || read(file).contains(text)) {
