@@ -8,7 +8,7 @@
 //! - [`setup`]: what is installed before anything else: packages, the private copy, PgBouncer, cargo-pgrx
 //! - [`install`]: builds the extension and installs it
 //! - [`cluster`]: a private cluster in a temporary directory
-//! - [`test`], [`tally`]: the test suites, and how their output is counted
+//! - [`mod@test`], [`tally`]: the test suites, and how their output is counted
 //! - [`demo`]: plays examples/demo.sql, and examples/http with curl
 //! - [`measure`], [`profile`]: benchmarks, and the instructions of one call
 //! - [`lint`]: rustfmt, clippy, cargo-deny, shellcheck
