@@ -8,7 +8,7 @@
 -- Functions that remove rows run one at a time: each first locks mana_sync.compactions, which readers and writers of the log do
 -- not use.
 
--- Not marked for pg_dump: a restored log has no run in progress.
+-- This table is not marked for pg_dump, because a restored log has no run in progress.
 CREATE TABLE mana_sync.compactions (
     id              uuid        NOT NULL DEFAULT mana_sync.uuidv7() CONSTRAINT compactions_pkey PRIMARY KEY,
     app_id          text,
@@ -173,8 +173,8 @@ COMMENT ON FUNCTION mana_sync.compact_batch(uuid, int) IS
     'Internal part of mana_sync.compact. Compacts the next batch_size changes or a few more, in one transaction, and '
     'returns the counts of the run so far.';
 
--- SECURITY INVOKER and without a SET clause, because a procedure with either of them cannot COMMIT. All names in the body are
--- therefore schema-qualified.
+-- The procedure is SECURITY INVOKER and has no SET clause: a procedure that is SECURITY DEFINER or has a SET clause
+-- cannot COMMIT. All names in the body are therefore schema-qualified.
 CREATE PROCEDURE mana_sync.compact(
     app_id          text     DEFAULT NULL,
     table_name      text     DEFAULT NULL,

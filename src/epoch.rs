@@ -1,4 +1,4 @@
-//! Epochs: which history of transaction ids the server is on, and in which epochs the log was written.
+//! Epochs: the current history of transaction ids of the server, and the epochs in which the log was written.
 //!
 //! Application roles have no privilege on the table of epochs, which holds the secrets of cursors.
 
@@ -16,10 +16,10 @@ use std::cell::Cell;
 sql_functions!(current_epoch, open_epoch, begin_epoch);
 
 thread_local! {
-    /// The number of the epoch that this backend writes in, once the epoch is committed.
+    /// The number of the epoch in which this backend writes. It is set once the epoch is committed.
     ///
-    /// A server that has begun to write stays on its history for as long as it runs. A change of any definition empties the cache:
-    /// DROP EXTENSION is one.
+    /// A server that has begun to write stays on its history for as long as it runs. A change of the definition of any
+    /// table empties the cache, and so does DROP EXTENSION.
     static CURRENT: Cell<Option<EpochNumber>> = const { Cell::new(None) };
 
     /// How many rows this backend has begun to insert into the log.
@@ -36,7 +36,8 @@ static OPEN: Statement = statement!(sql "SELECT mana_sync.open_epoch()", []);
 
 static INSERT: Statement = statement!("epoch/insert.sql", [INT4, INT8, BYTEA, INT8, OID, INT4, PG_LSN, XID8]);
 
-/// Waits for the transactions that have written to the log. No other may write or begin an epoch until this one ends.
+/// Waits for the transactions that have written to the log. Until the current transaction ends, no other one can write
+/// to the log or begin an epoch.
 static LOCK: Statement = statement!(sql "LOCK TABLE mana_sync.sync_changes IN SHARE ROW EXCLUSIVE MODE", []);
 
 /// Empties the cache of [`CURRENT`].
@@ -55,13 +56,15 @@ pub fn register() {
 
 /// `mana_sync.current_epoch() RETURNS int`
 ///
-/// The default of the column `epoch`: the number of the epoch that the server writes in, which is opened if there is none yet.
+/// The default of the column `epoch`. Returns the number of the epoch in which the server writes, and opens that epoch
+/// if there is none yet.
 fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     ROWS_BEGUN.set(ROWS_BEGUN.get().wrapping_add(1));
     if let Some(number) = CURRENT.get() {
         return Ok(Some(int4(number)));
     }
-    // Asked before the epochs are read: a standby may be promoted at any moment, and stays a primary then.
+    // This is asked before the epochs are read, because a standby may be promoted at any moment. A primary stays a
+    // primary.
     let is_primary = !server::in_recovery();
     let (known, is_committed) = read_epochs()?;
     match known.write_epoch() {
@@ -80,7 +83,8 @@ fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.open_epoch() RETURNS int`
 ///
-/// Adds the epoch that the server writes in, if it is missing, and returns its number. Runs as the owner of the extension.
+/// Adds the epoch in which the server writes, if it is missing, and returns its number. Runs as the owner of the
+/// extension.
 fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     let (known, _) = read_epochs()?;
     let epoch = known.write_epoch();
@@ -92,9 +96,9 @@ fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.begin_epoch() RETURNS int`
 ///
-/// Begins a new epoch on the history that the server is on, and returns its number. For a server that cannot tell its history from an
-/// earlier one: a data directory that was put back from a copy. No cursor from before covers anything that is written from now on.
-/// Runs as the owner of the extension.
+/// Begins a new epoch on the server's current history, and returns its number. It is for a server that cannot tell its
+/// history from an earlier one, because its data directory was put back from a copy. No earlier cursor covers anything
+/// that is written from now on. Runs as the owner of the extension.
 fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     spi::connect(|spi| {
         // A transaction that writes later waits for this lock. Then it processes the invalidation below and looks the epoch up again.
@@ -104,8 +108,9 @@ fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
             WriteEpoch::ToOpen(number) => number,
             WriteEpoch::Current(number) => known.number_after(number),
         };
-        // Nobody else adds a row of this number, so that it need not be equal to another. The machine may have been put back as a
-        // whole, with its memory and its source of random numbers, but not with its clock.
+        // Nobody else adds a row with this number, so this row need not be equal to another. The time is included
+        // because the whole machine may have been put back from a copy, with its memory and its source of random
+        // numbers. The clock is never put back.
         let random = server::random_bytes().ok_or(Error::Installation("the server has no random numbers"))?;
         let run = [server::now().to_be_bytes().as_slice(), &random].concat();
         insert(spi, &known, number, &run)?;
@@ -114,7 +119,8 @@ fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// Adds the epoch of a number on the server's history. `run` tells it apart from others with the same number and history.
+/// Adds the epoch with this number on the server's history. `run` tells it apart from other epochs with the same number
+/// and history.
 fn insert(spi: Spi<'_>, known: &Server, number: EpochNumber, run: &[u8]) -> Result<(), Error> {
     let history = known.history();
     let (fingerprint, secret) = hash::identity(server::cluster_nonce(), history.id, number, run);
@@ -142,19 +148,20 @@ fn int4(number: EpochNumber) -> Datum<'static> {
 
 /// Identifies the run of the server: the time of its start, in microseconds, and the process id of its postmaster.
 ///
-/// The fingerprint and the secret of an epoch depend on it, and on the random bytes that initdb put into the control file, but not on
-/// who opens the epoch. So all writers that are first at the same time add equal rows; none waits for another, and a rollback takes
-/// nothing with it that a cursor has named. Two servers that go on separately from one point have different fingerprints.
+/// The fingerprint and the secret of an epoch depend on it, and on the random bytes that initdb put into the control
+/// file, but not on who opens the epoch. So if several writers open an epoch at the same time, they add equal rows, and
+/// none waits for another. If one of them rolls back, no cursor loses the epoch that it names. Two servers that
+/// continue separately from one point have epochs with different fingerprints.
 fn server_run() -> Vec<u8> {
     let (started, postmaster) = server::start();
     [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat()
 }
 
-/// What the server knows now, and whether the row of the epoch that it writes in is committed.
+/// What the server knows now, and whether the epoch in which it writes has a committed row.
 fn read_epochs() -> Result<(Server, bool), Error> {
     let (epochs, own) = snapshot::with(Kind::Latest, known_epochs)?;
     let known = Server::new(epochs.clone(), history()?, false, TransactionId::MAX, Lsn::INVALID);
-    // Of several rows for one epoch, any that is committed will do.
+    // An epoch may have several rows. One committed row is enough.
     let is_committed = epochs.iter().zip(&own).any(|(epoch, &own)| known.is_current(epoch) && !own);
     Ok((known, is_committed))
 }
@@ -188,7 +195,7 @@ pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     Ok((epochs, own))
 }
 
-/// The history that the server is on.
+/// The current history of the server.
 pub fn history() -> Result<History, Error> {
     let (timeline, system) = (server::timeline(), server::system_identifier());
     let id = hash::history_id(system, server::database(), timeline, server::switched_at(timeline)?);

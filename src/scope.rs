@@ -1,7 +1,8 @@
-//! The scope: the user who asks, and the spaces that the user is a member of.
+//! The scope: the user who asks, and the spaces of which the user is a member.
 //!
-//! It is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user changes the settings on a
-//! level of their own, which ends with the call, or with the transaction or subtransaction that an error ends.
+//! The scope is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user
+//! changes these settings on a level of its own (`pg::guc`). The level ends with the call. If there is an error, the
+//! level ends with the transaction or subtransaction that the error ends.
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::pg::datum::Datum;
@@ -16,7 +17,7 @@ const SPACES: &CStr = c"app.current_user_space_ids";
 
 sql_functions!(with_scope, may_write);
 
-/// The scope that a call runs in.
+/// The scope in which a call runs.
 pub struct Scope<'a> {
     /// The id of the user, never empty.
     pub user: &'a [u8],
@@ -28,8 +29,9 @@ pub struct Scope<'a> {
 
 /// `mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}')`
 ///
-/// Sets the scope of the transaction. `user_id` NULL is the user of the current scope; `space_ids` NULL keeps the spaces of the
-/// current scope if it is the same user's. Errors: 22023 for an empty user or a space id with a comma; 42501 without a user.
+/// Sets the scope of the transaction. If `user_id` is NULL, the user of the current scope stays. If `space_ids` is
+/// NULL, the spaces of the current scope stay, unless the user changes. Errors: 22023 for an empty user or a space id
+/// with a comma; 42501 without a user.
 fn with_scope<'a>(args: &Args<'a>) -> Answer<'a> {
     let scope = Scope::resolve(args.text(0), args.texts(1), Replace::Allowed, current(args.memory()))?;
     guc::set_for_transaction(USER, scope.user);
@@ -40,8 +42,8 @@ fn with_scope<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.may_write(user_id text, space_id text) RETURNS boolean`
 ///
-/// The WITH CHECK of the policy. It is written in Rust, so that the library is loaded and `mana_sync.strict_spaces` is a setting of
-/// the server and not a placeholder that anybody could set.
+/// The WITH CHECK of the policy. It is written in Rust, so that a call loads the library. Then
+/// `mana_sync.strict_spaces` is a setting of the server, and not a placeholder that anybody could set.
 fn may_write<'a>(args: &Args<'a>) -> Answer<'a> {
     let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
     if user.len() > MOST_KEY_BYTES {
@@ -60,7 +62,7 @@ fn may_write<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(may.into()))
 }
 
-/// The two settings of the current scope; empty where they were never set.
+/// The two settings of the current scope; empty if they were never set.
 fn current(memory: Memory<'_>) -> (&[u8], &[u8]) {
     (guc::get(USER, memory), guc::get(SPACES, memory))
 }
@@ -70,7 +72,7 @@ fn current(memory: Memory<'_>) -> (&[u8], &[u8]) {
 enum Replace {
     /// [`with_scope`] replaces the scope.
     Allowed,
-    /// A call runs for the user of the scope alone.
+    /// A call may only run for the user of the current scope.
     Refused,
 }
 
@@ -96,7 +98,7 @@ impl<'a> Scope<'a> {
         Ok((scope, level))
     }
 
-    /// The scope that the arguments name, where the current scope is in the two settings.
+    /// Returns the scope that the arguments name. The last argument has the two settings of the current scope.
     fn resolve(
         user: Option<&'a [u8]>,
         spaces: Option<Vec<Option<&'a [u8]>>>,
@@ -114,7 +116,8 @@ impl<'a> Scope<'a> {
         };
         let (ids, given): (Vec<&'a [u8]>, bool) = match spaces {
             Some(ids) => (ids.into_iter().flatten().collect(), true),
-            // The spaces of another user are not this one's, and without a user there is no scope.
+            // The spaces of the current scope belong to its user and not to another one. Without a user there is no
+            // scope.
             None if user != current => (Vec::new(), false),
             None => (current_spaces.split(|&byte| byte == b',').collect(), false),
         };
@@ -139,7 +142,7 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Refuses a write into a space that the user is not a member of.
+    /// Refuses a write into a space if the user is not a member of the space.
     pub fn may_write(&self, space: &[u8]) -> Result<(), Error> {
         if self.memberships_known {
             match self.spaces.binary_search(&space) {
@@ -156,10 +159,10 @@ impl<'a> Scope<'a> {
 
 /// The ids that are not empty, each once, ascending.
 ///
-/// Ids are compared by their first eight bytes, as a number, and by all bytes only where those are equal: a scope may have a thousand
-/// spaces, and every call sorts them.
+/// Ids are compared by their first eight bytes, as a number, and by all bytes only if these are equal. This is fast: a
+/// scope may have a thousand spaces, and every call sorts them.
 fn each_once(ids: Vec<&[u8]>) -> Vec<&[u8]> {
-    // A shorter id is filled up with zeros, which come before all other bytes, as the end of an id does.
+    // A shorter id is filled up with zeros. A zero sorts before all other bytes, and so does the end of an id.
     let head = |id: &[u8]| match id.first_chunk() {
         Some(head) => u64::from_be_bytes(*head),
         None => (0..8).fold(0, |head, i| head << 8 | u64::from(id.get(i).copied().unwrap_or(0))),

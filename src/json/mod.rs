@@ -6,7 +6,7 @@ pub mod text;
 use crate::pg::jsonb::{Node, Value};
 use number::Number;
 
-/// The number that a value is; `None` where it is something else.
+/// The value as a number; `None` if it is not a number.
 pub fn number(value: Node<'_>) -> Option<Number<'_>> {
     match value.get() {
         Value::Number(bytes) => Number::read(bytes),

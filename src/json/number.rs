@@ -2,18 +2,18 @@
 //!
 //! They are not printed by `numeric_out`: its text of `1e131071` takes 131 kB, and each call of it is guarded against errors.
 //!
-//! The format is that of the tables on disk and the same in all versions (`NumericData` in `utils/adt/numeric.c`): a header with
-//! the sign, the number of decimal digits after the point (`dscale`), and the weight of the first digit; then digits to the base
-//! 10,000, without zeros at either end.
+//! The format is the format on disk, which is the same in all versions (`NumericData` in `utils/adt/numeric.c`): a
+//! header with the sign, the number of decimal digits after the point (`dscale`), and the weight of the first digit;
+//! then digits to the base 10,000, without zeros at either end.
 
 /// A number whose plain text would have more characters than this is printed with an exponent.
 pub const MOST_PLAIN: usize = 1000;
 
-/// A `numeric` that is finite, as those in jsonb are.
+/// A finite `numeric`. All numbers in jsonb are finite.
 #[derive(Clone, Copy)]
 pub struct Number<'a> {
     negative: bool,
-    /// The first digit counts for 10,000 to the power of this.
+    /// The first digit is multiplied by 10,000 to the power of `weight`.
     weight: i32,
     /// How many decimal digits are printed after the point.
     scale: usize,
@@ -21,7 +21,7 @@ pub struct Number<'a> {
     digits: &'a [u8],
 }
 
-/// Decimal digits of a digit to the base 10,000.
+/// The number of decimal digits in one digit to the base 10,000.
 const GROUP: usize = 4;
 
 impl<'a> Number<'a> {
@@ -50,13 +50,13 @@ impl<'a> Number<'a> {
         digit.map_or(0, |digit| u16::from_ne_bytes([digit[0], digit[1]]))
     }
 
-    /// The value of an integer; `None` where there is a fraction. An integer that needs more than 32 bits becomes one of the same
-    /// sign that needs more than 32 bits too.
+    /// The number as an integer; `None` if it has a fraction. If the number needs more than 32 bits, the result is some
+    /// integer of the same sign that also needs more than 32 bits.
     pub fn integer(&self) -> Option<i64> {
-        /// The digits of a number of 32 bits are no more than these.
+        /// A number of 32 bits has at most this many digits.
         const FEW: i32 = 3;
         let count = (self.digits.len() / 2) as i32;
-        // The digits do not end with zeros, so that each one after the point is a fraction.
+        // The digits do not end with zeros. So if there is a digit after the point, there is a fraction.
         if count > self.weight + 1 {
             return None;
         }
@@ -68,7 +68,7 @@ impl<'a> Number<'a> {
         Some(if self.negative { -whole } else { whole })
     }
 
-    /// How many characters `numeric_out` makes of it.
+    /// The number of characters in the text of `numeric_out`.
     pub fn plain_length(&self) -> usize {
         let whole = match self.weight {
             ..0 => 1,
@@ -77,7 +77,8 @@ impl<'a> Number<'a> {
         usize::from(self.negative) + whole + if self.scale > 0 { 1 + self.scale } else { 0 }
     }
 
-    /// Writes the text of `numeric_out`; where that is longer than [`MOST_PLAIN`], the same number with an exponent.
+    /// Writes the text of `numeric_out`. If that is longer than [`MOST_PLAIN`], writes the same number with an exponent
+    /// instead.
     pub fn write(&self, mut put: impl FnMut(&[u8])) {
         if self.negative {
             put(b"-");

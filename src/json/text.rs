@@ -11,12 +11,12 @@ use crate::pg::memory::{Memory, Varlena};
 pub struct JsonText<'m>(Varlena<'m>);
 
 impl<'m> JsonText<'m> {
-    /// No text yet.
+    /// An empty text.
     pub fn new(memory: Memory<'m>) -> JsonText<'m> {
         JsonText(Varlena::with_capacity(1024, memory))
     }
 
-    /// How many bytes it has.
+    /// The number of bytes in the text.
     pub fn length(&self) -> usize {
         self.0.len()
     }
@@ -47,12 +47,12 @@ impl<'m> JsonText<'m> {
     }
 }
 
-/// Hands the text of a JSON string to `put`, in parts: quotes around it, and escapes where a character needs one.
+/// Hands the text of a JSON string to `put`, in parts, with quotes around it and with escapes for the characters that
+/// need one.
 fn quote(bytes: &[u8], mut put: impl FnMut(&[u8])) {
     put(b"\"");
     let mut rest = bytes;
     // Everything between two escapes is one part.
-    // What needs no escape goes in one piece.
     while let Some(at) = rest.iter().position(|&byte| needs_escape(byte)) {
         put(&rest[..at]);
         match rest[at] {
@@ -127,7 +127,7 @@ fn walk(value: Node<'_>, parts: &mut impl Parts) {
     parts.depth(1);
     loop {
         let Some(value) = current.values.next() else {
-            // `]` and `}` follow two places behind `[` and `{`.
+            // In ASCII, `]` is two places after `[`, and `}` is two places after `{`.
             parts.mark(current.bracket() + 2);
             match outer.pop() {
                 Some(container) => current = container,
@@ -188,7 +188,7 @@ impl Size {
         size
     }
 
-    /// The text of a value's numbers alone, and the depth of the value.
+    /// The size of a value's numbers alone, and the depth of the value.
     ///
     /// Only numbers can make a value much larger as text than it is stored: everything else has at most six bytes of text for each
     /// byte that is stored.

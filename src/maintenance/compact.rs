@@ -1,7 +1,8 @@
-//! `mana_sync.compact_batch`: removes overwritten changes. Which ones, see `mana_sync_merge::compact`.
+//! `mana_sync.compact_batch`: removes overwritten changes. `mana_sync_merge::compact` decides which ones.
 //!
-//! The log is read in the order of `sync_changes_record_idx`, in which the changes of a group lie together: once to find
-//! the latest write of each field, and, where anything was overwritten, once more to see which changes have lost.
+//! The log is read in the order of `sync_changes_record_idx`, in which the changes of a group lie together. The first
+//! reading finds the latest write of each field. If anything in a group was overwritten, its changes are read once
+//! more, to remove what was overwritten.
 
 use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
 use crate::bounds::is_too_deep;
@@ -32,8 +33,8 @@ static SO_FAR: Statement = statement!("queries/compaction_so_far.sql", [UUID]);
 
 /// `mana_sync.compact_batch(run uuid, batch_size int, OUT done, OUT changes_read, OUT changes_removed, OUT changes_trimmed)`
 ///
-/// Goes on with a compaction, and returns what it has done so far. Errors: 22023 for a compaction that does not exist or is finished;
-/// 42501 where row security would hide rows from the owner.
+/// Continues a compaction, and returns what the compaction has done so far. Errors: 22023 for a compaction that does
+/// not exist or is finished; 42501 if row security would hide rows from the owner.
 fn compact_batch<'a>(args: &Args<'a>) -> Answer<'a> {
     let run = args.datum(0).ok_or(Error::Null("run"))?;
     let size = args.int4(1).filter(|size| *size > 0).ok_or(Error::Size("batch_size"))? as u64;
@@ -58,9 +59,9 @@ fn compact_batch<'a>(args: &Args<'a>) -> Answer<'a> {
 /// A part of a compaction.
 struct Batch<'s> {
     spi: Spi<'s>,
-    /// About how many changes it reads.
+    /// About how many changes the batch reads.
     size: u64,
-    /// Only changes that were recorded before are touched.
+    /// Only changes that were recorded before this time are touched.
     created_before: Time,
     /// `None` in a dry run.
     edits: Option<Edits<'s>>,
@@ -68,7 +69,7 @@ struct Batch<'s> {
     place: GroupKey,
     /// The group that is being read, and the latest writes in it.
     group: Option<(GroupKey, LatestWrites)>,
-    /// Whether it reads the rest of the log.
+    /// Whether the batch reads the rest of the log.
     is_last: bool,
     read: u64,
     removed: u64,
@@ -94,7 +95,7 @@ impl<'s> Batch<'s> {
         })
     }
 
-    /// Reads the log from the place that the compaction has come to.
+    /// Reads the log from the place that the compaction has reached.
     fn run(&mut self, compaction: &Row<'_>) -> Result<(), Error> {
         let (app, table, user) = (compaction.text(1), compaction.datum(2), compaction.datum(3));
         let scan = match (table, user) {
@@ -108,7 +109,7 @@ impl<'s> Batch<'s> {
         values.extend([table, user].into_iter().flatten().map(Some));
         spi.for_each(scan, &values, |row| {
             let row = LogRow::of_table(row);
-            // The scan is in the order of the apps: behind another app there is nothing more of this one.
+            // The scan is in the order of the apps: after another app there is nothing more of this one.
             if app.is_some_and(|app| row.group_key(Column::AppId) != app) {
                 return Ok(false);
             }
@@ -119,7 +120,7 @@ impl<'s> Batch<'s> {
         self.edits.as_mut().map_or(Ok(()), Edits::flush)
     }
 
-    /// Takes a change. Returns false, without taking it, if there have been enough.
+    /// Takes a change. Returns false, and does not take it, if the batch has read enough.
     fn take(&mut self, row: &LogRow<'_>) -> Result<bool, Error> {
         if self.group.as_ref().is_some_and(|(key, _)| !key.is_of(row)) {
             self.finish_group(row.row().memory())?;
@@ -134,8 +135,8 @@ impl<'s> Batch<'s> {
         Ok(true)
     }
 
-    /// Removes what was overwritten in the group that was read. All of the group at once, however large it is: a part of it could not
-    /// be judged without the rest.
+    /// Removes what was overwritten in the group that was read. The whole group is handled at once, however large it
+    /// is, because its changes can only be compared with all the others.
     fn finish_group(&mut self, memory: Memory<'_>) -> Result<(), Error> {
         let Some((key, latest)) = self.group.take() else { return Ok(()) };
         if latest.may_have_overwritten() {
@@ -148,7 +149,7 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    /// Removes what was overwritten of a change.
+    /// Removes the overwritten fields of a change, or the whole change.
     fn compact(&mut self, row: &LogRow<'_>, latest: &LatestWrites) -> Result<(), Error> {
         let change = row.change()?;
         if change.created_at >= self.created_before {
@@ -156,7 +157,8 @@ impl<'s> Batch<'s> {
         }
         let has_non_object_data = change.data.is_none() && row.datum(Column::Data).is_some();
         match latest.action(&change, has_non_object_data) {
-            // PostgreSQL cannot rebuild such a value. It has not come in through the functions and policies that bound it.
+            // PostgreSQL cannot rebuild a value that is nested so deeply. Such a value has not come in through the
+            // functions and policies, which refuse it.
             Action::Trim(_) if change.data.is_some_and(|data| is_too_deep(data.node())) => {}
             Action::Keep => {}
             Action::Remove => {

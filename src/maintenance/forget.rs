@@ -23,15 +23,16 @@ static FORGET_PLACE: Statement = statement!("queries/forget_place.sql", [TEXT]);
 
 /// `mana_sync.forget_user(user_id text) RETURNS bigint`
 ///
-/// Returns how many changes it removed or anonymised. Errors: 22023 for an empty user; 42501 where row security would hide rows from
-/// the owner.
+/// Returns how many changes it removed or anonymised. Errors: 22023 for an empty user; 42501 if row security would hide
+/// rows from the owner.
 fn forget_user<'a>(args: &Args<'a>) -> Answer<'a> {
     let user = Some(args.memory().text(key(args.text(0), "user_id")?));
     let nobody = Some(args.memory().text(format!("forgotten:{}", uuid::Uuid::new_v4()).as_bytes()));
     Call::INDEX_SCANS.run(|spi| {
         lock(spi)?;
         let mut count = 0;
-        // Each statement sees what was committed before it: until there is no delete that came after the last look.
+        // Each statement sees what was committed before it began. The loop ends when no delete of the user was
+        // committed since the last round.
         loop {
             let anonymised = spi.update(&ANONYMISE_DELETES, &[user, nobody]);
             count += anonymised + spi.delete(&DELETE_USER, &[user]);
@@ -39,7 +40,7 @@ fn forget_user<'a>(args: &Args<'a>) -> Answer<'a> {
                 break;
             }
         }
-        // A string under `deletedAt` that is not a time may be anything.
+        // A string under `deletedAt` that is not a time may say anything, also about the user.
         snapshot::with(Kind::Latest, || {
             let mut edits = Edits::new(spi);
             spi.for_each(&DELETES_OF_USER, &[nobody], |row| {

@@ -23,10 +23,10 @@ static UPDATE: Statement = statement!("queries/update.sql", [UUID_ARRAY, JSONB_A
 
 static CHANGES_OF_GROUP: Statement = statement!("queries/group.sql", [TEXT, TEXT, TEXT, TEXT, TEXT]);
 
-/// Waits for other maintenance. A snapshot that is taken afterwards sees what the other has removed.
+/// Waits until no other maintenance runs. A snapshot that is taken afterwards sees what the other one has removed.
 ///
-/// Errors: 25001 where the transaction does not see what has been committed since it began, because it could remove a delete and not
-/// what that deleted; 42501 where row security would hide rows.
+/// Errors: 25001 if the transaction keeps one snapshot. Then it does not see later commits, and could remove a delete
+/// without what the delete deleted. 42501 if row security would hide rows.
 fn lock(spi: Spi<'_>) -> Result<(), Error> {
     if server::keeps_one_snapshot() {
         return Err(Error::FixedSnapshot);
@@ -38,12 +38,12 @@ fn lock(spi: Spi<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Changes of the log to remove or to trim, some thousand at a time.
+/// Changes of the log to remove or to trim. They are collected, and written in groups.
 struct Edits<'s> {
     spi: Spi<'s>,
     removed: Vec<uuid::Uuid>,
     trimmed: Vec<Trimmed<'s>>,
-    /// How many bytes the JSON of `trimmed` has.
+    /// The number of bytes of JSON in `trimmed`.
     bytes: usize,
 }
 
@@ -89,12 +89,12 @@ impl<'s> Edits<'s> {
         self.flush_at(if self.bytes > Self::MOST_BYTES { 1 } else { Self::MOST_CHANGES })
     }
 
-    /// Writes what was asked for.
+    /// Writes the collected edits.
     fn flush(&mut self) -> Result<(), Error> {
         self.flush_at(1)
     }
 
-    /// Writes what was asked for, if it is so many changes or more.
+    /// Writes the collected edits, if they are for `count` changes or more.
     fn flush_at(&mut self, count: usize) -> Result<(), Error> {
         let asked = self.removed.len() + self.trimmed.len();
         if asked < count {
@@ -122,7 +122,8 @@ impl<'s> Edits<'s> {
         self.removed.clear();
         self.trimmed.clear();
         self.bytes = 0;
-        // Rows are removed by maintenance, which runs one at a time, and by a superuser's own statements.
+        // Only maintenance, which runs one at a time, and a superuser's own statements remove rows. So the numbers
+        // differ only if a superuser has done so.
         if done == asked { Ok(()) } else { Err(Error::RowsChanged) }
     }
 }
@@ -143,7 +144,7 @@ fn without<'m>(object: Object<'m>, keys: &HashSet<&[u8]>, memory: Memory<'m>) ->
 struct GroupKey([Vec<u8>; GROUP.len()]);
 
 impl GroupKey {
-    /// The key of the group that a change is in.
+    /// The key of the group of a change.
     fn of(row: &LogRow<'_>) -> GroupKey {
         GroupKey(GROUP.map(|column| row.group_key(column).to_vec()))
     }

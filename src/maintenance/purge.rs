@@ -1,5 +1,5 @@
-//! `mana_sync.purge_deleted`: removes deletes, and what they deleted. Which ones, see `mana_sync_merge::purge`. Which readers have to
-//! begin again then, see `mana_sync_cursor::resync`.
+//! `mana_sync.purge_deleted`: removes deletes, and what they deleted. `mana_sync_merge::purge` decides which ones.
+//! `mana_sync_cursor::resync` decides which readers have to begin again afterwards.
 
 use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
 use crate::call::{Call, with_index_scans};
@@ -32,7 +32,7 @@ static INSERT_PURGE: Statement =
 
 /// `mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)`
 ///
-/// Errors: 22023 for a negative interval or NULL; 42501 where row security would hide rows from the owner.
+/// Errors: 22023 for a negative interval or NULL; 42501 if row security would hide rows from the owner.
 fn purge_deleted<'a>(args: &Args<'a>) -> Answer<'a> {
     let older_than = args.datum(0).ok_or(Error::Null("older_than"))?;
     Call::PLAIN.run(|spi| {
@@ -41,7 +41,7 @@ fn purge_deleted<'a>(args: &Args<'a>) -> Answer<'a> {
         lock(spi)?;
         let mut purge = Purge::new(spi, Time::from_micros(created_before));
         snapshot::with(Kind::Latest, || {
-            // Not planned as an index scan: it reads all deletes.
+            // Index scans are not forced for this statement, because it reads all deletes.
             spi.for_each(&DELETED_RECORDS, &[Some(Datum::from(created_before))], |row| {
                 with_index_scans(|| purge.record(&row)).map(|()| true)
             })?;
@@ -60,15 +60,15 @@ struct Purge<'s> {
     /// Deletes that were recorded later stay.
     created_before: Time,
     edits: Edits<'s>,
-    /// How many deletes it removes.
+    /// The number of deletes that the purge removes.
     deletes: i64,
-    /// How many changes it removes, including the deletes.
+    /// The number of changes that the purge removes, including the deletes.
     changes: i64,
-    /// The latest time at which a delete that it removes was recorded.
+    /// When the latest of the removed deletes was recorded.
     until: Time,
-    /// The earliest time at which a change that it removes was recorded.
+    /// When the earliest of the removed changes was recorded.
     from: Time,
-    /// Epochs and ids of the transactions that wrote the deletes that it removes.
+    /// The epochs and ids of the transactions that wrote the removed deletes.
     transactions: BTreeSet<(EpochNumber, TransactionId)>,
 }
 
@@ -86,7 +86,7 @@ impl<'s> Purge<'s> {
         }
     }
 
-    /// Removes what can go of a record, a row of `queries/deleted_records.sql`.
+    /// Removes what the purge may remove of a record. `record` is a row of `queries/deleted_records.sql`.
     fn record(&mut self, record: &Row<'_>) -> Result<(), Error> {
         let memory = record.memory();
         let mut shared: Vec<(GroupKey, GroupSummary, Stamp)> = Vec::new();
@@ -100,7 +100,8 @@ impl<'s> Purge<'s> {
                 shared.extend(delete.map(|delete| (key, group, delete)));
                 return Ok(());
             }
-            // The shared groups have all been seen. Nobody sees the private groups of two users together.
+            // The shared groups come first, so all of them have been seen here. Nobody sees the private groups of two
+            // users together.
             limit_of_private = limit_of_private.min(limit);
             match delete {
                 Some(delete) if limit.min(limit_of_shared).allows(delete) => purge.group(&key, &group, memory),
@@ -128,7 +129,7 @@ impl<'s> Purge<'s> {
         Ok(())
     }
 
-    /// Removes the latest delete of a group, and what it covers.
+    /// Removes the latest delete of a group, and the changes that the delete covers.
     fn group(&mut self, key: &GroupKey, group: &GroupSummary, memory: Memory<'_>) -> Result<(), Error> {
         let spi = self.spi;
         spi.for_each(&CHANGES_OF_GROUP, &key.values(memory), |row| {
@@ -152,7 +153,7 @@ impl<'s> Purge<'s> {
         self.edits.remove(row)
     }
 
-    /// Adds the purge to the tables that cursors are compared with.
+    /// Adds the purge to the tables with which cursors are compared.
     fn note(&self, older_than: Datum<'_>) {
         let memory = self.spi.memory();
         let epochs = self.transactions.iter().map(|&(epoch, _)| Datum::from(epoch.0 as i32));

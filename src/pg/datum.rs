@@ -5,7 +5,7 @@ use super::memory::Memory;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 
-/// Types of parameters and of array elements, by their OID.
+/// The OIDs of the types of parameters and of array elements.
 pub mod types {
     pub use pg_sys::{
         BOOLARRAYOID as BOOL_ARRAY, BOOLOID as BOOL, BYTEAOID as BYTEA, INT4ARRAYOID as INT4_ARRAY, INT4OID as INT4,
@@ -29,7 +29,7 @@ pub(super) const fn layout(element: pg_sys::Oid) -> (i32, bool, u8) {
     }
 }
 
-/// A value that is not NULL, of a type that the context tells. What it points to exists for `'a`.
+/// A value that is not NULL. The context tells its type. What it points to exists for `'a`.
 #[derive(Clone, Copy)]
 pub struct Datum<'a> {
     raw: pg_sys::Datum,
@@ -37,7 +37,7 @@ pub struct Datum<'a> {
 }
 
 impl<'a> Datum<'a> {
-    /// A value of the server.
+    /// Wraps a value of the server.
     ///
     /// # Safety
     /// If the value's type is passed by reference, what it points to exists for `'a`, and is not changed in that time.
@@ -49,7 +49,7 @@ impl<'a> Datum<'a> {
         self.raw
     }
 
-    /// What PostgreSQL expects beside a NULL flag: zero where there is no value.
+    /// The raw value that PostgreSQL expects beside a NULL flag: zero if there is no value.
     pub(super) fn raw_or_zero(value: Option<Datum<'_>>) -> pg_sys::Datum {
         value.map_or(pg_sys::Datum::from(0usize), Datum::into_raw)
     }
@@ -81,8 +81,7 @@ impl<'a> Datum<'a> {
 
     /// The bytes of a `text`, `bytea` or `json`. A copy that detoasting makes goes into `memory`.
     ///
-    /// # Safety
-    /// The value is of such a type.
+    /// # Safety The value is of one of these types.
     #[inline]
     pub(super) unsafe fn text(self, memory: Memory<'a>) -> &'a [u8] {
         // SAFETY: the value is a varlena that exists for 'a. Detoasting leaves it in place, or makes a copy in `memory`, which
@@ -102,7 +101,7 @@ impl<'a> Datum<'a> {
     /// # Safety
     /// The value is of that type.
     pub(super) unsafe fn uuid(self) -> uuid::Uuid {
-        // SAFETY: a `uuid` is 16 bytes, of no alignment.
+        // SAFETY: a `uuid` has 16 bytes and needs no alignment.
         uuid::Uuid::from_bytes(unsafe { *self.raw.cast_mut_ptr::<[u8; 16]>() })
     }
 
@@ -116,15 +115,14 @@ impl<'a> Datum<'a> {
     }
 }
 
-/// Whether a varlena can be read where it is: neither compressed nor stored out of line.
+/// Whether a varlena can be read in place: it is neither compressed nor stored out of line.
 ///
-/// Most can. To look costs less than the call that detoasts, which is guarded against errors.
+/// Most can. This check costs less than the call that detoasts, which is guarded against errors.
 ///
-/// # Safety
-/// `varlena` points to one.
+/// # Safety `varlena` points to a varlena.
 #[inline]
 pub(super) unsafe fn is_in_place(varlena: *const pg_sys::varlena) -> bool {
-    // SAFETY: every varlena begins with a byte that tells its form.
+    // SAFETY: every varlena begins with a byte that says which form it has.
     unsafe { pgrx::varatt_is_4b_u(varlena) || (pgrx::varatt_is_1b(varlena) && !pgrx::varatt_is_1b_e(varlena)) }
 }
 

@@ -1,8 +1,8 @@
 //! The function manager: SQL functions written in Rust.
 //!
-//! The functions are declared in `sql/*.sql`, where a DBA reads them, and only the owner of the extension can change that. So the
-//! declared types are the precondition of the accessors in [`Args`]. Arguments are passed on as they come: text as bytes in the
-//! encoding of the database, jsonb undecoded.
+//! The functions are declared in `sql/*.sql`, where a DBA reads the declarations. Only the owner of the extension can
+//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on as they are
+//! stored: text as bytes in the encoding of the database, jsonb undecoded.
 
 use super::datum::{Datum, types};
 use super::heap::{Descriptor, Row};
@@ -30,7 +30,7 @@ macro_rules! sql_functions {
                 #[allow(unsafe_code)]
                 #[unsafe(export_name = concat!("mana_sync_", stringify!($body)))]
                 unsafe extern "C-unwind" fn call(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-                    // SAFETY: `fcinfo` is the server's, which keeps it valid during the call.
+                    // SAFETY: `fcinfo` comes from the server, which keeps it valid during the call.
                     unsafe { $crate::pg::fmgr::call(fcinfo, $body) }
                 }
             };
@@ -41,8 +41,7 @@ pub(crate) use sql_functions;
 
 /// Calls the body of an SQL function.
 ///
-/// # Safety
-/// `fcinfo` is that of the call, and stays valid until it ends.
+/// # Safety `fcinfo` is that of the call, and stays valid until the call ends.
 #[inline(always)]
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
@@ -77,20 +76,20 @@ pub struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// # Safety
-    /// `fcinfo` is valid for `'a`, and the current memory context is that of the call. The function is declared with the types
-    /// that the accessors are used for: `sql/*.sql` and the regress suite, which calls every function, keep that.
+    /// # Safety `fcinfo` is valid for `'a`, and the current memory context is that of the call. The declared types of
+    /// the arguments are the types of the accessors that the function uses. `sql/*.sql` declares them, and the regress
+    /// suite calls every function.
     unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Args<'a> {
-        // SAFETY: the caller calls it at the beginning of a call.
+        // SAFETY: the caller promises that the current memory context is that of the call.
         Args { fcinfo, memory: unsafe { Memory::current() } }
     }
 
-    /// The memory of the call. What it returns has to be there.
+    /// The memory of the call. The result of the call has to be in it.
     pub fn memory(&self) -> Memory<'a> {
         self.memory
     }
 
-    /// An argument as it came.
+    /// An argument, undecoded.
     pub fn datum(&self, place: usize) -> Option<Datum<'a>> {
         // SAFETY: `fcinfo` has `nargs` arguments, which exist for 'a.
         unsafe {
@@ -106,7 +105,7 @@ impl<'a> Args<'a> {
         self.datum(place).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, place: usize) -> Option<Jsonb<'a>> {
         // SAFETY: the argument is declared as jsonb.
         self.datum(place).map(|datum| unsafe { datum.jsonb(self.memory) })
@@ -166,7 +165,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The node through which a function returns a set. Errors: 0A000 where the caller does not accept one.
+    /// The node through which a function returns a set. Errors: 0A000 if the caller does not accept a set.
     pub(super) fn result_info(&self) -> Result<*mut pg_sys::ReturnSetInfo, Error> {
         // SAFETY: `resultinfo` is NULL or a node.
         unsafe {
@@ -179,7 +178,7 @@ impl<'a> Args<'a> {
     }
 }
 
-/// A composite value. What is stored out of line is fetched.
+/// A composite value. Values that are stored out of line are fetched into it.
 ///
 /// # Safety
 /// The descriptor has `N` columns of the types of the values.
@@ -199,9 +198,9 @@ unsafe fn composite<'m, const N: usize>(
 
 // ---- functions that return a row a call -----------------------------------------------------------------
 
-/// A set of rows that is returned a row a call (`funcapi.h`), for results that are too large to be kept.
+/// A set of rows that is returned with one row per call (`funcapi.h`), for results that are too large to be kept.
 pub trait RowPerCall<const COLUMNS: usize>: Sized {
-    /// Begins a set. `memory` exists as long as the set, which may keep things there.
+    /// Begins a set. `memory` exists as long as the set. The set may keep things in it.
     fn begin(args: &Args<'_>, memory: Memory<'static>) -> Result<Self, Error>;
 
     /// Hands the columns of the next row to `row`, and returns what `row` returns; `None` after the last row. `memory` is that of the
@@ -221,9 +220,10 @@ pub fn row_per_call<'a, S: RowPerCall<COLUMNS>, const COLUMNS: usize>(args: &Arg
     }
     let info = args.result_info()?;
     let fcinfo = args.fcinfo;
-    // SAFETY: the protocol of funcapi.h: the context, and the state in its memory, exist from the first call to the last one, or
-    // to the end of the query. 'static is as long as the state can tell: it is dropped when the context is deleted, and nothing
-    // that it keeps there touches the memory when it is dropped (child contexts are deleted before).
+    // SAFETY: the protocol of funcapi.h: the context, and the state in its memory, exist from the first call to the
+    // last one, or to the end of the query. 'static is longer than the context exists, but nothing outlives the
+    // context: the state is dropped when the context is deleted, and nothing that the state keeps there touches the
+    // memory when it is dropped (child contexts are deleted before).
     unsafe {
         if (*(*fcinfo).flinfo).fn_extra.is_null() {
             let context = pg_sys::init_MultiFuncCall(fcinfo);
@@ -252,7 +252,7 @@ pub fn row_per_call<'a, S: RowPerCall<COLUMNS>, const COLUMNS: usize>(args: &Arg
 
 /// The state of an aggregate, of the SQL type `internal`.
 pub trait AggregateState {
-    /// A number that no other type of state has: it is kept with the state and checked.
+    /// A number that no other type of state has. It is kept with the state, and checked before the state is used.
     const TAG: u64;
 }
 
@@ -263,7 +263,7 @@ struct Tagged<T> {
 }
 
 impl<'a> Args<'a> {
-    /// The memory of the aggregate that calls. Errors: 0A000 where none does.
+    /// The memory of the aggregate that calls this function. Errors: 0A000 if no aggregate calls it.
     ///
     /// It exists at least as long as the states in it; for this call that is `'a`.
     pub fn aggregate_memory(&self) -> Result<Memory<'a>, Error> {
@@ -277,14 +277,15 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The state that is an argument. Only for functions of an aggregate.
+    /// An argument that is a state. Only for functions of an aggregate.
     pub fn state<T: AggregateState>(&self, place: usize) -> Option<&'a T> {
         // SAFETY: nothing else changes the state during the call.
         self.tagged::<T>(place).map(|tagged| unsafe { &(*tagged).state })
     }
 
-    /// The state that is the first argument of a transition or combine function, which may change it; where that is NULL, the one
-    /// that `new` makes in the memory of the aggregate. Returns it as the result of the function too.
+    /// Returns the state that is the first argument of a transition or combine function. If the argument is NULL, `new`
+    /// makes the state, in the memory of the aggregate. The function may change the state. The returned datum is the
+    /// same state, as the result of the function.
     pub fn first_state<T: AggregateState>(
         &self,
         new: impl FnOnce(Memory<'a>) -> T,
@@ -301,14 +302,14 @@ impl<'a> Args<'a> {
 
     fn tagged<T: AggregateState>(&self, place: usize) -> Option<*mut Tagged<T>> {
         let tagged = self.datum(place)?.into_raw().cast_mut_ptr::<Tagged<T>>();
-        // SAFETY: SQL cannot make an `internal`: it is one that `keep_state` made, or another aggregate's state, whose first
-        // eight bytes can be read.
+        // SAFETY: SQL cannot make an `internal`. So this is a state that `keep_state` made, or the state of another
+        // aggregate, whose first eight bytes can be read.
         assert!(unsafe { (*tagged).tag } == T::TAG, "the state of another aggregate");
         Some(tagged)
     }
 }
 
-/// Moves a new state into the memory of its aggregate. It is not dropped.
+/// Moves a new state into the memory of its aggregate. The state is never dropped.
 pub fn keep_state<T: AggregateState>(state: T, memory: Memory<'_>) -> Datum<'_> {
     // SAFETY: the block exists as long as the memory.
     unsafe { Datum::from_raw(pg_sys::Datum::from(keep_tagged(state, memory))) }
@@ -322,8 +323,9 @@ fn keep_tagged<T: AggregateState>(state: T, memory: Memory<'_>) -> *mut Tagged<T
 pub struct SerializedState<'a>(&'a [u8]);
 
 impl<'a> SerializedState<'a> {
-    /// The first argument of a deserialize function. SQL cannot call one: its second argument is an `internal`, and
-    /// [`Args::aggregate_memory`] sees that it is called by an aggregation, with what the serialize function returned.
+    /// The first argument of a deserialize function. SQL cannot call such a function, because its second argument is an
+    /// `internal`. [`Args::aggregate_memory`] checks that an aggregation calls it; the argument is then what the
+    /// serialize function returned.
     pub fn of_args(args: &Args<'a>) -> Result<Option<SerializedState<'a>>, Error> {
         args.aggregate_memory()?;
         // A bytea has the form of a text.
@@ -338,19 +340,20 @@ impl<'a> SerializedState<'a> {
 
 // ---- triggers -------------------------------------------------------------------------------------------
 
-/// The row that a trigger is fired for, before it is inserted.
+/// The row for which a trigger is fired, before the row is inserted.
 pub struct TriggerRow<'a>(Row<'a>);
 
 impl<'a> TriggerRow<'a> {
     /// The row of a BEFORE INSERT trigger of `mana_sync.$table`.
     ///
-    /// `None` where the function is called by something else. Anybody may make a trigger of a trigger function on a table of
-    /// their own, with other columns: those rows are not read.
+    /// `None` if anything else calls the function. Anybody may use the trigger function for a trigger on a table of
+    /// their own, with other columns. Rows of such a table are not read.
     pub fn before_insert(args: &Args<'a>, table: &str) -> Option<TriggerRow<'a>> {
         const BEFORE_INSERT: u32 =
             pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
         const EVENT: u32 = pg_sys::TRIGGER_EVENT_OPMASK | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_TIMINGMASK;
-        // SAFETY: the context is NULL or a node; that of a trigger has its relation, and the tuple if it is fired for a row.
+        // SAFETY: the context is NULL or a node. The node of a trigger has the relation, and the tuple if the trigger
+        // is fired for a row.
         unsafe {
             let trigger = (*args.fcinfo).context.cast::<pg_sys::TriggerData>();
             if trigger.is_null() || (*trigger).type_ != pg_sys::NodeTag::T_TriggerData {
@@ -374,7 +377,7 @@ impl<'a> TriggerRow<'a> {
         &self.0
     }
 
-    /// What the trigger function returns to have the row inserted as it is.
+    /// The result of a trigger function that leaves the row unchanged.
     pub fn unchanged(&self) -> Datum<'a> {
         // SAFETY: the tuple is the trigger's own.
         unsafe { Datum::from_raw(pg_sys::Datum::from(self.0.tuple())) }

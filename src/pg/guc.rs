@@ -4,7 +4,8 @@ use super::memory::Memory;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
-/// Runs `body` on a level of settings: what [`set_on_level`] changes there ends with it. After an error PostgreSQL ends the level.
+/// Runs `body` on a level of settings. Changes that [`set_on_level`] makes there end with the level. After an error
+/// PostgreSQL ends the level.
 pub fn with_level<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let level = open_level();
     let result = body()?;
@@ -60,9 +61,9 @@ fn set(name: &CStr, value: &[u8], action: pg_sys::GucAction::Type) {
     }
 }
 
-/// The text of a setting, copied into `memory`; empty where it was never set.
+/// The text of a setting, copied into `memory`; empty if it was never set.
 pub fn get<'m>(name: &CStr, memory: Memory<'m>) -> &'m [u8] {
-    // SAFETY: `missing_ok`. The string is copied before anything can change it.
+    // SAFETY: `missing_ok` is true. The string is copied before anything can change it.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         if value.is_null() {
@@ -77,7 +78,7 @@ pub fn get<'m>(name: &CStr, memory: Memory<'m>) -> &'m [u8] {
 
 /// Whether a setting has a value, which may be a placeholder's.
 pub fn exists(name: &CStr) -> bool {
-    // SAFETY: `missing_ok`; only compared with NULL.
+    // SAFETY: `missing_ok` is true. The result is only compared with NULL.
     !unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) }.is_null()
 }
 

@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 pub struct Row<'r> {
     tuple: pg_sys::HeapTuple,
     descriptor: Descriptor<'r>,
-    /// Where detoasted copies go.
+    /// The memory into which detoasted copies go.
     memory: Memory<'r>,
 }
 
@@ -28,10 +28,9 @@ pub struct Descriptor<'r> {
 }
 
 impl<'r> Descriptor<'r> {
-    /// A descriptor of the server.
+    /// Wraps a descriptor of the server.
     ///
-    /// # Safety
-    /// It exists for `'r`.
+    /// # Safety The descriptor exists for `'r`.
     pub(super) unsafe fn from_raw(raw: pg_sys::TupleDesc) -> Descriptor<'r> {
         Descriptor { raw, lives: PhantomData }
     }
@@ -50,8 +49,8 @@ impl<'r> Descriptor<'r> {
     #[inline]
     fn attribute(self, column: usize) -> &'r pg_sys::FormData_pg_attribute {
         assert!((1..=self.len()).contains(&column), "a row has no column {column}");
-        // SAFETY: the descriptor has that many attributes. From version 18 on they follow the compact ones
-        // (TupleDescAttr in access/tupdesc.h).
+        // SAFETY: the descriptor has that many attributes. From version 18 on the attributes follow the compact
+        // attributes (TupleDescAttr in access/tupdesc.h).
         unsafe {
             #[cfg(not(feature = "pg18"))]
             let attributes = (*self.raw).attrs.as_ptr();
@@ -61,7 +60,7 @@ impl<'r> Descriptor<'r> {
         }
     }
 
-    /// Ends the call with an error where a column has another type.
+    /// Ends the call with an error if a column is of another type.
     #[inline]
     pub(super) fn require(self, column: usize, of: pg_sys::Oid) {
         #[cold]
@@ -92,7 +91,7 @@ impl<'r> Descriptor<'r> {
 }
 
 impl<'r> Row<'r> {
-    /// A row of the server.
+    /// Wraps a row of the server.
     ///
     /// # Safety
     /// The tuple exists for `'r`, and has the columns of the descriptor.
@@ -114,7 +113,7 @@ impl<'r> Row<'r> {
         self.memory
     }
 
-    /// The same row, whose detoasted copies go into another memory context.
+    /// The same row. Its detoasted copies go into another memory context.
     pub(super) fn in_memory<'n>(&self, memory: Memory<'n>) -> Row<'n>
     where
         'r: 'n,
@@ -122,7 +121,7 @@ impl<'r> Row<'r> {
         Row { tuple: self.tuple, descriptor: self.descriptor, memory }
     }
 
-    /// A copy in other memory. What is stored out of line stays there.
+    /// A copy in other memory. Values that are stored out of line are not copied.
     #[cfg(feature = "pg_bench")]
     pub fn copy<'m>(&self, memory: Memory<'m>) -> Row<'m> {
         // SAFETY: the copies are in `memory`.
@@ -132,7 +131,7 @@ impl<'r> Row<'r> {
         })
     }
 
-    /// How many bytes the tuple has. What is stored out of line does not count.
+    /// The number of bytes of the tuple. Values that are stored out of line do not count.
     pub fn size(&self) -> usize {
         // SAFETY: the tuple exists.
         unsafe { (*self.tuple).t_len as usize }
@@ -194,7 +193,7 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.uuid() })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     #[inline]
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'r>> {
         self.descriptor.require(column, pg_sys::JSONBOID);
@@ -202,7 +201,8 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.jsonb(self.memory) })
     }
 
-    /// Whether the current transaction wrote it. Only for rows that [`scan`] reads: others have no such header.
+    /// Whether the current transaction wrote the row. Only for rows that [`scan`] reads: other rows have no such
+    /// header.
     fn is_own(&self) -> bool {
         // SAFETY: a tuple of a table has a heap tuple header.
         unsafe {
@@ -212,9 +212,10 @@ impl<'r> Row<'r> {
     }
 }
 
-/// Copies of rows that are kept beyond the statement that read them, in a memory context of their own.
+/// Copies of rows, in a memory context of their own. They are kept longer than the statement that read the rows.
 ///
-/// What is stored out of line stays there: the snapshot that the rows were read with must still be registered when they are used.
+/// Values that are stored out of line are not copied. So the snapshot with which the rows were read must still be
+/// registered when the rows are used.
 pub struct RowQueue<'m, K> {
     context: pg_sys::MemoryContext,
     descriptor: Option<pg_sys::TupleDesc>,
@@ -228,7 +229,7 @@ impl<'m, K> RowQueue<'m, K> {
         RowQueue { context: memory.child(), descriptor: None, rows: VecDeque::new(), lives: PhantomData }
     }
 
-    /// Takes a copy of a row. All rows between two calls of [`RowQueue::clear`] are of one statement.
+    /// Takes a copy of a row. All rows between two calls of [`RowQueue::clear`] must come from one statement.
     pub fn push(&mut self, key: K, row: &Row<'_>) {
         let descriptor = &mut self.descriptor;
         // SAFETY: the context exists for 'm. The copies go into it.
@@ -326,7 +327,8 @@ impl Key {
     }
 }
 
-/// Hands every row of `mana_sync.$table` that the active snapshot sees to `take`, and whether the current transaction wrote it.
+/// Calls `take` with every row of `mana_sync.$table` that the active snapshot sees. The second argument says whether
+/// the current transaction wrote the row.
 ///
 /// Needs no privilege on the table. For small tables that application roles must not read with SQL.
 pub fn scan(table: &CStr, mut take: impl FnMut(&Row<'_>, bool) -> Result<(), Error>) -> Result<(), Error> {
@@ -351,8 +353,8 @@ pub fn scan(table: &CStr, mut take: impl FnMut(&Row<'_>, bool) -> Result<(), Err
     Ok(())
 }
 
-/// Hands the last row of `mana_sync.$table`, in the order of `mana_sync.$index`, that the active snapshot sees and for which all of
-/// `keys` hold, to `take`. The first columns of the table are those of the index.
+/// Calls `take` with one row of `mana_sync.$table`: the last one, in the order of `mana_sync.$index`, of the rows that
+/// the active snapshot sees and that meet all `keys`. The first columns of the table are those of the index.
 ///
 /// Needs no privilege on the table.
 pub fn last<T>(
@@ -455,16 +457,16 @@ pub fn on_invalidation<T: OnInvalidation>() {
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(call::<T>), pg_sys::Datum::from(0usize)) };
 }
 
-/// What [`on_invalidation`] calls.
+/// The callback of [`on_invalidation`].
 pub trait OnInvalidation {
-    /// The callback. It must not raise an error, and cannot read a table.
+    /// Is called at each invalidation. It must not raise an error, and cannot read a table.
     fn invalidated();
 }
 
 /// Whether a subscription of logical replication writes into `mana_sync.$table`.
 pub fn is_subscribed(table: &CStr) -> Result<bool, Error> {
-    // catalog/pg_subscription_rel.h, of which pgrx does not bind these: the catalog, its index by relation, and the column
-    // that names the relation.
+    // From catalog/pg_subscription_rel.h: the catalog, its index by relation, and the column that names the relation.
+    // pgrx does not bind them.
     const CATALOG: pg_sys::Oid = pg_sys::Oid::from_u32(6102);
     const INDEX: pg_sys::Oid = pg_sys::Oid::from_u32(6117);
     const SRRELID: i16 = 2;

@@ -1,6 +1,6 @@
 //! jsonb, read in place and built by PostgreSQL's own functions.
 //!
-//! Nothing is converted: a number stays the `numeric` that it is stored as, a string stays in the encoding of the database.
+//! Nothing is converted: a number stays a `numeric`, and a string stays in the encoding of the database.
 
 use super::datum::{Datum, is_in_place};
 use super::memory::Memory;
@@ -12,7 +12,7 @@ use std::ptr;
 #[derive(Clone, Copy)]
 pub struct Jsonb<'a> {
     datum: Datum<'a>,
-    /// Where a detoasted copy goes.
+    /// The memory into which a detoasted copy goes.
     memory: Memory<'a>,
 }
 
@@ -23,7 +23,7 @@ pub struct Node<'a> {
     lives: PhantomData<&'a ()>,
 }
 
-/// What a [`Node`] is.
+/// The content of a [`Node`].
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
     /// `null`
@@ -49,7 +49,7 @@ pub struct Object<'a>(Node<'a>);
 pub struct Array<'a>(Node<'a>);
 
 impl<'a> Jsonb<'a> {
-    /// A jsonb that is a datum.
+    /// Wraps a datum that is a jsonb.
     ///
     /// # Safety
     /// The datum is a `jsonb`.
@@ -57,7 +57,7 @@ impl<'a> Jsonb<'a> {
         Jsonb { datum, memory }
     }
 
-    /// The memory that it is in.
+    /// The memory into which a detoasted copy of this jsonb goes.
     #[cfg(any(test, feature = "pg_test", feature = "pg_bench"))]
     pub fn memory(self) -> Memory<'a> {
         self.memory
@@ -72,14 +72,14 @@ impl<'a> Jsonb<'a> {
         self.datum.into_raw().cast_mut_ptr()
     }
 
-    /// Whether it is compressed or stored out of line.
+    /// Whether the jsonb is compressed or stored out of line.
     #[inline]
     pub fn is_toasted(self) -> bool {
         // SAFETY: a jsonb is a varlena.
         !unsafe { is_in_place(self.varlena()) }
     }
 
-    /// The value that it holds.
+    /// The value that the jsonb holds.
     #[inline]
     pub fn root(self) -> Node<'a> {
         let mut varlena = self.varlena();
@@ -92,12 +92,12 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// The object that it holds; `None` where it holds something else.
+    /// The object that the jsonb holds; `None` if it does not hold an object.
     pub fn object(self) -> Option<Object<'a>> {
         self.root().object()
     }
 
-    /// Hands the value that it holds to `take`. Returns the detoasted jsonb too, where it was toasted.
+    /// Calls `take` with the value that the jsonb holds. If the jsonb was toasted, also returns the detoasted jsonb.
     ///
     /// A short jsonb is read from a copy on the stack, which costs less than the copy that [`Jsonb::root`] allocates.
     pub fn with_root<T>(self, take: impl FnOnce(Node<'_>) -> T) -> (T, Option<Jsonb<'a>>) {
@@ -124,14 +124,15 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// Whether it certainly has no number: it is not toasted, and is an array or object of other scalars.
+    /// Whether the jsonb certainly has no number: it is not toasted, and it is an array or object of scalars that are
+    /// not numbers. If the result is false, it may have a number or not.
     #[inline]
     pub fn has_no_number(self) -> bool {
         if self.is_toasted() {
             return false;
         }
-        // SAFETY: behind the length word of a jsonb in place there is a container: its header, and as many entries as it has
-        // elements, or twice as many as it has pairs. Those of a short jsonb are not aligned.
+        // SAFETY: after the length word of a jsonb in place there is a container: its header, and then its entries, one
+        // for each element of an array or two for each pair of an object. In a short jsonb the entries are not aligned.
         unsafe {
             let container = pgrx::vardata_any(self.varlena()).cast::<u32>();
             let header = container.read_unaligned();
@@ -143,7 +144,7 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// Whether it is `{}`.
+    /// Whether the jsonb is `{}`.
     pub fn is_empty_object(self) -> bool {
         self.with_root(|root| root.object().is_some_and(|object| object.0.entries().left == 0)).0
     }
@@ -166,18 +167,17 @@ impl<'a> Jsonb<'a> {
 
 /// Whether a varlena has a length word of four bytes and is not toasted.
 ///
-/// # Safety
-/// `varlena` points to one.
+/// # Safety `varlena` points to a varlena.
 unsafe fn is_plain(varlena: *mut pg_sys::varlena) -> bool {
-    // SAFETY: every varlena begins with a byte that tells its form.
+    // SAFETY: every varlena begins with a byte that says which form it has.
     unsafe { pgrx::varatt_is_4b_u(varlena) }
 }
 
-/// A plain `jsonb` in a memory context, freed when it is dropped.
+/// A plain `jsonb` in a memory context. Dropping it frees its memory.
 pub struct JsonbBuf<'m>(allocator_api2::vec::Vec<u8, Memory<'m>>);
 
 impl JsonbBuf<'_> {
-    /// How many bytes it takes.
+    /// The number of bytes that the jsonb takes.
     pub fn size(&self) -> usize {
         self.0.len()
     }
@@ -190,7 +190,7 @@ impl JsonbBuf<'_> {
 }
 
 impl<'a> Node<'a> {
-    /// What it is.
+    /// Which kind of value this is, and its content.
     #[inline]
     pub fn get(self) -> Value<'a> {
         use pg_sys::jbvType as kind;
@@ -220,11 +220,11 @@ impl<'a> Node<'a> {
 
     /// `null`
     pub fn null() -> Node<'a> {
-        // All zeroes is one.
+        // All zeroes is a null.
         Node { value: empty(), lives: PhantomData }
     }
 
-    /// The text of a string, in the encoding of the database; `None` where it is something else.
+    /// The text of a string, in the encoding of the database; `None` if the value is not a string.
     #[inline]
     pub fn text(self) -> Option<&'a [u8]> {
         match self.get() {
@@ -233,7 +233,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The object that it is; `None` where it is something else.
+    /// The value as an object; `None` if it is not an object.
     pub fn object(self) -> Option<Object<'a>> {
         match self.get() {
             Value::Object(object) => Some(object),
@@ -241,13 +241,14 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A copy of it as a whole jsonb.
+    /// A copy of the value as a whole jsonb.
     pub fn to_jsonb<'m>(mut self, memory: Memory<'m>) -> Jsonb<'m> {
         // SAFETY: JsonbValueToJsonb copies the value into the current memory context.
         memory.run(|| unsafe { jsonb_of(&mut self.value, memory) })
     }
 
-    /// The entries of an array or object: an object's keys, and the values, as many as there are keys.
+    /// The entries of an array or object: the keys if it is an object, and the values. The iterator of the keys goes on
+    /// into the values, so the caller must stop after the last value.
     pub fn keys_and_values(self) -> Option<(Option<Entries<'a>>, Entries<'a>)> {
         if self.value.type_ != pg_sys::jbvType::jbvBinary {
             return None;
@@ -264,7 +265,8 @@ impl<'a> Node<'a> {
         Some((Some(keys), values))
     }
 
-    /// Those of the values in an array or object that are arrays, objects or numbers; `None` where it is neither.
+    /// The values in an array or object that are themselves arrays, objects or numbers; `None` if this value is neither
+    /// an array nor an object.
     pub fn containers_and_numbers(self) -> Option<ContainersAndNumbers<'a>> {
         match self.value.type_ {
             // Keys are strings.
@@ -273,12 +275,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// How many bytes it takes in a jsonb.
+    /// The number of bytes that the value takes in a jsonb.
     pub fn stored_size(&self) -> usize {
         self.bytes().1.len()
     }
 
-    /// What kind of value it is, and its bytes, for [`Node::from_bytes`].
+    /// The kind of the value, and its bytes, for [`Node::from_bytes`].
     fn bytes(&self) -> (pg_sys::jbvType::Type, &'a [u8]) {
         use pg_sys::jbvType as kind;
         // SAFETY: the type says which member of the union is set; a numeric begins with its length.
@@ -304,10 +306,9 @@ impl<'a> Node<'a> {
         (self.value.type_, bytes)
     }
 
-    /// The value that [`Node::bytes`] returned the bytes of.
+    /// Returns the value whose bytes [`Node::bytes`] returned.
     ///
-    /// # Safety
-    /// `bytes` is a copy of them, aligned to 4 bytes.
+    /// # Safety `bytes` is a copy of those bytes, aligned to 4 bytes.
     unsafe fn from_bytes(of: pg_sys::jbvType::Type, bytes: &'a [u8]) -> Node<'a> {
         use pg_sys::jbvType as kind;
         let mut value = string(bytes).value;
@@ -330,10 +331,10 @@ impl<'a> Node<'a> {
         unsafe { self.value.val.binary.data }
     }
 
-    /// What an array or an object is made of: its elements; or all its keys, and then all its values.
+    /// The entries of a container: the elements of an array, or all keys of an object and then all its values.
     fn entries(&self) -> Entries<'a> {
-        // SAFETY: a container inside a jsonb: its header, and then as many entries as it has elements, or twice as many
-        // as it has pairs, and then what they tell the place of.
+        // SAFETY: a container in a jsonb is a header, then its entries (one for each element of an array, or two for
+        // each pair of an object), and then the contents to which the entries point.
         unsafe {
             let header = (*self.container()).header;
             let pairs = header & pg_sys::JB_FOBJECT != 0;
@@ -347,9 +348,9 @@ impl<'a> Node<'a> {
 /// A copy of a [`Node`], and a text beside it, in one block of a memory context.
 pub struct NodeBuf<'m> {
     kind: pg_sys::jbvType::Type,
-    /// The value, and behind it the text.
+    /// The value, followed by the text.
     bytes: allocator_api2::vec::Vec<u8, Memory<'m>>,
-    /// Where the one ends and the other begins.
+    /// Where the value ends and the text begins.
     length: usize,
 }
 
@@ -395,14 +396,14 @@ impl<'m> NodeBuf<'m> {
         &self.bytes[self.length..]
     }
 
-    /// What [`NodeBuf::from_stored`] makes the same of.
+    /// The form from which [`NodeBuf::from_stored`] makes an equal value and text.
     pub fn stored(&self) -> StoredNode<'_> {
         let (value, text) = self.bytes.split_at(self.length);
         StoredNode { kind: self.kind, value: serde_bytes::Bytes::new(value), text: serde_bytes::Bytes::new(text) }
     }
 
-    /// The value that [`NodeBuf::stored`] was called for. The [`super::fmgr::SerializedState`] vouches for it: its bytes come from
-    /// another process of the same aggregation.
+    /// Returns a copy of the value from which [`NodeBuf::stored`] made `stored`. The [`super::fmgr::SerializedState`]
+    /// vouches for the bytes: they come from another process of the same aggregation.
     pub fn from_stored(
         stored: StoredNode<'_>,
         _: &super::fmgr::SerializedState<'_>,
@@ -414,13 +415,13 @@ impl<'m> NodeBuf<'m> {
 
 /// The entries of a container, in their order.
 ///
-/// They are read here and not by PostgreSQL's functions: the guard around a call costs more than reading an entry. The format is
-/// that of the tables on disk and the same in all versions (`utils/jsonb.h`).
+/// They are read here and not by PostgreSQL's functions, because the guard around a call costs more than reading an
+/// entry. The format is the format on disk, which is the same in all versions (`utils/jsonb.h`).
 #[derive(Clone)]
 pub struct Entries<'a> {
     entry: *const pg_sys::JEntry,
     left: usize,
-    /// Start of the values; the entries count from here.
+    /// The start of the values. The offsets in the entries count from here.
     start: *const u8,
     /// Where the next entry's value starts.
     offset: u32,
@@ -443,7 +444,7 @@ impl<'a> Entries<'a> {
         Some((entry, begin, self.offset))
     }
 
-    /// The value between two places, of the kind that the entry tells.
+    /// The value between two places. The entry says of which kind the value is.
     fn value(&self, (entry, begin, end): (pg_sys::JEntry, u32, u32)) -> Node<'a> {
         use pg_sys::jbvType as kind;
         let mut value = empty();
@@ -546,13 +547,13 @@ fn empty() -> pg_sys::JsonbValue {
 impl<'a> Object<'a> {
     /// The value of a key. Keys are in the encoding of the database.
     pub fn get(&self, key: &[u8]) -> Option<Node<'a>> {
-        // More are searched by halves, which PostgreSQL can do.
+        // PostgreSQL searches more keys than this by bisection.
         const FEW: usize = 32;
         let mut entries = self.0.entries();
         let pairs = entries.left / 2;
         if pairs > FEW {
             let mut value = empty();
-            // SAFETY: an object; the key has the length that is passed.
+            // SAFETY: the container is an object; the key has the length that is passed.
             let found = unsafe {
                 let (text, length) = (key.as_ptr().cast(), key.len() as i32);
                 pg_sys::getKeyJsonValueFromContainer(self.0.container(), text, length, &mut value)
@@ -576,12 +577,12 @@ impl<'a> Object<'a> {
     /// The pairs of the object, in the order of jsonb.
     pub fn pairs(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
         let keys_and_values = self.0.keys_and_values();
-        // The values are the shorter half of the zip: what follows the keys are the values.
+        // The values come first in the zip and end it, because the iterator of the keys goes on into the values.
         let pairs = keys_and_values.into_iter().flat_map(|(keys, values)| values.zip(keys.into_iter().flatten()));
         pairs.map(|(value, key)| (key, value))
     }
 
-    /// The value that it is.
+    /// The object as a value.
     pub fn node(self) -> Node<'a> {
         self.0
     }
@@ -642,7 +643,7 @@ pub fn empty_object(memory: Memory<'_>) -> Jsonb<'_> {
     Builder::new(memory).finish()
 }
 
-/// A jsonb of its text. For tests: what is wrong with the text is an error of the server.
+/// Parses a text into a jsonb. Only for tests: if the text is not JSON, the server raises an error.
 #[cfg(any(test, feature = "pg_test", feature = "pg_bench"))]
 pub fn parse(text: &str) -> Jsonb<'static> {
     let text = std::ffi::CString::new(text).expect("a text without a zero byte");

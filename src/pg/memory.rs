@@ -8,7 +8,8 @@ use std::ptr::NonNull;
 
 /// A memory context that exists for `'m`.
 ///
-/// What is allocated in it counts for the server's accounting and is freed with it. A value in it need not be dropped.
+/// The server counts the memory that is allocated in the context, and frees it with the context. A value in the context
+/// need not be dropped.
 #[derive(Clone, Copy)]
 pub struct Memory<'m> {
     context: pg_sys::MemoryContext,
@@ -16,7 +17,7 @@ pub struct Memory<'m> {
 }
 
 impl<'m> Memory<'m> {
-    /// A context of the server.
+    /// Wraps a context of the server.
     ///
     /// # Safety
     /// The context exists for `'m`, and is not reset in that time.
@@ -24,7 +25,7 @@ impl<'m> Memory<'m> {
         Memory { context, lives: PhantomData }
     }
 
-    /// The context that the server's allocations go to now.
+    /// The context to which the server's allocations go now.
     ///
     /// # Safety
     /// The context exists for `'m`, and is not reset in that time.
@@ -33,7 +34,7 @@ impl<'m> Memory<'m> {
         unsafe { Memory::from_raw(pg_sys::CurrentMemoryContext) }
     }
 
-    /// A new context inside of this one. It is deleted with this one at the latest.
+    /// A new context inside of this one. It is deleted when this one is deleted, or earlier.
     pub(super) fn child(self) -> pg_sys::MemoryContext {
         let (least, first, most) = (
             pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
@@ -66,7 +67,8 @@ impl<'m> Memory<'m> {
 
     /// A new block of `size` bytes, aligned to `MAXIMUM_ALIGNOF`.
     pub(super) fn allocate_bytes(self, size: usize) -> *mut u8 {
-        // SAFETY: the context exists. MemoryContextAlloc raises an error instead of returning NULL, and for more than 1 GB.
+        // SAFETY: the context exists. MemoryContextAlloc raises an error instead of returning NULL. It also raises an
+        // error for more than 1 GB.
         unsafe { pg_sys::MemoryContextAlloc(self.context, size).cast() }
     }
 
@@ -154,7 +156,7 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// Moves a value into this context. It is not dropped.
+    /// Moves a value into this context. The value is never dropped.
     pub(super) fn keep<T>(self, value: T) -> NonNull<T> {
         const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };
         let place = self.allocate_bytes(size_of::<T>().max(1)).cast::<T>();
@@ -170,7 +172,8 @@ impl<'m> Memory<'m> {
 pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
     // SAFETY: the current context exists during the call.
     let context = unsafe { Memory::current() }.child();
-    // SAFETY: the context exists until `body` has returned, whose result cannot have its lifetime.
+    // SAFETY: the context exists until `body` has returned. The result of `body` cannot have the lifetime of the
+    // context.
     let result = body(unsafe { Memory::from_raw(context) });
     // SAFETY: nothing refers to the context any more.
     unsafe { pg_sys::MemoryContextDelete(context) };
@@ -181,7 +184,7 @@ pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
 pub struct Varlena<'m>(allocator_api2::vec::Vec<u8, Memory<'m>>);
 
 impl<'m> Varlena<'m> {
-    /// An empty one, with room for `capacity` bytes.
+    /// An empty value, with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize, memory: Memory<'m>) -> Varlena<'m> {
         let mut buffer = allocator_api2::vec::Vec::with_capacity_in(capacity + pg_sys::VARHDRSZ, memory);
         // Room for the length word.
@@ -189,7 +192,7 @@ impl<'m> Varlena<'m> {
         Varlena(buffer)
     }
 
-    /// How many bytes it has.
+    /// The number of bytes so far.
     #[inline]
     pub fn len(&self) -> usize {
         self.0.len() - pg_sys::VARHDRSZ
@@ -219,7 +222,7 @@ impl<'m> Varlena<'m> {
         &self.0[pg_sys::VARHDRSZ..]
     }
 
-    /// The value. It keeps its block.
+    /// Returns the value, which stays in its block.
     pub fn finish(self) -> Datum<'m> {
         let (start, length, _, _) = self.0.into_raw_parts_with_alloc();
         // SAFETY: the block has `length` bytes, the first of which are the length word. It is the server's memory.

@@ -20,9 +20,9 @@
 //!
 //! Three rules hold for all of it:
 //!
-//! - **Lifetimes.** A [`datum::Datum`] and a [`heap::Row`] carry the lifetime of the memory that they point into: of the call, of
-//!   the SPI connection, or of one step of a loop. Every handle knows the memory context that a detoasted copy has to go to, so that
-//!   a copy lives as long as the value that it was made of.
+//! - **Lifetimes.** A [`datum::Datum`] and a [`heap::Row`] carry the lifetime of the memory that they point into: the
+//!   lifetime of the call, of the SPI connection, or of one step of a loop. Every handle knows the memory context for
+//!   detoasted copies, so that a copy lives as long as the value from which it was made.
 //! - **Errors.** A PostgreSQL error passes through Rust frames as a panic, which drops their values, and is raised again at the
 //!   boundary of the SQL function (`pgrx_extern_c_guard`). An error is cleaned up by PostgreSQL: it ends the SPI connection, pops
 //!   snapshots, closes relations, resets settings and frees memory. Success closes what it opened. So nothing here closes in `Drop`.

@@ -15,8 +15,8 @@ pub fn is_utf8() -> bool {
 
 /// Keeps backtraces, which have the paths of the build, out of error messages.
 ///
-/// A server that was started with RUST_BACKTRACE set would send one to the client in the DETAIL of every error that passes through
-/// Rust: a unique violation, for example.
+/// A server that was started with RUST_BACKTRACE set would send a backtrace to the client in the DETAIL of every error
+/// that passes through Rust: of a unique violation, for example.
 pub fn hide_backtraces() {
     if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
         // SAFETY: a backend has one thread.
@@ -48,7 +48,7 @@ pub fn worker_processes() -> (i32, i32) {
     unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) }
 }
 
-/// The OID of the database that the process is connected to.
+/// The OID of the database to which the process is connected.
 pub fn database() -> u32 {
     // SAFETY: a variable of the process.
     u32::from(unsafe { pg_sys::MyDatabaseId })
@@ -78,7 +78,7 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Random bytes for secrets; `None` where the server has none.
+/// Random bytes for secrets; `None` if the server has none.
 pub fn random_bytes() -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     // SAFETY: the buffer has the length that is passed.
@@ -106,16 +106,17 @@ pub fn has_extension(name: &CStr) -> bool {
 
 // ---- the write-ahead log --------------------------------------------------------------------------------
 
-/// Makes what the snapshot shows outlast a crash, so that no cursor names an id as finished that could be given out again.
+/// Flushes the write-ahead log, so that what the snapshot shows outlasts a crash. Otherwise a cursor could count a
+/// transaction id as finished that the server gives out again after the crash.
 ///
-/// A transaction that has finished for the snapshot has its record in the write-ahead log, but not necessarily on disk: an abort,
-/// or a commit with `synchronous_commit` off. Where nothing is pending this costs nothing. A standby shows only what is on disk at
-/// its primary.
+/// A transaction that has finished for the snapshot has its record in the write-ahead log, but not necessarily on disk:
+/// an abort, or a commit with `synchronous_commit` off. If nothing is pending, this costs nothing. A standby shows only
+/// what is on disk at its primary.
 pub fn flush() {
     if in_recovery() {
         return;
     }
-    // SAFETY: flushing is allowed wherever writing to the write-ahead log is, which is so outside of recovery.
+    // SAFETY: flushing the write-ahead log is allowed if writing to it is allowed, and this is so outside of recovery.
     unsafe { pg_sys::XLogFlush(written().0) };
 }
 
@@ -132,25 +133,27 @@ pub fn written() -> Lsn {
     geometry.end_of_record(position)
 }
 
-/// Where the record ends that a standby is replaying, whose effect its snapshot may show already.
+/// The end of the record that a standby is replaying. The standby's snapshot may already show the effect of this
+/// record.
 pub fn replaying() -> Lsn {
     #[cfg(not(any(feature = "pg13", feature = "pg14")))]
     // SAFETY: reads the server's shared memory.
     return Lsn(unsafe { pg_sys::GetCurrentReplayRecPtr(std::ptr::null_mut()) });
-    // Those versions do not tell. No standby is known to have come so far: it compares snapshots.
+    // Those versions do not report it. No standby has replayed the greatest position, so a standby compares snapshots
+    // instead.
     #[cfg(any(feature = "pg13", feature = "pg14"))]
     return Lsn(u64::MAX);
 }
 
-/// How far a standby has replayed. What ended before is finished in the snapshots that are taken from now on: a record is
-/// replayed in full before this moves.
+/// How far a standby has replayed. A transaction that ended before this position is finished in all snapshots that are
+/// taken from now on, because the position moves only when a record has been replayed in full.
 pub fn replayed() -> Lsn {
     // SAFETY: reads the server's shared memory.
     Lsn(unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) })
 }
 
-/// The timeline that the server writes, or replays. Not that of the control file, which keeps the old one for a while after a
-/// promotion.
+/// The timeline that the server writes or replays. It is not read from the control file, which keeps the old timeline
+/// for a while after a promotion.
 pub fn timeline() -> Timeline {
     if in_recovery() {
         let mut timeline = 0;
@@ -171,7 +174,7 @@ thread_local! {
     static SWITCHED_AT: Cell<Option<(Timeline, Lsn)>> = const { Cell::new(None) };
 }
 
-/// Where a timeline left its parent; 0 for the first. Errors: 58P01 where its history file is missing.
+/// Where a timeline left its parent; 0 for the first. Errors: 58P01 if its history file is missing.
 pub fn switched_at(timeline: Timeline) -> Result<Lsn, Error> {
     /// An entry of a timeline's history: access/timeline.h, which pgrx does not bind.
     #[repr(C)]
@@ -196,7 +199,7 @@ pub fn switched_at(timeline: Timeline) -> Result<Lsn, Error> {
         let entries = pg_sys::ffi::pg_guard_ffi_boundary(|| readTimeLineHistory(timeline.0));
         Lsn((*pg_sys::list_nth(entries, 0).cast::<TimeLineHistoryEntry>()).begin)
     };
-    // PostgreSQL makes an entry up where the file is missing. With that, this would look like another history.
+    // If the file is missing, PostgreSQL makes up an entry. With this entry, the history would look like another one.
     if !position.is_valid() {
         return Err(Error::NoHistoryFile(timeline.0));
     }

@@ -6,8 +6,8 @@ use pgrx::shmem::PGRXSharedMemory;
 use std::ffi::CStr;
 use std::ops::{Deref, DerefMut};
 
-/// Plain data in memory that all processes of the server share: no reference and no pointer, whose addresses mean nothing in
-/// another process.
+/// Plain data in memory that all processes of the server share: it has no reference and no pointer, because an address
+/// means nothing in another process.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Shared<T>(pub T);

@@ -8,10 +8,10 @@ use pgrx::pg_sys;
 /// The snapshots that [`with`] can make the active one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The transaction's: a fresh one in READ COMMITTED, the first one in the stricter isolation levels. It sees what earlier
-    /// commands of the same transaction wrote.
+    /// The snapshot of the transaction: a fresh one in READ COMMITTED, the first one in the stricter isolation levels.
+    /// It sees what earlier commands of the same transaction wrote.
     Transaction,
-    /// A fresh one, whatever the isolation level.
+    /// A fresh snapshot, whatever the isolation level.
     Latest,
 }
 
@@ -31,7 +31,7 @@ pub fn with<T, E>(kind: Kind, body: impl FnOnce() -> Result<T, E>) -> Result<T, 
 
 /// The active snapshot, and the server's state when it was read. Transaction ids have 64 bits.
 pub struct ActiveSnapshot {
-    /// No transaction from here on had finished.
+    /// No transaction with this id or a greater one had finished.
     pub xmax: TransactionId,
     /// Transactions below `xmax` that had not finished, without the reader's own.
     pub open: Vec<TransactionId>,
@@ -48,10 +48,10 @@ pub struct ActiveSnapshot {
 impl ActiveSnapshot {
     /// Reads the snapshot that is active.
     pub fn get() -> ActiveSnapshot {
-        // SAFETY: a call that reads has an active snapshot. The arrays have the lengths that stand beside them.
+        // SAFETY: a call that reads has an active snapshot. Each array has the length that the field beside it gives.
         unsafe {
             let snapshot = &*pg_sys::GetActiveSnapshot();
-            // After the snapshot, so that no id in it is greater.
+            // This is read after the snapshot was taken, so that no id in the snapshot is greater.
             let next_xact = server::next_xact();
             let widen = |xact: u32| widen(xact, next_xact);
             // On a standby the transactions in progress are all in subxip (with their

@@ -10,8 +10,8 @@ use std::ffi::{CStr, c_char, c_long};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// A [`Statement`] whose SQL is a file beside the module: `statement!("queries/own.sql", [TEXT, INT4])`; or, of three lines at
-/// most, a string: `statement!(sql "SELECT 1", [])`. The second part are the types of its parameters.
+/// Makes a [`Statement`]. Its SQL is a file beside the module: `statement!("queries/own.sql", [TEXT, INT4])`. SQL of at
+/// most three lines may be a string: `statement!(sql "SELECT 1", [])`. The list has the types of the parameters.
 macro_rules! statement {
     ($path:literal, [$($of:expr),* $(,)?]) => {
         $crate::pg::spi::statement!(sql include_str!($path), [$($of),*])
@@ -37,7 +37,7 @@ pub(crate) use statement;
 pub struct Statement {
     sql: &'static CStr,
     parameters: &'static [pg_sys::Oid],
-    /// A backend has one thread; a static has to be `Sync` all the same.
+    /// A static has to be `Sync`, although a backend has only one thread.
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
@@ -47,7 +47,7 @@ impl Statement {
         Statement { sql, parameters, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The plan. An error while it is made leaves the statement as it was.
+    /// The plan. If making the plan fails, the statement stays as it was.
     fn plan(&self, _: Spi<'_>) -> pg_sys::SPIPlanPtr {
         let plan = self.plan.load(Ordering::Relaxed);
         if !plan.is_null() {
@@ -70,7 +70,7 @@ impl Statement {
 /// A connection to the server programming interface, which exists for `'s`.
 #[derive(Clone, Copy)]
 pub struct Spi<'s> {
-    /// The context that the connection began in.
+    /// The memory context in which the connection began.
     memory: Memory<'s>,
 }
 
@@ -120,7 +120,7 @@ impl<'s> Spi<'s> {
         self.execute(statement, values, false, pg_sys::SPI_OK_DELETE).count
     }
 
-    /// Runs a command that is none of these, as LOCK TABLE.
+    /// Runs a command such as LOCK TABLE, which returns no rows and changes none.
     pub fn command(self, statement: &Statement) {
         self.execute(statement, &[], false, pg_sys::SPI_OK_UTILITY);
     }
@@ -129,8 +129,8 @@ impl<'s> Spi<'s> {
         let (nulls, mut values) = parameters(statement, values);
         let plan = statement.plan(self);
         let memory = self.memory();
-        // SAFETY: values and nulls have the length of the plan's parameters. SPI leaves another memory context than it found,
-        // which would outlive what is allocated next; `run` sets it back.
+        // SAFETY: values and nulls have the length of the plan's parameters. SPI changes the current memory context to
+        // one that lives longer, and `run` sets it back.
         memory.run(|| unsafe {
             let result = pg_sys::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), read_only, 0);
             assert_eq!(result, expected as i32, "{:?}", statement.sql);
@@ -155,8 +155,9 @@ impl<'s> Spi<'s> {
         });
     }
 
-    /// Runs a SELECT that only reads, with the active snapshot, for any number of rows: they are fetched in portions. What `take`
-    /// puts into the memory of a row is gone after it. Ends early where `take` returns false.
+    /// Runs a SELECT that only reads, with the active snapshot. It fetches the rows in portions, so that there may be
+    /// any number of them. What `take` puts into the memory of a row is freed after that row. It ends early if `take`
+    /// returns false.
     pub fn for_each(
         self,
         statement: &Statement,
@@ -196,7 +197,7 @@ impl<'s> Spi<'s> {
     }
 }
 
-/// The form that SPI expects the values of a statement's parameters in.
+/// The values of a statement's parameters, in the form that SPI expects.
 fn parameters(statement: &Statement, values: &[Option<Datum<'_>>]) -> (Vec<c_char>, Vec<pg_sys::Datum>) {
     assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
     let nulls = values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
@@ -269,7 +270,7 @@ impl<'p, 's> SlotRow<'p, 's> {
         self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `jsonb`, which stays where it is stored until it is read.
+    /// A `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'p>>
     where
         's: 'p,
@@ -284,8 +285,8 @@ impl<'p, 's> SlotRow<'p, 's> {
         self.descriptor
     }
 
-    /// Some of the columns as a row in the memory of the connection. What is stored out of line stays there. `descriptor` is
-    /// made for the first row, and shared by all rows with these columns.
+    /// Some of the columns as a row in the memory of the connection. Values that are stored out of line are not copied.
+    /// `descriptor` is made for the first row, and shared by all rows with these columns.
     ///
     /// `WIDTH` is the least number of columns that the row has. The places are constants, so that none is checked at run time.
     #[inline(always)]
@@ -307,7 +308,7 @@ impl<'p, 's> SlotRow<'p, 's> {
     }
 }
 
-/// What PostgreSQL sends the rows of a statement to.
+/// The receiver to which PostgreSQL sends the rows of a statement.
 #[repr(C)]
 struct Receiver<'t, 's> {
     callbacks: pg_sys::DestReceiver,

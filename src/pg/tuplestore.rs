@@ -14,7 +14,8 @@ pub struct ResultSet {
 }
 
 impl ResultSet {
-    /// The result of a function that is declared with so many columns. Errors: 0A000 where the caller does not accept a set.
+    /// The result of a function that is declared with `column_count` columns. Errors: 0A000 if the caller does not
+    /// accept a set.
     pub fn new(args: &Args<'_>, column_count: usize) -> Result<ResultSet, Error> {
         let info = args.result_info()?;
         // SAFETY: `result_info` returns the node of this call. The store and its descriptor go into the memory of the query, which
@@ -25,8 +26,8 @@ impl ResultSet {
                 return Err(Error::NoSet);
             }
             let random = modes & pg_sys::SetFunctionReturnMode::SFRM_Materialize_Random != 0;
-            // The query expects what the function is declared with. To look that up in the catalog would be a tenth of the cost of
-            // an empty pull.
+            // The query expects the columns with which the function is declared. It would be slow to look the
+            // declaration up in the catalog instead.
             let expected = (*info).expectedDesc;
             if expected.is_null() || (*expected).natts as usize != column_count {
                 return Err(Error::Installation("a function is declared with another result"));
@@ -42,7 +43,8 @@ impl ResultSet {
         }
     }
 
-    /// Copies a row whose columns are the first ones of the result; the others are NULL. What is stored out of line stays there.
+    /// Copies a row whose columns are the first ones of the result; the others are NULL. Values that are stored out of
+    /// line are not copied.
     pub fn add(&self, row: &Row<'_>) {
         // SAFETY: the store copies the tuple. A tuple may have fewer attributes than its descriptor; PostgreSQL reads the missing
         // trailing ones as NULL.

@@ -6,27 +6,27 @@ use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
 
-/// How a transaction goes on or ends.
+/// An event at the end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It is about to commit. Errors are still possible.
+    /// The transaction is about to commit. Errors are still possible.
     BeforeCommit,
-    /// It has committed. An error here would bring the server down.
+    /// The transaction has committed. An error here would bring the server down.
     Commit,
-    /// It was rolled back, or prepared, so that another session ends it.
+    /// The transaction was rolled back. Or it was prepared, and any session may end it later.
     Abort,
 }
 
 /// How a subtransaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubEvent {
-    /// It became part of the one around it.
+    /// The subtransaction became part of the one around it.
     Commit,
-    /// It was rolled back.
+    /// The subtransaction was rolled back.
     Abort,
 }
 
-/// What [`register`] calls.
+/// The callbacks that [`register`] registers.
 pub trait TransactionCallbacks {
     /// Is called at each [`Event`] of a transaction.
     fn at_end(event: Event);
@@ -43,7 +43,7 @@ pub fn register<T: TransactionCallbacks>() {
     }
 }
 
-/// How many subtransactions are inside of each other: 1 outside of all.
+/// The nesting level of the current subtransaction. It is 1 outside of all subtransactions.
 pub fn nesting_level() -> i32 {
     // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::GetCurrentTransactionNestLevel() }

@@ -1,5 +1,5 @@
-//! Names of channels. LISTEN needs no privilege: whoever knows a name hears when its user or space is written to. So a name is a
-//! keyed hash, and only those who can call these functions learn it.
+//! Names of channels. LISTEN needs no privilege: whoever knows the name of a channel is told about each write for its
+//! user or space. So a name is a keyed hash, and only those who can call these functions learn it.
 
 use crate::error::Error;
 use crate::pg::fmgr::{Answer, Args, sql_functions};
@@ -30,7 +30,7 @@ fn everyone_channel<'a>(args: &Args<'a>) -> Answer<'a> {
 pub struct Channels(Secret);
 
 impl Channels {
-    /// Reads the key, which application roles have no privilege on.
+    /// Reads the key. Application roles have no privilege on the table that holds it.
     pub fn load() -> Result<Channels, Error> {
         let mut secret = None;
         snapshot::with(Kind::Latest, || {
@@ -53,7 +53,7 @@ impl Channels {
         self.name(b'c', id)
     }
 
-    /// The channel of everyone, for wake-ups where it is not known who was touched.
+    /// The channel of everyone. It is used if it is not known which users and spaces were touched.
     pub fn everyone(&self) -> String {
         self.name(b'e', b"")
     }

@@ -9,7 +9,7 @@ use std::cell::Cell;
 
 /// How many databases can have a worker.
 pub const MOST_DATABASES: usize = 8;
-/// How many bytes the touches of a database may have until its worker has drained them.
+/// How many bytes the touches of a database may take until its worker drains them.
 const ROOM: usize = 64 * 1024;
 
 /// The feed of a database.
@@ -17,9 +17,10 @@ const ROOM: usize = 64 * 1024;
 struct Feed {
     /// OID of the database; 0 until its worker has started.
     database: u32,
-    /// Something did not fit: everybody has to be woken.
+    /// Whether something did not fit, so that everybody has to be woken.
     overflow: bool,
-    /// The worker waits for the next touch without a timeout. Otherwise it looks by itself when it is time to.
+    /// Whether the worker waits for the next touch without a timeout. Otherwise the worker looks into the feed by
+    /// itself, at the end of the interval.
     idle: bool,
     /// How many of `bytes` are used.
     used: usize,
@@ -49,12 +50,13 @@ pub fn register() {
     IS_THERE.set(true);
 }
 
-/// Whether anybody may be woken.
+/// Whether there are feeds. Without them nobody can be woken.
 pub fn is_there() -> bool {
     IS_THERE.get()
 }
 
-/// Adds the touches of a transaction that has committed. `overflow` is whether it touched more than they name.
+/// Adds the touches of a transaction that has committed. `overflow` says whether the transaction touched more than
+/// `touches` names.
 ///
 /// An error here would bring the server down, because the transaction has committed: the function allocates nothing, and takes no other lock.
 pub fn add(touches: &[u8], overflow: bool) {
@@ -82,7 +84,7 @@ pub fn add(touches: &[u8], overflow: bool) {
     }
 }
 
-/// The feed of the database that a worker is connected to.
+/// The feed of the database to which a worker is connected.
 pub struct Reader {
     place: usize,
 }
@@ -98,8 +100,8 @@ impl Reader {
         Reader { place }
     }
 
-    /// Moves what was added since into `into`, and returns whether something is missing in it. If nothing was added and the worker
-    /// will wait (`or_wait`), the next touch wakes it.
+    /// Moves the touches that were added since the last call into `into`. Returns whether some touches are missing
+    /// there. If nothing was added and the worker will wait (`or_wait`), the next touch wakes it.
     pub fn drain(&self, into: &mut Vec<u8>, or_wait: bool) -> bool {
         into.clear();
         into.reserve(ROOM);

@@ -8,8 +8,9 @@
 //! channel  the name to LISTEN to
 //! ```
 //!
-//! NOTIFY in the writing transaction would serialise commits. A wake-up is a hint: listeners pull when they connect, when they
-//! reconnect and from time to time, and lose nothing where a wake-up is missing (after a COMMIT PREPARED, or a restart of the server).
+//! NOTIFY in the writing transaction would serialise commits. A wake-up is a hint: listeners pull when they connect,
+//! when they reconnect and from time to time, and lose nothing if a wake-up is missing (after a COMMIT PREPARED, or a
+//! restart of the server).
 
 use crate::pg::server;
 
@@ -23,7 +24,7 @@ pub fn register() {
     if server::is_preloading() {
         feed::register();
         worker::register();
-        // Backends inherit it; where the library is not preloaded, nobody is woken.
+        // Backends inherit the callbacks. If the library is not preloaded, nobody is woken.
         note::register();
     }
 }

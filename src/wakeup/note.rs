@@ -1,4 +1,4 @@
-//! Notes the users and spaces that a transaction touches.
+//! Remembers the users and spaces to which a transaction writes, until it commits.
 
 use super::feed;
 use crate::error::{Error, MOST_KEY_BYTES};
@@ -14,7 +14,8 @@ sql_functions!(note_change);
 /// A transaction that touches more than this wakes everybody.
 const MOST_TOUCHES: usize = 500;
 
-/// Whom a change concerns, and what was written by which client. An app, table or client that is too long is left empty.
+/// A touch: the user and the space of a change, and which client wrote to which table of which app. An app, table or
+/// client that is too long is left empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Touch {
     /// The author of the change.
@@ -39,7 +40,7 @@ pub struct Touch {
 struct TransactionTouches {
     /// Each touch with the nesting level of the subtransaction that wrote.
     touches: Vec<(i32, Touch)>,
-    /// The same touches, to have each only once.
+    /// The same touches, so that `touches` has each only once.
     known: HashSet<Touch>,
     /// Whether something was touched that is not in `touches`.
     overflow: bool,
@@ -88,14 +89,14 @@ impl TransactionCallbacks for TransactionTouches {
 
 /// `mana_sync.note_change() RETURNS trigger`
 ///
-/// The trigger calls it before each row that is inserted into the log. Errors: 0A000 where something else calls it.
+/// The trigger calls it before each row that is inserted into the log. Errors: 0A000 if something else calls it.
 fn note_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let trigger = TriggerRow::before_insert(args, "sync_changes").ok_or(Error::NoTrigger)?;
     if feed::is_there() {
         let row = LogRow::of_table(*trigger.row());
         let columns = [Column::UserId, Column::SpaceId, Column::AppId, Column::TableName, Column::ClientId];
-        // Detoasted before the touches are borrowed: where the backend is terminated in between, the callback of the abort borrows
-        // them too.
+        // The texts are detoasted before the touches are borrowed. If the backend is terminated during detoasting, the
+        // callback of the abort borrows the touches.
         let texts = columns.map(|column| row.text(column).unwrap_or_default());
         TOUCHES.with_borrow_mut(|touches| touches.add(texts));
     }
@@ -104,7 +105,7 @@ fn note_change<'a>(args: &Args<'a>) -> Answer<'a> {
 
 impl TransactionTouches {
     fn add(&mut self, [user, space, app, table, client]: [&[u8]; 5]) {
-        // Most rows touch what the one before did.
+        // Most rows touch the same as the row before.
         let same = self.touches.last().is_some_and(|(_, last)| {
             (&*last.user, &*last.space, &*last.app, &*last.table, &*last.client) == (user, space, app, table, client)
         });
@@ -133,7 +134,7 @@ impl TransactionTouches {
         let mut encoded = std::mem::take(&mut self.encoded);
         encoded.clear();
         for (_, touch) in &self.touches {
-            // Encoding into a Vec cannot fail; everybody would be woken.
+            // Encoding into a Vec cannot fail. If it did, everybody would be woken.
             match postcard::to_extend(touch, encoded) {
                 Ok(more) => encoded = more,
                 Err(_) => {

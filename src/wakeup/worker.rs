@@ -22,18 +22,18 @@ use std::time::{Duration, Instant};
 
 background_worker!(mana_sync_wakeup_worker, run);
 
-/// The time after which the postmaster starts a worker again that an error has ended.
+/// How long the postmaster waits before it restarts a worker that an error has ended.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// The longest payload of NOTIFY, in bytes (NOTIFY_PAYLOAD_MAX_LENGTH in commands/async.c).
 const LONGEST_PAYLOAD: usize = 7999;
-/// Where more channels than this are due at once, everyone is woken instead.
+/// If more channels than this are due at once, everyone is woken instead.
 const MOST_CHANNELS: usize = 5000;
 
 static NOTIFY: Statement = statement!(sql "SELECT pg_catalog.pg_notify($1, $2)", [TEXT, TEXT]);
 
 /// Registers a worker for each configured database. Called in the postmaster, while libraries are preloaded.
 pub fn register() {
-    // pg_upgrade drops and creates databases, to which nobody may be connected then.
+    // pg_upgrade drops and copies databases, and fails if a worker is connected to one of them.
     if server::is_upgrading() {
         return;
     }
@@ -53,18 +53,18 @@ pub fn register() {
             .set_function("mana_sync_wakeup_worker")
             .set_argument((place as i64).into_datum())
             .enable_spi_access()
-            // On a standby, when it is promoted.
+            // On a standby, the worker starts when the standby is promoted.
             .set_start_time(BgWorkerStartTime::RecoveryFinished)
             .set_restart_time(Some(RESTART_AFTER))
             .load();
     }
 }
 
-/// Warns where the workers leave too few processes for parallel queries, or where not all of them can start. The server itself logs
-/// only the latter, and does not name the setting.
+/// Warns if the workers leave too few processes for parallel queries, or if not all workers can start. The server
+/// itself logs only that a worker cannot start, and does not name the setting.
 fn warn_of_few_worker_processes(taken: usize) {
     let (all, for_a_query) = server::worker_processes();
-    // The launcher of logical replication takes one.
+    // The launcher of logical replication takes one process.
     let left = i64::from(all) - 1 - taken as i64;
     if taken == 0 || left >= i64::from(for_a_query.max(1)) {
         return;
@@ -92,7 +92,7 @@ fn run(place: usize) {
     loop {
         let wait = last_sent.map_or(Duration::ZERO, |sent| settings::wakeup_interval().saturating_sub(sent.elapsed()));
         worker::wait((!idle).then(|| wait.max(Duration::from_millis(1))));
-        // Woken before the interval has passed, it only makes room in the feed.
+        // If the worker is woken before the interval has passed, it only makes room in the feed.
         let is_time = last_sent.is_none_or(|sent| sent.elapsed() >= settings::wakeup_interval());
         let or_wait = is_time && due.is_empty();
         due.everyone |= reader.drain(&mut bytes, or_wait);
@@ -106,7 +106,7 @@ fn run(place: usize) {
     }
 }
 
-/// Sends wake-ups. Where the extension is not installed, or not any more, nobody knows a channel.
+/// Sends wake-ups. Sends none if the extension is not installed, because then nobody knows a channel.
 fn send(wakeups: &Wakeups) -> Result<(), Error> {
     if !server::has_extension(c"mana_sync") {
         return Ok(());
@@ -131,14 +131,14 @@ fn send(wakeups: &Wakeups) -> Result<(), Error> {
     })
 }
 
-/// Whose channel a wake-up is sent to.
+/// The owner of the channel to which a wake-up is sent.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Listener {
     User(Box<[u8]>),
     Space(Box<[u8]>),
 }
 
-/// The tables of an app that were written to, and the clients that wrote.
+/// The tables of an app that have new changes, and the clients that wrote them.
 #[derive(Debug, Default)]
 struct Written {
     tables: BTreeSet<Box<[u8]>>,
@@ -181,7 +181,7 @@ impl Wakeups {
 }
 
 impl Written {
-    /// `{"app": …, "tables": […], "clients": […]}`, or `{}` where that is too long or incomplete.
+    /// `{"app": …, "tables": […], "clients": […]}`, or `{}` if that is too long or incomplete.
     fn payload<'m>(&self, app: &[u8], memory: Memory<'m>) -> Datum<'m> {
         let mut json = JsonText::new(memory);
         json.raw("{\"app\": ");

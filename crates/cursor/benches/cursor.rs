@@ -1,6 +1,7 @@
-//! Benchmarks of cursors and pages, without a server: `cargo bench -p mana_sync_cursor`. A name behind `--` chooses.
+//! Benchmarks of cursors and pages, without a server: `cargo bench -p mana_sync_cursor`. A name after `--` selects
+//! benchmarks.
 //!
-//! What needs a backend is measured in the extension (`src/benches.rs`).
+//! The benchmarks that need a backend are in the extension (`src/benches.rs`).
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
@@ -112,7 +113,7 @@ impl Purges for NoPurges {
     }
 }
 
-/// A log in which every part has a row in each of so many rounds, of a transaction of its own.
+/// A log of `count` rounds and `parts` streams. In each round, each stream gets one row, from a transaction of its own.
 struct Rounds {
     count: u64,
     parts: u64,
@@ -161,14 +162,15 @@ fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
     }
 }
 
-/// The comparison of a scope with a cursor hashes its spaces.
+/// A pull hashes the spaces of its scope to compare them with the spaces of the cursor.
 #[divan::bench]
 fn hashes_of_1000_spaces(bencher: Bencher<'_, '_>) {
     let ids = ids(MANY);
     bencher.bench_local(|| black_box(&ids).iter().map(|id| SECRET.space(id)).collect::<Vec<KeyedHash>>());
 }
 
-/// A pull that has nothing new: the spaces of the scope are looked for in the cursor, and hashed for the next one.
+/// A pull that finds nothing new. It looks for the spaces of the scope in the cursor, and hashes them for the next
+/// cursor.
 #[divan::bench]
 fn empty_page_1000_spaces(bencher: Bencher<'_, '_>) {
     let (ids, server) = (ids(MANY), server());
@@ -183,7 +185,7 @@ fn empty_page_1000_spaces(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A page of 5,000 rows of a first sync, from 100 spaces and the reader's own.
+/// A page of 5,000 rows of a first sync, from 100 spaces and the reader's own rows.
 #[divan::bench]
 fn page_of_100_spaces(bencher: Bencher<'_, '_>) {
     let (ids, server) = (ids(100), server());

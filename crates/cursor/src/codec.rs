@@ -14,25 +14,24 @@
 //! and the checksum have eight digits each. The digits are the 64 characters that a URL need not escape,
 //! in the order of their bytes, so that a greater number is a greater text.
 //!
-//! `order` is [`Coverage::order`]. Each `delta` is the distance of an open transaction from the one before
-//! it. Of two coverages with equal `xmax`, the later one lacks a transaction that the earlier one has
-//! open. At the first difference the later one has a greater id, or the end mark `~`, which sorts after
-//! every digit.
+//! `order` is [`Coverage::order`]. Each `delta` is the distance of an open transaction from the one before it. If two
+//! coverages have an equal `xmax`, some transaction is open in the earlier one and has ended in the later one. The text
+//! of the later one does not name this transaction. So at the first difference, the text of the later one has a greater
+//! `delta`, or the end mark `~`, which sorts after every digit.
 //!
 //! Most transactions that are open in the target of a walk were open in its start too. So the target
 //! begins with digits that have a bit for each open transaction of `coverage`, in order. The bit is set if
 //! that transaction is open in the target. The deltas of the target name only the others.
 //!
-//! A coverage whose open transactions take more than their share of [`MAX_LENGTH`] is cut
-//! ([`Snapshot::cut`]) before the first one that has no room. A later coverage lacks some open
-//! transactions of an earlier one, and one distance takes no more room than the two that it replaces. So
-//! the later coverage is not cut earlier, and its text is not smaller.
+//! If the open transactions of a coverage take more than their share of [`MAX_LENGTH`], the coverage is cut
+//! ([`Snapshot::cut`]) before the first open transaction that has no room. Where a later coverage lacks an open
+//! transaction of an earlier one, one `delta` replaces two, and takes no more room than the two. So the later coverage
+//! is not cut at a smaller id, and its text is not smaller.
 //!
-//! A cursor sorts between the timestamps of the last century and of this one. Timestamps of the years 2000 to
-//! 2999 begin with `2`, and `1a` sorts after `19`. Devices that have never synced send
-//! `1970-01-01T00:00:00.000Z`, and some devices send the smallest of their cursors and the time now: that
-//! has to be a cursor if they have one. The text of a walk begins like the text of its start, and sorts
-//! with it.
+//! A cursor sorts after the timestamps of the last century and before the timestamps of this one: `1a` sorts after
+//! `19`, and timestamps of the years 2000 to 2999 begin with `2`. A device that has never synced sends
+//! `1970-01-01T00:00:00.000Z`. Some devices send the smallest of their cursors and the time now, and this must be a
+//! cursor if they have one. The text of a walk begins like the text of its start, and sorts with it.
 
 use crate::Position;
 use crate::cursor::{Cursor, Walk};
@@ -65,18 +64,18 @@ const HASH_DIGITS: usize = 8;
 pub const MAX_LENGTH: usize = 6000;
 /// The room for everything in a cursor that is neither a space nor an open transaction.
 const ROOM_FOR_REST: usize = 300;
-/// The room that open transactions have whatever the number of spaces. About 1,000 of them fit.
+/// The room that open transactions always have, however many spaces there are. About 1,000 open transactions fit.
 const LEAST_FOR_OPEN: usize = 2000;
 /// The room that is kept for transactions that are open only in the target of a walk.
 const LEAST_FOR_TARGET: usize = 500;
-/// The greatest number of open transactions in a text. No server has more, and a text that names more was made to be
-/// expensive.
+/// The greatest number of open transactions in a text. No server has more. A text that names more was made to cost the
+/// server time and memory.
 const MOST_OPEN: usize = 50_000;
 /// The number of bits in a digit.
 const DIGIT_BITS: usize = 6;
 
 /// The greatest number of partial transactions in a text. A reader is in one transaction at a time; the other partial
-/// transactions are prepared. The text leaves out the oldest of more than these.
+/// transactions are prepared. If there are more, the text leaves out the oldest.
 const MOST_PARTIAL: usize = 16;
 
 /// The reason why a text is not a cursor of this version.
@@ -164,18 +163,18 @@ pub fn room_for_open(spaces: usize) -> usize {
     MAX_LENGTH.saturating_sub(ROOM_FOR_REST + HASH_DIGITS * spaces).max(LEAST_FOR_OPEN)
 }
 
-/// The number of open transactions, from the first on, that fit into `room` bytes. `beside_target` says whether the
+/// The number of open transactions that fit into `room` bytes, counted from the first. `beside_target` says whether the
 /// target of a walk shares the room.
 pub fn fitting(open: &[TransactionId], room: usize, beside_target: bool) -> usize {
     match beside_target {
         false => fit(open, &[], room),
-        // Naming one takes at least two bytes.
+        // An open transaction takes at least two bytes here, and one bit in the target.
         true => fit(open, &[], room.saturating_sub(LEAST_FOR_TARGET + room / (2 * DIGIT_BITS))),
     }
 }
 
-/// The number of open transactions of a walk's target, from the first on, that fit into `room` bytes beside all of
-/// `known`, the open transactions of its start.
+/// The number of open transactions of a walk's target that fit into `room` bytes, counted from the first. The open
+/// transactions of the walk's start, `known`, share the room.
 pub fn fitting_target(target: &[TransactionId], known: &[TransactionId], room: usize) -> usize {
     let mut last = 0;
     let used = |xact: &TransactionId| length_of_number(xact.0 - std::mem::replace(&mut last, xact.0));
@@ -184,7 +183,8 @@ pub fn fitting_target(target: &[TransactionId], known: &[TransactionId], room: u
     fit(target, known, left.max(LEAST_FOR_TARGET.min(room)))
 }
 
-/// The number of ids in `open`, from the first on, that fit into `room` bytes. Those in `known` take no room.
+/// The number of ids in `open` that fit into `room` bytes, counted from the first. Ids that are also in `known` take no
+/// room.
 fn fit(open: &[TransactionId], known: &[TransactionId], room: usize) -> usize {
     let (mut used, mut last) = (0, 0);
     let fits = |xact: &&TransactionId| {
@@ -549,8 +549,8 @@ mod tests {
         );
     }
 
-    /// Two coverages may have the same `xmax`; the one with fewer open transactions is later then. The test compares every
-    /// subset of a few ids.
+    /// Two coverages may have the same `xmax`. Then the one with fewer open transactions is the later one. The test
+    /// compares every subset of a few ids.
     #[test]
     fn text_order_is_age_order_while_transactions_finish() {
         let text = |open: Vec<u64>| {
@@ -574,7 +574,7 @@ mod tests {
     }
 
     proptest! {
-        /// Transactions of a server begin and end, and more are open than a text has room for.
+        /// Transactions of a server begin and end. A text has no room for all that are open.
         #[test]
         fn text_order_is_age_order_where_states_are_cut(
             steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),

@@ -7,30 +7,31 @@ use crate::id::{EpochNumber, KeyedHash, PurgeMark, TransactionId};
 /// The state of a reader between two pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
-    /// The hash of the user and the app that the cursor was issued to.
+    /// The hash of the reader to whom the cursor was issued: a user in an app.
     pub reader: KeyedHash,
-    /// The rows that the reader has been given in full. There are none at the beginning.
+    /// The coverage that the reader has been given in full. It is `None` at the beginning.
     pub coverage: Option<Coverage>,
-    /// The hashes of the spaces that `coverage` holds for, ascending.
+    /// The hashes of the spaces for which `coverage` is valid, ascending.
     pub spaces: Vec<KeyedHash>,
     /// The mark of the latest purge that the reader knows of ([`crate::resync::Purges::mark`]).
     pub purges: PurgeMark,
-    /// A walk from `coverage` to a later coverage that has not reached its end.
+    /// The unfinished walk from `coverage` to a later coverage, if there is one.
     pub walk: Option<Walk>,
 }
 
 /// A walk over several pages. Its target is fixed, so that its pages fit together whatever commits meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
-    /// The rows that the reader has been given at the end of the walk.
+    /// The coverage that the reader has at the end of the walk.
     pub target: Coverage,
     /// The position of the last row that was delivered.
     pub last: Position,
     /// The hashes of the spaces that this walk reads from the beginning, ascending.
     pub joined: Vec<KeyedHash>,
-    /// The hashes of the spaces in [`Cursor::spaces`] that this walk does not read to its end, ascending.
+    /// The hashes of the spaces in [`Cursor::spaces`] that the reader left during the walk, ascending. The end of the
+    /// walk does not cover them.
     pub left: Vec<KeyedHash>,
-    /// The hash of the table that the walk is limited to.
+    /// The hash of the table to which the walk is limited.
     pub table: KeyedHash,
     /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01.
     pub created_after: Option<i64>,
@@ -47,8 +48,8 @@ impl Cursor {
         self.coverage.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|coverage| coverage.epoch)
     }
 
-    /// The last `seq` of a transaction in progress that the cursor names as covered, now or at the end of its
-    /// walk. It is 0 if the cursor names no row of the transaction.
+    /// The last `seq` that the cursor covers of a transaction in progress, now or at the end of its walk. It is 0 if
+    /// the cursor covers no row of the transaction.
     pub fn covered_seq(&self, epoch: EpochNumber, xact: TransactionId) -> i64 {
         let coverages = self.coverage.iter().chain(self.walk.iter().map(|walk| &walk.target));
         coverages

@@ -1,10 +1,9 @@
 //! Epochs: which history of transaction ids a snapshot belongs to, and what a server knows about it.
 //!
-//! Transaction ids order the log only within one uninterrupted history. After a failover that loses a
-//! tail of the write-ahead log, a recovery to a point in time or a restore, the server gives out the
-//! same ids again. Therefore each history that the log is written on has an epoch. An epoch has a
-//! number, which rows carry, and a random fingerprint, which tells apart two histories that chose the
-//! same number.
+//! Transaction ids order the log only within one uninterrupted history. After a failover that loses a tail of the
+//! write-ahead log, a recovery to a point in time or a restore, the server gives out the same ids again. Therefore each
+//! history on which the log is written has an epoch. An epoch has a number, which rows carry, and a random fingerprint,
+//! which tells apart two histories that chose the same number.
 
 use crate::Position;
 use crate::hash::Secret;
@@ -43,7 +42,8 @@ pub struct NewHistory {
 pub struct Coverage {
     /// The latest epoch with covered rows.
     pub epoch: Epoch,
-    /// The history of `snapshot`, where it follows `epoch` and has no epoch yet.
+    /// The history of `snapshot`, if that history began after `epoch` and has no epoch yet. It is `None` if the
+    /// snapshot was taken in `epoch`.
     pub new_history: Option<NewHistory>,
     /// The covered transactions of the latest history.
     pub snapshot: Snapshot,
@@ -53,7 +53,8 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// The age among the coverages of one log: epochs in order, and after each epoch the new history that follows it.
+    /// A number that orders the coverages of one log by age. The new history that follows an epoch comes between this
+    /// epoch and the next.
     pub fn order(&self) -> u64 {
         2 * u64::from(self.epoch.number.0) + u64::from(self.new_history.is_some())
     }
@@ -68,17 +69,16 @@ pub struct KnownEpoch {
     pub secret: Secret,
     /// The system identifier of the cluster that opened the epoch.
     pub system: SystemId,
-    /// The history that the epoch was opened on.
+    /// The history on which the epoch was opened.
     pub history: HistoryId,
     /// A transaction id that had not been given out when the epoch was opened. Rows of earlier epochs of the
     /// same system have smaller ids.
     pub next_xact: TransactionId,
-    /// The begin of the transaction that opened the epoch, in microseconds from 2000-01-01. No row of the
-    /// epoch is older.
+    /// When the transaction that opened the epoch began, in microseconds from 2000-01-01. No row of the epoch is older.
     pub opened_at: i64,
 }
 
-/// The history of transaction ids that a server is on.
+/// The current history of transaction ids of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
     /// The system identifier of the cluster.
@@ -89,7 +89,7 @@ pub struct History {
     pub id: HistoryId,
 }
 
-/// The epoch that a server writes in.
+/// The epoch in which a server writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteEpoch {
     /// The epoch exists.
@@ -122,7 +122,7 @@ pub struct Server {
 pub struct LocalCoverage {
     /// The coverage.
     pub coverage: Coverage,
-    /// The earlier epochs of the system that the snapshot was taken on.
+    /// The earlier epochs of the system on which the snapshot was taken.
     pub earlier: Vec<EarlierEpoch>,
     /// The numbers of all epochs that the server knows, ascending.
     pub epochs: Vec<EpochNumber>,
@@ -133,19 +133,19 @@ pub struct LocalCoverage {
     replayed: Lsn,
 }
 
-/// An epoch before that of a snapshot, of the same system.
+/// An epoch that is earlier than the epoch of a snapshot and belongs to the same system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EarlierEpoch {
     /// The number of the epoch.
     pub number: EpochNumber,
-    /// Rows of the epoch have smaller transaction ids.
+    /// The exclusive bound of the transaction ids of the epoch's rows.
     pub end: TransactionId,
-    /// Whether the epoch was opened on the snapshot's own history, by a writer that was first at the same
-    /// time as another. Then the snapshot alone decides which rows of the epoch are covered.
+    /// Whether the epoch was opened on the snapshot's own history. This happens if two writers open an epoch at the
+    /// same time. Then the snapshot alone decides which rows of the epoch are covered.
     pub same_history: bool,
 }
 
-/// The relation of an epoch to that of a snapshot. It decides which rows of the epoch are covered.
+/// The relation of an epoch to the epoch of a snapshot. It decides which rows of the first epoch are covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochRelation {
     /// The epoch is later. None of its rows is covered.
@@ -155,7 +155,7 @@ pub enum EpochRelation {
     /// The epoch is earlier and of the same system. Its rows are covered, except those of transactions that the
     /// snapshot names as in progress.
     Earlier(EarlierEpoch),
-    /// The epoch is earlier and of another system, whose ids mean nothing here. All its rows are covered.
+    /// The epoch is earlier and of another system, whose transaction ids mean nothing here. All its rows are covered.
     OtherSystem,
 }
 
@@ -173,10 +173,10 @@ pub enum Resolution {
 }
 
 impl Server {
-    /// Makes a server from all rows of `mana_sync.epochs`, in any order, and the history that it is on.
+    /// Makes a server from all rows of `mana_sync.epochs`, in any order, and the current history of the server.
     ///
-    /// `next_xact` is the next transaction id, read after the snapshot. `replayed` is the position that a standby
-    /// had replayed before the snapshot was taken; [`Lsn::INVALID`] where that is not known.
+    /// `next_xact` is the next transaction id, read after the snapshot. `replayed` is the position that a standby had
+    /// replayed before the snapshot was taken; [`Lsn::INVALID`] if that position is not known.
     pub fn new(
         epochs: Vec<KnownEpoch>,
         history: History,
@@ -192,7 +192,7 @@ impl Server {
         self.epochs.iter().map(|known| known.opened_at).min()
     }
 
-    /// The history that the server is on.
+    /// The current history of the server.
     pub fn history(&self) -> History {
         self.history
     }
@@ -202,13 +202,13 @@ impl Server {
         self.in_recovery
     }
 
-    /// Whether `known` is a row of the epoch that this server writes in.
+    /// Whether `known` is a row of the epoch in which this server writes.
     pub fn is_current(&self, known: &KnownEpoch) -> bool {
         self.current().is_some_and(|current| current.epoch.number == known.epoch.number)
             && known.history == self.history.id
     }
 
-    /// The epoch that this server writes in: the latest epoch, if it was opened on this server's history.
+    /// The epoch in which this server writes: the latest epoch, if it was opened on this server's history.
     fn current(&self) -> Option<&KnownEpoch> {
         let latest = self.latest()?.number;
         self.epochs
@@ -217,7 +217,7 @@ impl Server {
             .min_by_key(|known| known.epoch)
     }
 
-    /// The latest epoch. Where it has several fingerprints, the least of them.
+    /// The latest epoch. If several epochs have its number, the one with the least fingerprint.
     fn latest(&self) -> Option<Epoch> {
         let number = self.epochs.iter().map(|known| known.epoch.number).max()?;
         let latest = self.epochs.iter().filter(|known| known.epoch.number == number);
@@ -228,12 +228,12 @@ impl Server {
         self.latest().map_or(EpochNumber(0), |epoch| epoch.number)
     }
 
-    /// The epoch that a row written on this server belongs to.
+    /// The epoch of a row that is written on this server.
     ///
     /// The number of a new epoch is the latest number that the server sees, plus the server's timeline. A prepared
     /// transaction may open an epoch before a failover and commit after it. The promoted server does not see that
-    /// epoch, and opens its own from the same latest number. Its timeline is greater, so the epoch that appears late
-    /// has the smaller number, and does not become the latest.
+    /// epoch, and opens its own from the same latest number. The timeline of the promoted server is greater. So the
+    /// epoch that appears late has the smaller number, and does not become the latest.
     pub fn write_epoch(&self) -> WriteEpoch {
         match self.current() {
             Some(known) => WriteEpoch::Current(known.epoch.number),
@@ -246,7 +246,7 @@ impl Server {
         EpochNumber(number.0.saturating_add(self.history.timeline.0))
     }
 
-    /// The coverage of a snapshot of this server. There is none while the log has no epoch, and so no row.
+    /// The coverage of a snapshot of this server. There is none while the log has no epoch; such a log has no rows.
     /// `lsn` is a position that was read after the snapshot.
     pub fn local_coverage(&self, snapshot: Snapshot, lsn: Lsn) -> Option<LocalCoverage> {
         let coverage = match self.current() {
@@ -280,17 +280,17 @@ impl Server {
         let is_local = match coverage.new_history {
             None => self.current().is_some_and(|known| known.epoch.number == coverage.epoch.number),
             Some(new) if new.history == self.history.id => true,
-            // A writer has opened an epoch on that history since, and this server has it: the history was this server's.
-            // An epoch of that history from before does not count. The log may have gone on from there to the cursor's
-            // epoch, and back.
+            // A writer has opened an epoch on that history since, and this server has that epoch. So the history is one
+            // that this server continues. An epoch that was opened on that history before the cursor's epoch proves
+            // nothing: the log may have gone from that history to the cursor's epoch, and back.
             Some(new) if self.has_epoch_after(new.history, coverage.epoch.number) => false,
             Some(new) if self.in_recovery && new.timeline > self.history.timeline => {
                 return Resolution::NotReplayed;
             }
             Some(_) => return Resolution::Foreign,
         };
-        // A snapshot of a history without an epoch covers no row of it, so its ids cannot be wrong. Of two servers that
-        // continue from the same point one may have given out more ids.
+        // A history without an epoch has no rows, so no id in a snapshot of it can cover a wrong row. If two servers
+        // continue from the same point, one of them may have given out more ids.
         if is_local && coverage.new_history.is_none() && !self.in_recovery && coverage.snapshot.end() > self.next_xact {
             return Resolution::Future;
         }
@@ -388,11 +388,11 @@ impl LocalCoverage {
 
     /// Whether all rows that `other` covers are covered here. Both coverages are of the same server.
     ///
-    /// A later coverage of the log contains every earlier one. The earlier one may cover rows of a transaction
-    /// that the later one has open: the reader got those on a history that this server does not share, and
-    /// they do not count.
+    /// A later coverage of the log contains every earlier one. The earlier one may cover rows of a transaction that is
+    /// open in the later one. The reader got those rows on a history that this server does not share, so they do not
+    /// count.
     ///
-    /// The snapshot of a standby names open subtransactions, which the snapshot of its primary does not. So on a
+    /// The snapshot of a standby names open subtransactions. The snapshot of its primary does not name them. So on a
     /// standby the position in the write-ahead log decides too.
     pub fn contains(&self, other: &LocalCoverage) -> bool {
         match other.coverage.order().cmp(&self.coverage.order()) {
@@ -400,8 +400,8 @@ impl LocalCoverage {
             Ordering::Equal => {
                 let (ours, theirs) = (&self.coverage.snapshot, &other.coverage.snapshot);
                 match self.replayed.is_valid() && self.replayed >= other.coverage.lsn {
-                    // The standby has replayed all transactions that had ended. Rows of the reader's own transaction
-                    // arrive on a standby only when that transaction ends.
+                    // The standby has replayed the end of every transaction that `other` covers. Rows of the reader's
+                    // own transaction arrive on a standby only when that transaction ends.
                     true => theirs.partial().iter().all(|&(xact, seq)| seq <= ours.covered_seq(xact)),
                     false => ours.contains(theirs),
                 }

@@ -1,8 +1,8 @@
 //! Short keyed hashes. A cursor names each space and its reader by a hash of eight characters.
 //!
-//! The key is secret, so that nobody can choose an id whose hash collides with that of another id. The
-//! function is SipHash-2-4 (Aumasson and Bernstein, 2012), a pseudorandom function for a 128-bit key, of
-//! which 48 bits are kept.
+//! The key is secret, so that nobody can choose an id whose hash collides with that of another id. The function is
+//! SipHash-2-4 (Aumasson and Bernstein, 2012), a pseudorandom function with a 128-bit key. A hash keeps 48 bits of the
+//! result.
 
 use crate::id::{EpochNumber, Fingerprint, HistoryId, KeyedHash, Lsn, SystemId, Timeline};
 use siphasher::sip::SipHasher24;
@@ -31,7 +31,7 @@ impl Secret {
         self.hash(b'r', &[user, app])
     }
 
-    /// The hash of the table that a walk is limited to. A walk over all tables has a hash too.
+    /// The hash of the table to which a walk is limited. A walk over all tables has a hash too.
     pub fn table(&self, name: Option<&[u8]>) -> KeyedHash {
         match name {
             Some(name) => self.hash(b't', &[name]),
@@ -39,8 +39,8 @@ impl Secret {
         }
     }
 
-    /// The hash of the user or space that a wake-up channel is for. It has 128 bits, so that nobody can guess
-    /// the name of a channel.
+    /// The hash that names the wake-up channel of a user or space. It has 128 bits, so that nobody can guess the name
+    /// of a channel.
     pub fn channel(&self, kind: u8, id: &[u8]) -> u128 {
         let mut hasher = siphasher::sip128::SipHasher24::new_with_key(&self.0);
         hasher.write_u8(kind);
@@ -53,8 +53,8 @@ impl Secret {
     }
 }
 
-/// The identity of a history of transaction ids, made from where the history began: on a timeline that left its
-/// parent at `switched_at`. It is no secret, so the key is fixed.
+/// The identity of a history of transaction ids. It is made from the place where the history began: a timeline that
+/// left its parent at `switched_at`. It is no secret, so the key is fixed.
 pub fn history_id(system: SystemId, database: u32, timeline: Timeline, switched_at: Lsn) -> HistoryId {
     let parts: [&[u8]; 4] =
         [&system.0.to_be_bytes(), &database.to_be_bytes(), &timeline.0.to_be_bytes(), &switched_at.0.to_be_bytes()];

@@ -30,7 +30,8 @@ number! {
 }
 
 number! {
-    /// The number of an epoch, from 1. A later epoch of one log has a greater number; rows carry it.
+    /// The number of an epoch, from 1. Rows carry the number of their epoch. A later epoch of the same log has a
+    /// greater number.
     EpochNumber(u32)
 }
 

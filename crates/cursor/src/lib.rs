@@ -29,19 +29,19 @@
 //! | log | The append-only table of changes, ordered by position. |
 //! | position | The place of a row in the log: epoch number, transaction id, and `seq` within the transaction. |
 //! | transaction id | PostgreSQL's 64-bit id of a transaction, which orders transactions only within one history. |
-//! | history | An uninterrupted sequence of transaction ids; a failover that loses a tail, or a restore, begins another. |
+//! | history | An uninterrupted sequence of transaction ids; a failover that loses a tail of the write-ahead log, or a restore, begins another. |
 //! | timeline | PostgreSQL's number for a branch of the write-ahead log. |
-//! | epoch | A history that the log was written on, or a part of one, named by a number that rows carry. |
+//! | epoch | A history, or a part of a history, on which the log was written. Rows carry its number. |
 //! | fingerprint | Random bits of an epoch, which tell apart two epochs with the same number. |
-//! | secret | The key of an epoch, from which the hashes in cursors are made. |
-//! | snapshot | The set of transactions that had ended at one moment, with the partial ones. |
+//! | secret | The key of an epoch. The hashes in cursors are made with it. |
+//! | snapshot | The transactions that had ended at one moment, and the partial transactions. |
 //! | open transaction | A transaction below a snapshot's `xmax` that had not ended; the snapshot names it. |
-//! | partial transaction | A transaction in progress whose rows up to a `seq` are covered: the reader's own. |
+//! | partial transaction | A transaction in progress, the reader's own, whose rows up to a `seq` are covered. |
 //! | late commit | A commit of a transaction that was open when the reader last pulled; its rows have old positions. |
-//! | coverage | A set of rows of the whole log: an epoch and a snapshot, and with them all earlier epochs. |
-//! | cursor | The state of a reader between two pages: a coverage, the spaces that it holds for, and a walk. |
+//! | coverage | A set of rows of the log: the rows of one epoch that a snapshot covers, and the rows of earlier epochs. |
+//! | cursor | The state of a reader between two pages: a coverage, the spaces that the coverage is valid for, and a walk. |
 //! | page | The rows that one pull returns, and the next cursor. |
-//! | walk | A pull of several pages with a fixed target. |
+//! | walk | A pull of several pages with a fixed target. A reader or cursor without a walk is at rest. |
 //! | target | The coverage that a reader has at the end of a walk. |
 //! | stream | The reader's own rows, or the rows of one space, in the order of the log. |
 //! | probe | A fetch that only asks where the next rows of a stream are. |

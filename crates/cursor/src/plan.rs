@@ -1,4 +1,4 @@
-//! The plan of a walk: a few ranges of positions that its rows can be in, read by index scans in order.
+//! The plan of a walk: a few ranges of positions, in which all its rows are. Index scans read the ranges in order.
 //!
 //! The ranges only save work. The coverages at the two ends of the walk decide which rows belong to it.
 
@@ -6,7 +6,7 @@ use crate::Position;
 use crate::epoch::{EpochRelation, LocalCoverage};
 use crate::id::{EpochNumber, TransactionId};
 
-/// A range of positions within one epoch. An index scan of the range ends where the range ends.
+/// A range of positions within one epoch. One index scan reads exactly the rows of the range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The first position.
@@ -16,13 +16,13 @@ pub struct Range {
 }
 
 impl Range {
-    /// The part of the range from `position` on.
+    /// The part of the range that begins at `position`.
     pub fn since(self, position: Position) -> Option<Range> {
         let from = self.from.max(position);
         (from.epoch == self.from.epoch && from.xact < self.to).then_some(Range { from, ..self })
     }
 
-    /// The position that all positions of the range are before.
+    /// The exclusive end: all positions of the range are before it.
     pub fn end(self) -> Position {
         Position::before(self.from.epoch, self.to)
     }
@@ -75,7 +75,7 @@ impl<'a> Plan<'a> {
             let covered = base.covered_seq(epoch, xact);
             let from = Position { epoch, xact, seq: covered.saturating_add(1) };
             if xact >= newer {
-                // A partial transaction from xmax on: a REPEATABLE READ reader's own.
+                // A partial transaction whose id is not below xmax: the own transaction of a REPEATABLE READ reader.
                 self.add_newer(Range { from: Position::before(epoch, newer), to: xact.min(end) });
                 self.add_newer(Range { from, to: xact.next().min(end) });
                 newer = xact.next();

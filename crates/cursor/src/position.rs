@@ -5,11 +5,11 @@ use crate::id::{EpochNumber, TransactionId};
 /// The position of a row in the log. Rows are delivered in ascending order of position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Position {
-    /// The number of the epoch that the row was written in.
+    /// The number of the epoch in which the row was written.
     pub epoch: EpochNumber,
     /// The id of the transaction that wrote the row.
     pub xact: TransactionId,
-    /// The order within the transaction. A later row has a greater `seq`, and the first has at least 1.
+    /// The order within the transaction. A later row has a greater `seq`. The first row has a `seq` of at least 1.
     pub seq: i64,
 }
 

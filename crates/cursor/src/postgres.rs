@@ -1,9 +1,9 @@
-//! Arithmetic with what PostgreSQL tells of transaction ids and of the write-ahead log.
+//! Arithmetic with PostgreSQL's transaction ids and positions in the write-ahead log.
 
 use crate::id::{Lsn, TransactionId};
 
-/// The 64-bit id of a transaction, from its 32 low bits. It is not younger than `next`, the next id that the server gives out, and
-/// within 2^31 of it.
+/// Returns the 64-bit id of a transaction from its 32 low bits. `next` is the next id that the server gives out. The
+/// transaction's id must not be greater than `next`, and must be within 2^31 of `next`.
 pub fn widen(xact: u32, next: TransactionId) -> TransactionId {
     let epoch = next.0 >> 32;
     TransactionId(match xact > next.0 as u32 {
@@ -26,10 +26,10 @@ pub struct WalGeometry {
 }
 
 impl WalGeometry {
-    /// Where the last record ends, if the next one will begin at `position`.
+    /// Returns where the last record ends, if the next record will begin at `position`.
     ///
-    /// At the start of a page the next record begins behind the page's header, further than anything that was written. XLogFlush
-    /// refuses to flush to there.
+    /// On a new page, the next record begins after the page's header. That position is after everything that was
+    /// written, and XLogFlush refuses to flush up to it.
     pub fn end_of_record(&self, position: Lsn) -> Lsn {
         let position = position.0;
         let header = if position % self.segment < self.page { self.long_header } else { self.header };

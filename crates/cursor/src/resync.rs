@@ -1,12 +1,12 @@
 //! Purges of deletes, and which readers have to begin again after one.
 //!
-//! A purge removes old deletes from the log. A reader that holds a record, and has not been given its
-//! delete, would then hold the record for ever. So a cursor carries the mark of the latest purge at the
-//! time when it was issued. If there has been another purge since, the cursor is good only if it covers
-//! all deletes that were purged. Otherwise the cursor is stale, and its reader has to begin again.
+//! A purge removes old deletes from the log. A reader that holds a record, and has not been given its delete, would
+//! then hold the record for ever. So a cursor carries the mark of the latest purge at the time when it was issued. If
+//! there has been another purge since, the cursor is valid only if it covers all deletes that were purged. Otherwise
+//! the cursor is stale, and its reader has to begin again.
 //!
-//! The question is asked about the set of transactions whose deletes were purged, and not about a
-//! horizon: one transaction that stays open for long makes no cursor stale.
+//! The check compares the cursor with the set of transactions whose deletes were purged, and not with a horizon. So a
+//! transaction that stays open for long makes no cursor stale.
 //!
 //! A walk may read everything, or a space, from the beginning. Each of its pages shows the log without
 //! the rows that are purged by then. So all pages of such a walk must carry the same mark, or the walk
@@ -45,8 +45,8 @@ pub trait Purges {
 
 /// Whether the reader of a cursor has been given every purged delete of a record that it may hold.
 ///
-/// `coverage` and `target` are those of the cursor and of its walk. Each is `None` where the cursor has none, or
-/// where this server does not share the history.
+/// `coverage` is the coverage of the cursor, and `target` is the target of its walk. Each is `None` if the cursor has
+/// none, or if this server does not share its history.
 pub(crate) fn has_every_purge(
     cursor: &Cursor,
     coverage: Option<&LocalCoverage>,
@@ -63,7 +63,8 @@ pub(crate) fn has_every_purge(
     }
 }
 
-/// Whether a walk to `target` whose last row is at `last` has passed every transaction whose deletes were purged.
+/// Whether a walk has passed every transaction whose deletes were purged. The walk leads to `target`, and has delivered
+/// rows up to `last`.
 fn is_past_all_purges(target: &LocalCoverage, last: Position, purges: &mut impl Purges) -> bool {
     !purges.any_after(last.epoch) && !purges.any_from(last.epoch, last.xact) && covers_all_purges(target, purges)
 }

@@ -1,9 +1,8 @@
 //! The scan of a walk: a k-way merge of ordered streams, which reads as little of the log as it can.
 //!
-//! A stream is the reader's own rows, or the rows of a space. Each stream is read in ranges
-//! ([`crate::plan`]). There may be many ranges of late commits, in many streams, and most of them are
-//! empty. A probe asks where the next rows of a stream are, regardless of the filter. Only the ranges in
-//! which it saw a row are read.
+//! A stream is the reader's own rows, or the rows of a space. Each stream is read in ranges ([`crate::plan`]). There
+//! may be many ranges of late commits, in many streams, and most of them are empty. A probe asks where the next rows of
+//! a stream are, regardless of the filter. Only the ranges in which the probe saw a row are read.
 
 use crate::Position;
 use crate::plan::{Plan, Range};
@@ -39,7 +38,7 @@ pub struct Fetch {
 /// The filter of a walk, which applies to all its fetches except probes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// The places in [`crate::page::Request::spaces`] of the spaces whose rows [`Stream::Own`] leaves out.
+    /// The spaces whose rows [`Stream::Own`] leaves out, as places in [`crate::page::Request::spaces`].
     pub excluded_from_own: Vec<usize>,
     /// The filter leaves out rows with `created_at` at or before this time, in microseconds from 2000-01-01.
     pub created_after: Option<i64>,
@@ -64,18 +63,18 @@ pub trait Source {
     ) -> Result<(), Self::Error>;
 }
 
-/// The least limit that doubling may reach, however small the page is. Rows that do not belong to the walk may lie
-/// before those that do: the rows of a batch that was open when the target was fixed.
+/// Doubling may raise the limit of a fetch up to here, even if the page is smaller. Rows that do not belong to the walk
+/// may lie before rows that do: for example, the rows of a batch that was open when the target was fixed.
 const LEAST_DOUBLED: usize = 64;
 /// The number of rows that a probe asks for at first, and at most.
 const PROBE: (usize, usize) = (8, 64);
 /// The number of fetches after which a round takes no more scans. The other scans wait for the next round.
 const MOST_FETCHES: usize = 20_000;
-/// The number of rows that cost as much to read on in an index as one descent of the index. A probe pays if it
-/// passes a range for each so many rows.
+/// One descent of an index costs as much as reading on over this number of rows. A probe pays if it passes at least one
+/// range for each such number of rows.
 const ROWS_A_DESCENT: usize = 4;
 
-/// The scan of some ranges of a stream, with how far it has read them in this call.
+/// The scan of some ranges of a stream, and how far this call has read them.
 pub struct StreamScan<'a> {
     stream: Stream,
     plan: &'a Plan<'a>,
@@ -83,17 +82,16 @@ pub struct StreamScan<'a> {
     next: Vec<Range>,
     /// The ranges after `next`.
     rest: &'a [Range],
-    /// The number of rows that the probe of `rest` asks for. It is 0 where there is no probe, and the ranges are read
-    /// one after the other.
+    /// The limit of the probe of `rest`. If it is 0, there is no probe, and the ranges are read one after the other.
     probe: usize,
     /// The number of ranges that move from `rest` to `next` without a probe.
     width: usize,
-    /// The number of rows that are asked for of each range.
+    /// The limit of the next fetches.
     limit: usize,
 }
 
 impl<'a> StreamScan<'a> {
-    /// The scans of what a walk reads of a stream after the position `last`.
+    /// Returns the scans that a walk makes of a stream, from the first row after `last`.
     pub fn start(stream: Stream, plan: &'a Plan<'a>, last: Position) -> impl Iterator<Item = StreamScan<'a>> {
         let finished = plan.late.iter().map(|ranges| (ranges.as_slice(), if ranges.len() > 1 { PROBE.0 } else { 0 }));
         let all = finished.chain([(plan.newer.as_slice(), 0)]);
@@ -127,7 +125,7 @@ impl<'a> StreamScan<'a> {
         fetches
     }
 
-    /// Moves on after the rows of these fetches, and adds those that belong to the walk to `found`.
+    /// Moves on after the rows of these fetches. Adds the rows that belong to the walk to `found`.
     fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
         let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
@@ -164,7 +162,7 @@ impl<'a> StreamScan<'a> {
             let range = after(self.rest, *position).first().filter(|range| range.from <= *position);
             hit.extend(range.filter(|range| hit.last() != Some(range)));
         }
-        // The last range may go on after what the probe has seen. It is read in full all the same.
+        // The last range may have rows after those that the probe has seen. The whole range is read.
         self.rest = &self.rest[passed.max(hit.last().map_or(0, |last| index_of(self.rest, last) + 1))..];
         self.next = hit;
         if passed * ROWS_A_DESCENT >= positions.len() {
@@ -206,7 +204,8 @@ pub fn merge_scans<S: Source>(
     filter: &Filter,
     source: &mut S,
 ) -> Result<Vec<(Position, S::Row)>, S::Error> {
-    // Most pages get about as many rows from each stream, so a little more than an equal share is enough for most.
+    // Most pages get about the same number of rows from each stream. So a little more than an equal share is usually
+    // enough.
     let share = match streams {
         0 | 1 => room,
         streams => room.div_ceil(streams).saturating_mul(5).div_ceil(4).saturating_add(2).min(room),

@@ -1,8 +1,8 @@
 //! Snapshots: which transactions of one history of transaction ids a reader has been given.
 //!
-//! A snapshot is PostgreSQL's, without `xmin` and with 64-bit ids. It has one addition: a transaction in
-//! progress may be partial, which means that its rows up to a `seq` are covered. A reader that pulls inside
-//! its own transaction needs this.
+//! A snapshot is a PostgreSQL snapshot without `xmin` and with 64-bit ids. It has one addition: a transaction in
+//! progress may be partial, which means that its rows up to a `seq` are covered. A reader that pulls inside its own
+//! transaction needs this.
 
 use crate::id::TransactionId;
 
@@ -51,8 +51,8 @@ impl Snapshot {
         self.xmax.max(self.partial.last().map_or(TransactionId(0), |&(xact, _)| xact.next()))
     }
 
-    /// All transactions that the snapshot names as in progress, ascending: the open ones, and the partial ones
-    /// from `xmax` on.
+    /// All transactions that the snapshot names as in progress, ascending: the open ones, and the partial ones whose
+    /// ids are not below `xmax`.
     pub fn in_progress(&self) -> Vec<TransactionId> {
         let mut ids = self.open.clone();
         ids.extend(self.partial.iter().map(|&(xact, _)| xact).filter(|&xact| xact >= self.xmax));
@@ -71,8 +71,8 @@ impl Snapshot {
         }
     }
 
-    /// The `seq` up to which the rows of a transaction of an earlier epoch are covered. There, each transaction
-    /// that the snapshot does not name as in progress has ended, on whichever side of `xmax` it is.
+    /// The `seq` up to which the rows of a transaction of an earlier epoch are covered. There, each transaction that
+    /// the snapshot does not name as in progress has ended, whether its id is below `xmax` or not.
     pub fn covered_seq_of_earlier(&self, xact: TransactionId) -> i64 {
         match self.open.binary_search(&xact) {
             Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
@@ -106,7 +106,7 @@ impl Snapshot {
 
     /// Whether every row that `other` covers is covered here.
     pub fn contains(&self, other: &Snapshot) -> bool {
-        // No transaction between the two xmax has ended here, so all of them must be open there.
+        // No transaction from `self.xmax` to `other.xmax` has ended in `self`, so all of them must be open in `other`.
         let between = other.open.len() - other.open.partition_point(|&xact| xact < self.xmax);
         other.xmax.0.saturating_sub(self.xmax.0) == between as u64
             && self.open.iter().all(|&xact| other.covered_seq(xact) <= self.covered_seq(xact))

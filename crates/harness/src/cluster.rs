@@ -1,7 +1,7 @@
 //! A private server in a temporary directory, reached by its unix socket alone.
 //!
-//! It is stopped and removed when the [`Cluster`] is dropped, after a panic too, and by a watchdog process when the test
-//! itself was killed.
+//! The server is stopped and removed when the [`Cluster`] is dropped, also after a panic. If the test itself is killed,
+//! a watchdog process stops and removes the server.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::process::{
     Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
 };
 
-/// Name of the plain role that the application connects as.
+/// The name of the application's role, which is no superuser.
 pub const APP_ROLE: &str = "app";
 /// Database that every cluster has.
 pub const DATABASE: &str = "postgres";
@@ -24,7 +24,7 @@ pub const DATABASE: &str = "postgres";
 pub struct Options {
     /// Whether commits reach the disk; tests of crashes need it.
     pub fsync: bool,
-    /// Further lines of `postgresql.conf`, later ones win.
+    /// Further settings in `postgresql.conf`. If one occurs twice, the later value counts.
     pub settings: Vec<(String, String)>,
 }
 
@@ -46,7 +46,7 @@ impl Options {
 pub struct Cluster {
     name: String,
     dir: ServerDirectory,
-    /// The directory of the server's programs, where they are not those of the tests.
+    /// The directory of the server's programs, if they are not those of the other servers.
     bin: Option<PathBuf>,
 }
 
@@ -70,7 +70,8 @@ impl Cluster {
             ("max_wal_size", "1GB"),
             ("hot_standby", "on"),
             ("wal_retrieve_retry_interval", "100ms"),
-            // A replay that waits for a query tells more than a query that was cancelled.
+            // Replay waits for a query that conflicts with it, and does not cancel the query. A waiting replay shows
+            // more about the conflict than a cancelled query.
             ("max_standby_streaming_delay", "-1"),
             ("log_line_prefix", "%m [%p] %x "),
         ];
@@ -97,7 +98,7 @@ impl Cluster {
         &self.name
     }
 
-    /// Directory of the socket: what a client calls its host.
+    /// The directory of the socket, which a client gives as the host.
     pub fn socket_dir(&self) -> &Path {
         self.dir.path()
     }
@@ -112,7 +113,8 @@ impl Cluster {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Appends settings to `postgresql.conf`; later ones win. A server that runs takes them with [`Cluster::reload`].
+    /// Appends settings to `postgresql.conf`. If one occurs twice, the later value counts. A running server reads them
+    /// at [`Cluster::reload`].
     pub fn configure(&self, settings: &[(&str, &str)]) {
         let path = self.data().join("postgresql.conf");
         let mut text = fs::read_to_string(&path).expect("postgresql.conf is readable");
@@ -122,7 +124,7 @@ impl Cluster {
         fs::write(&path, text).expect("postgresql.conf is writable");
     }
 
-    /// Makes the server read its configuration again. Backends take it a moment later.
+    /// Makes the server read its configuration again. Backends apply it a moment later.
     pub fn reload(&self) {
         signal(Signal::SIGHUP, &[self.postmaster().expect("the server runs")]);
     }
@@ -136,7 +138,7 @@ impl Cluster {
     pub fn start_with(&self, options: &str) {
         let mut pg_ctl = self.pg_ctl("start");
         pg_ctl.arg("-l").arg(self.dir.path().join("log")).args(["-t", "60", "-o"]);
-        // By hand and not by Command::output: the server would keep the pipes open.
+        // `Command::output` would wait for ever, because the server would keep its pipes open.
         pg_ctl.arg(format!("-k {} {options}", self.socket_dir().display())).stdout(Stdio::null()).stderr(Stdio::null());
         let status = pg_ctl.status().expect("pg_ctl runs");
         assert!(status.success(), "{} does not start: {status}\n{}", self.name, tail(&self.server_log()));
@@ -158,8 +160,9 @@ impl Cluster {
         self.start();
     }
 
-    /// Makes the server's C library know the locale `name`, with the rules of `source` of those that come with localedef: the
-    /// first time from the next start on, then for new connections.
+    /// Defines the locale `name` for the server's C library, with the rules of `source`, a locale that comes with
+    /// localedef. The first definition takes effect at the next start of the server, and a later one in new
+    /// connections.
     pub fn define_locale(&self, name: &str, source: &str) {
         let directory = self.locales().join(name);
         let _ = fs::create_dir(self.locales());
@@ -186,13 +189,13 @@ impl Cluster {
         self.start();
     }
 
-    /// Makes the server go on with a transaction id far ahead (pg_resetwal), up to the last before the 32 bits are used up.
+    /// Moves the server's next transaction id far ahead with pg_resetwal, at most to the last id of 32 bits.
     pub fn jump_to_xact(&self, xact: u32) {
         for database in ["postgres", "template1"] {
             self.superuser(database).batch_execute("VACUUM FREEZE").expect("a database can be frozen");
         }
         self.stop();
-        // The state of transactions is in files of 2^20 each, and nobody has made this one.
+        // A file in pg_xact holds the state of 2^20 transactions. pg_resetwal does not make the file of the new id.
         let segment = self.data().join("pg_xact").join(format!("{:04X}", xact >> 20));
         fs::write(&segment, vec![0; 256 * 1024]).expect("the data directory is ours");
         give_to_server(&segment);
@@ -204,14 +207,15 @@ impl Cluster {
     /// Kills the postmaster and all its children at once (-9): nothing more is written or flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");
-        // A stopped postmaster starts no process, and what is stopped does not react to the death of another.
+        // A stopped postmaster starts no process, and a stopped process does not react to the death of another one.
         signal(Signal::SIGSTOP, &[postmaster]);
         let mut pids = children(postmaster);
         pids.push(postmaster);
         signal(Signal::SIGSTOP, &pids);
         signal(Signal::SIGKILL, &pids);
         wait_until("the killed server is gone", || !pids.iter().any(|&pid| is_alive(pid)));
-        // Where dead processes are collected late (in some containers) the next postmaster would take this one for alive.
+        // In some containers dead processes are reaped late. There, the next postmaster would take the killed one for
+        // alive.
         for lock in ["data/postmaster.pid", ".s.PGSQL.5432.lock"] {
             let _ = fs::remove_file(self.dir.path().join(lock));
         }
@@ -227,7 +231,7 @@ impl Cluster {
     pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
-        // The file of a killed server may name a process that is another one by now.
+        // A killed server leaves its file behind. The process id in it may belong to another process by now.
         let is_ours = fs::canonicalize(format!("/proc/{pid}/cwd")).ok()? == fs::canonicalize(self.data()).ok()?;
         (is_ours && is_alive(pid)).then_some(pid)
     }
@@ -259,7 +263,7 @@ impl Cluster {
         self.create_log_in(DATABASE);
     }
 
-    /// Creates the extension in a database, and the role [`APP_ROLE`] unless it is there.
+    /// Creates the extension in a database, and the role [`APP_ROLE`] unless the role exists.
     pub fn create_log_in(&self, database: &str) {
         let mut client = self.superuser(database);
         let sql = format!(
@@ -270,15 +274,16 @@ impl Cluster {
         client.batch_execute(&sql).unwrap_or_else(|error| panic!("the extension cannot be created: {error}"));
     }
 
-    /// This server, upgraded by pg_upgrade to the server whose programs are in `bin`, and started; or what pg_upgrade says. The new
-    /// server has further `settings` from the beginning. This one is stopped for good.
+    /// Upgrades this server with pg_upgrade to the version whose programs are in `bin`, and starts the new server. An
+    /// error has the output of pg_upgrade. The new server has `settings` from the beginning. This server stays stopped.
     pub fn upgraded(&self, bin: &Path, settings: &[(&str, &str)]) -> Result<Cluster, String> {
         let mut new = Self::empty("upgraded");
         new.bin = Some(bin.into());
         let mut initdb = new.command("initdb");
         initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
         run(initdb.arg("-D").arg(new.data())).unwrap_or_else(|error| panic!("{error}"));
-        // Since 18 a new cluster has checksums, and pg_upgrade wants both alike; where there are none this fails.
+        // Since PostgreSQL 18 a new cluster has checksums, and pg_upgrade demands that both clusters have them or
+        // neither. This command fails for a cluster without checksums, which does not matter.
         let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
         new.configure(&[("max_prepared_transactions", "20"), ("listen_addresses", ""), ("max_connections", "60")]);
         new.configure(settings);
@@ -287,7 +292,7 @@ impl Cluster {
         upgrade.current_dir(new.socket_dir()).args(["-U", "postgres", "-s"]).arg(new.socket_dir());
         upgrade.arg("-b").arg(program("pg_upgrade").parent().expect("a directory")).arg("-B").arg(bin);
         upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data());
-        // Why it failed is in the logs that it leaves, deep below the new data directory.
+        // If pg_upgrade fails, its logs say why. They are deep below the new data directory.
         let mut grep = Command::new("grep");
         grep.args(["-rh", "error:"]).arg(new.data().join("pg_upgrade_output.d"));
         run(&mut upgrade).map_err(|error| {

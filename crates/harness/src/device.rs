@@ -5,14 +5,14 @@ use uuid::Uuid;
 
 use crate::oracle::{Delivered, Difference, allowed};
 
-/// One device. It keeps its cursor between pulls as a real one does: an error leaves it as it was.
+/// One device. It keeps its cursor between pulls, as a real device does. An error leaves the cursor as it was.
 #[derive(Clone)]
 pub struct Device {
     /// The user of the device.
     pub user: String,
     /// The app that it syncs.
     pub app: String,
-    /// The spaces that the user is a member of.
+    /// The spaces of which the user is a member.
     pub spaces: Vec<String>,
     /// The cursor of the next pull; none at first.
     pub cursor: Option<String>,

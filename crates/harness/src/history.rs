@@ -28,7 +28,7 @@ pub struct Push {
     pub changes: Vec<Change>,
 }
 
-/// A change, as the columns that it is stored in.
+/// A change, as its columns in the log.
 #[allow(missing_docs)]
 pub struct Change {
     pub id: Uuid,
@@ -40,7 +40,7 @@ pub struct Change {
     pub field_timestamps: Value,
 }
 
-/// Reads the history. Where the file is missing, prints that the test is skipped, and returns `None`.
+/// Reads the history. If the file is missing, prints that the test is skipped, and returns `None`.
 pub fn load(test: &str) -> Option<Vec<Push>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/couchdb-history.jsonl.gz");
     let Ok(file) = File::open(&path) else {
@@ -53,7 +53,7 @@ pub fn load(test: &str) -> Option<Vec<Push>> {
     Some(pushes)
 }
 
-/// A device for each user, whose spaces are those the user ever wrote in.
+/// Returns a device for each user. Its spaces are all spaces in which the user has written.
 pub fn devices_of(pushes: &[Push]) -> Vec<Device> {
     let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for push in pushes {
@@ -76,7 +76,7 @@ fn parse(line: String) -> Push {
     }
 }
 
-/// Reads a change of the wire format: an update has fields with a time each, an insert has data, a delete has its time.
+/// Reads a change of the wire format: an update has fields, each with a time; an insert has data; a delete has a time.
 fn parse_change(change: &Value) -> Change {
     let (mut data, mut field_timestamps) = (change.get("data").cloned(), Map::new());
     if let Some(fields) = change.get("fields").and_then(Value::as_object) {

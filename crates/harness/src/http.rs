@@ -23,7 +23,7 @@ use crate::{Cluster, Options};
 /// The secret that the server shares with the issuer of tokens.
 pub const SECRET: &str = "a secret of the tests, and of nothing else";
 
-/// Builds the server once, where the tests were built, and returns its program.
+/// Builds the front end once, in the target directory of the tests, and returns the path of its program.
 pub fn program() -> PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
@@ -52,7 +52,7 @@ pub struct Http {
 }
 
 impl Http {
-    /// Starts a front end of a cluster's database that knows [`SECRET`].
+    /// Starts a front end for a cluster's database, with the secret [`SECRET`].
     pub fn new(cluster: &Cluster) -> Self {
         Self::with(&[("DATABASE_URL", &database_url(cluster)), ("JWT_HS256_SECRET", SECRET)])
     }
@@ -105,7 +105,7 @@ pub fn database_url(cluster: &Cluster) -> String {
     format!("host={} user=app dbname=postgres", cluster.socket_dir().display())
 }
 
-/// A token of a user that expires so many seconds from now.
+/// A token of a user. The token expires `seconds` from now.
 pub fn token(user: &str, seconds: i64) -> String {
     sign(&json!({"sub": user, "exp": now() + seconds}), SECRET)
 }
@@ -120,7 +120,8 @@ pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs() as i64
 }
 
-/// An HTTP client that keeps no connection: a server that refuses a request before it has read the body may close it.
+/// An HTTP client that does not reuse connections: a server may close a connection when it refuses a request before it
+/// has read the body.
 fn agent() -> Agent {
     Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into()
 }
@@ -176,14 +177,14 @@ impl HttpDevice {
         request.call().unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
-    /// Pushes changes and goes on from the device's cursor; returns the changes that come.
+    /// Pushes changes and pulls from the device's cursor. Returns the changes that the device receives.
     pub fn sync(&mut self, changes: Value) -> Vec<Value> {
         let (status, body) = self.post(&json!({"since": self.cursor, "changes": changes}).to_string());
         assert_eq!(status, 200, "{body}");
         self.take(body)
     }
 
-    /// Pulls pages of this size until there is no more; returns the changes that come.
+    /// Pulls pages of `limit` changes until there is no more. Returns the changes that the device receives.
     pub fn pull(&mut self, limit: u32) -> Vec<Value> {
         let mut all = Vec::new();
         loop {
@@ -211,7 +212,7 @@ impl HttpDevice {
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let (sender, events) = channel();
-        // It ends with the connection: at the latest when the server does.
+        // The thread ends with the connection, at the latest when the front end ends.
         thread::spawn(move || {
             let mut event = Event::default();
             for line in BufReader::new(response.into_body().into_reader()).lines() {
@@ -236,7 +237,7 @@ impl HttpDevice {
 pub struct Event {
     /// The kind of the event: `change`, `resync` or `error`.
     pub name: String,
-    /// The cursor that the event ends at.
+    /// The cursor after the event.
     pub id: String,
     /// The page as JSON.
     pub data: String,
@@ -274,18 +275,19 @@ impl Events {
 
 // ---- the example's database, and what devices send -----------------------------------------------------
 
-/// The name of the example's database.
+/// The SQL that creates the example's schema.
 pub const SCHEMA: &str = include_str!("../../../examples/http/schema.sql");
-/// A time in which a stream that polls every second surely sends an event: two seconds more than it needs.
+/// How long to wait for an event of a stream that polls every second. It is two seconds more than the stream needs.
 pub const POLLED: Duration = Duration::from_secs(3);
 
-/// A cluster with what examples/http/schema.sql creates, run twice, and a log that has been written to: the cursor of an
-/// empty one is read from the beginning, and from there a device is sent its own changes too.
+/// Starts a cluster, runs examples/http/schema.sql twice in it, and writes one change to the log. The log must not be
+/// empty: a cursor of an empty log is read from the beginning, and a reader from the beginning is also sent its own
+/// changes.
 pub fn cluster() -> Cluster {
     cluster_with(Options::default())
 }
 
-/// A cluster as of [`cluster`], with settings.
+/// Starts a cluster as [`cluster`] does, with these options.
 pub fn cluster_with(options: Options) -> Cluster {
     let cluster = Cluster::new(options);
     for _ in 0..2 {
@@ -296,7 +298,7 @@ pub fn cluster_with(options: Options) -> Cluster {
     cluster
 }
 
-/// Starts a front end whose streams poll so often.
+/// Starts a front end whose streams poll every `seconds` seconds.
 pub fn polling(cluster: &Cluster, seconds: &str) -> Http {
     let url = database_url(cluster);
     Http::with(&[("DATABASE_URL", &url), ("JWT_HS256_SECRET", SECRET), ("POLL_SECONDS", seconds)])

@@ -1,14 +1,14 @@
-//! Harness of `mana_sync` on real servers: for the tests in `tests/servers` and the benchmarks in `bench`.
+//! The harness of `mana_sync` on real servers, for the tests in `tests/servers` and the benchmarks in `bench`.
 //!
 //! - [`cluster`]: a private server: start, stop, kill, connect, remove
-//! - [`standby`]: streaming standbys of it
-//! - [`process`]: the server's programs, run as an unprivileged user
-//! - [`bouncer`]: PgBouncer before it
+//! - [`standby`]: streaming standbys of a server
+//! - [`process`]: PostgreSQL's programs, run as an unprivileged user
+//! - [`bouncer`]: PgBouncer in front of a server
 //! - [`device`]: a reader with its cursor and everything that it was given
-//! - [`naive`]: a reader with a timestamp for a cursor, which loses changes
+//! - [`naive`]: readers with simpler cursors, which lose changes or make them wait
 //! - [`merged`]: merged records, by the extension and by a simple implementation
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
-//! - [`original_device`]: a device of the service that the extension replaces, as it is in the field
+//! - [`original_device`]: a device of the service that the extension replaces, as users have it
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
 //! - [`http`]: the example of an HTTP front end, and devices that sync through it

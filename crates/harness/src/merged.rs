@@ -1,4 +1,5 @@
-//! Records, as `mana_sync.records` returns them, and as a simple implementation merges the changes that a device has or a scope allows.
+//! Merged records, from two sources: `mana_sync.records` returns them, and a simple implementation merges the changes
+//! that a device has or that a scope allows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,7 +22,7 @@ pub struct Logged {
 /// Records by table and id.
 pub type Records = BTreeMap<(String, String), Merged>;
 
-/// The columns of the log that [`logged`] reads. A position that is not known, as on a device, is all zeroes.
+/// The columns of the log that [`logged`] reads. An unknown position is all zeroes; a device does not know positions.
 pub const COLUMNS: &str = "id, user_id, table_name, record_id, space_id, op, data, field_timestamps,
     to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created";
 
@@ -41,7 +42,7 @@ pub fn logged(row: &Row) -> (Uuid, Logged) {
     (row.get("id"), logged)
 }
 
-/// Everything in a table that has the columns of the log, with positions.
+/// Returns all changes of an app, with their positions, from a table that has the columns of the log.
 pub fn all_of(superuser: &mut Client, table: &str, app: &str) -> HashMap<Uuid, Logged> {
     let sql = format!("SELECT {COLUMNS}, epoch, xact::text, seq FROM {table} WHERE app_id = $1");
     let rows = superuser.query(&sql, &[&app]).expect("the log is readable");
@@ -54,7 +55,7 @@ pub fn all_of(superuser: &mut Client, table: &str, app: &str) -> HashMap<Uuid, L
     rows.iter().map(with_position).collect()
 }
 
-/// The records that changes make.
+/// Merges changes into records.
 pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records {
     let mut by_record: BTreeMap<(String, String), Vec<Change>> = BTreeMap::new();
     for logged in changes {
@@ -63,7 +64,7 @@ pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records 
     by_record.into_iter().filter_map(|(key, changes)| Some((key, to_micros(merge(&changes)?)))).collect()
 }
 
-/// The live records.
+/// Returns the live records.
 pub fn living(mut records: Records) -> Records {
     records.retain(|_, record| record.lives);
     records
@@ -101,7 +102,7 @@ pub fn records(
     Ok(rows.iter().map(record).collect())
 }
 
-/// Cuts the times of a record to microseconds, as a `timestamptz` has them.
+/// Cuts the times of a record to microseconds, the resolution of a `timestamptz`.
 fn to_micros(mut merged: Merged) -> Merged {
     merged.updated_at = merged.updated_at.trunc_subsecs(6);
     merged.deleted_at = merged.deleted_at.map(|time| time.trunc_subsecs(6));
@@ -112,7 +113,7 @@ fn time(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).expect("a timestamp").to_utc()
 }
 
-/// Panics if two sets of records differ. The message names the first record that does.
+/// Panics if two sets of records differ. The message names the first record that differs.
 pub fn assert_same(who: &str, found: &Records, expected: &Records) {
     for (key, record) in expected {
         assert_eq!(found.get(key), Some(record), "{who}: {key:?}");

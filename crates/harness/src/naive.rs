@@ -1,5 +1,5 @@
-//! Readers whose cursors lose changes, or make them wait. Each pulls for a [`Device`], and is counted by the code that counts
-//! for the extension's cursor: what it loses shows that the tests would notice a loss.
+//! Readers whose cursors lose changes, or make them wait. Each reader pulls for a [`Device`]. Its losses are counted by
+//! the same code as the losses of the extension's cursor. So they show that the tests would notice a loss.
 //!
 //! All read in plain SQL under row security, as an application without the extension's functions would.
 
@@ -7,8 +7,10 @@ use postgres::{Client, Error, Transaction};
 
 use crate::Device;
 
-/// Pulls all with a timestamp for a cursor, as the original did; returns the number of rows. It loses changes: rows are committed later
-/// than they are stamped. (In the original all rows of a transaction share one stamp besides, that of its start, so that it loses more.)
+/// Pulls everything with a timestamp as the cursor, as the original service did. Returns the number of rows.
+///
+/// It loses changes, because a row is committed later than it is stamped. The original service lost more: there, all
+/// rows of a transaction have the time when the transaction began.
 pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i32) -> Result<usize, Error> {
     let sql = "SELECT id, created_at::text FROM mana_sync.sync_changes
                WHERE app_id = $1 AND created_at > COALESCE($2::text, '-infinity')::timestamptz
@@ -30,23 +32,24 @@ pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i3
     }
 }
 
-/// Pulls all with `pg_current_snapshot()` for a cursor; returns the number of rows.
+/// Pulls everything with `pg_current_snapshot()` as the cursor.
 ///
-/// It loses what its own transaction writes after a pull: such a snapshot counts the whole transaction as seen. After a crash it loses
-/// what is written under transaction ids that it had seen end.
+/// It loses what its own transaction writes after a pull, because such a snapshot counts the whole transaction as seen.
+/// After a crash, the server may give out transaction ids again that the cursor counts as ended. Then it loses the rows
+/// with these ids.
 pub fn pull_by_snapshot(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
     let new = "$2::text IS NULL OR NOT pg_visible_in_snapshot(log.xact, $2::text::pg_snapshot)";
     pull_in_one_statement(device, transaction, new, "now.snapshot")
 }
 
-/// Pulls all that is older than every open transaction. It loses nothing, and makes everybody wait for the oldest
-/// transaction of the whole cluster.
+/// Pulls everything that is older than every open transaction. It loses nothing, but everybody has to wait for the
+/// oldest transaction of the whole cluster.
 pub fn pull_below_horizon(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
     let new = "log.xact >= COALESCE($2::text, '0')::xid8 AND log.xact < pg_snapshot_xmin(now.snapshot)";
     pull_in_one_statement(device, transaction, new, "pg_snapshot_xmin(now.snapshot)")
 }
 
-/// The rows that `condition` calls new, and the next cursor, as one snapshot sees them.
+/// Reads the rows that `condition` calls new, and the next cursor, with one snapshot.
 fn pull_in_one_statement(
     device: &mut Device,
     transaction: &mut Transaction,

@@ -1,5 +1,5 @@
-//! What a reader should have, by plain SQL that uses none of the extension's functions, and the comparison with what it
-//! was given. Every test counts by this code, and the loss of the timestamp cursor is counted by it too.
+//! Compares what a reader was given with what it should have. Plain SQL, without the extension's functions, says what
+//! it should have. Every test counts with this code, and the losses of the timestamp cursor are counted with it too.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -7,7 +7,7 @@ use std::fmt;
 use postgres::Client;
 use uuid::Uuid;
 
-/// The changes that a reader was given, and how often each.
+/// The changes that a reader was given, each with the number of deliveries.
 #[derive(Clone, Default)]
 pub struct Delivered(HashMap<Uuid, u32>);
 
@@ -32,7 +32,7 @@ impl Delivered {
         self.0.is_empty()
     }
 
-    /// Compares what was delivered with what should have been.
+    /// Compares what was delivered with what should have been delivered.
     pub fn compare(&self, allowed: &HashSet<Uuid>) -> Difference {
         Difference {
             expected: allowed.len(),
@@ -48,11 +48,12 @@ impl Delivered {
 pub struct Difference {
     /// The number of changes that the reader should have.
     pub expected: usize,
-    /// The number of changes that the reader should have and was never given.
+    /// The changes that the reader should have and was never given.
     pub lost: Vec<Uuid>,
-    /// The number of deliveries of a change after its first.
+    /// The number of repeated deliveries: of a change, all but the first.
     pub repeated: usize,
-    /// The number of changes that the reader was given and should not have: from another scope, or not in the log.
+    /// The changes that the reader was given and should not have: changes of another scope, or changes that are not in
+    /// the log.
     pub foreign: Vec<Uuid>,
 }
 
@@ -65,12 +66,12 @@ impl Difference {
         self.foreign.extend(other.foreign);
     }
 
-    /// Lost changes in percent of those expected.
+    /// The lost changes in percent of the expected changes.
     pub fn loss_percent(&self) -> f64 {
         self.lost.len() as f64 * 100.0 / self.expected.max(1) as f64
     }
 
-    /// Panics unless everything came, and nothing that should not.
+    /// Panics unless the reader was given every expected change and no other.
     pub fn assert_complete(&self, who: &str) {
         assert!(
             self.lost.is_empty() && self.foreign.is_empty(),
@@ -80,7 +81,7 @@ impl Difference {
         );
     }
 
-    /// Panics unless everything came, once.
+    /// Panics unless the reader was given every expected change exactly once, and no other.
     pub fn assert_exact(&self, who: &str) {
         self.assert_complete(who);
         assert_eq!(self.repeated, 0, "{who}: {self}");
@@ -94,7 +95,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Reads the ids of the changes that a scope may see. The client is a superuser, whom row security does not hold back.
+/// Reads the ids of the changes that a scope may see. The client is a superuser, to whom row security does not apply.
 pub fn allowed(superuser: &mut Client, user: &str, app: &str, spaces: &[String]) -> HashSet<Uuid> {
     let sql = "SELECT id FROM mana_sync.sync_changes WHERE app_id = $1 AND (user_id = $2 OR space_id = ANY ($3))";
     let rows = superuser.query(sql, &[&app, &user, &spaces]).expect("the log is readable");

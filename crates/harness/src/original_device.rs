@@ -1,13 +1,15 @@
-//! A device of the original service: the client that is in the field and cannot be changed. What it does was learnt from it:
+//! A device of the original service: the client that users have, and that cannot be changed. It was observed to do
+//! this:
 //!
 //! - It has a cursor for each table. The answer to a push sets all of them; a pull sets the one of its table.
-//! - A push says no table. Its `since` is the smallest, as text, of the time now and of all its cursors; 1970 where a table has none.
-//! - A delete has `fields.deletedAt` beside `deletedAt`. A field that was cleared has an `at` and no `value`.
-//! - An insert says its space, an update or delete does not. The first change of somebody else's record does: the client takes that
-//!   for a record of its own from then on.
-//! - An error of the request (4xx) is not tried again: the batch stays first in the queue, and nothing behind it is sent. A lost
-//!   answer is: the same changes are sent again, with the same ids.
-//! - A resync is unknown to it. It is a 409.
+//! - A push names no table. Its `since` is the smallest text of the time now and of the cursors of all tables. A table
+//!   without a cursor counts as 1970.
+//! - A delete has both `fields.deletedAt` and `deletedAt`. A field that was cleared has an `at` and no `value`.
+//! - An insert names its space. An update or a delete names it only if it is the device's first change to somebody
+//!   else's record. From then on, the client takes the record for its own.
+//! - After an error of the request (4xx), the batch is not sent again. It stays first in the queue, and nothing behind
+//!   it is sent. After a lost answer, the same changes are sent again, with the same ids.
+//! - It does not know what a resync is, and takes it for an error (409).
 //! - It merges field by field: the later time wins. A delete removes the record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,7 +25,7 @@ const NEVER: &str = "1970-01-01T00:00:00.000Z";
 /// Tables that every device syncs.
 pub const TABLES: [&str; 2] = ["items", "notes"];
 
-/// A fault that the server had once, put between the device and the server.
+/// A fault that the server once had. A test puts it between the device and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// No fault.
@@ -42,7 +44,7 @@ struct Record {
     deleted: Option<DateTime<Utc>>,
     space: Option<String>,
     space_at: Option<DateTime<Utc>>,
-    /// Whether the device has sent a change of it, or is about to.
+    /// Whether the device has made a change to the record.
     is_own: bool,
 }
 
@@ -89,15 +91,16 @@ pub struct OriginalDevice {
     pub fault: Fault,
     cursors: BTreeMap<&'static str, String>,
     records: BTreeMap<(String, String), Record>,
-    /// The queue of batches. Everything that was written since the first one was sent is one batch.
+    /// The queue of batches. The changes that are written after the first batch was sent form one batch.
     queue: VecDeque<Vec<Value>>,
-    /// Whether the server may have the first batch.
+    /// Whether the server may already have the first batch.
     first_was_sent: bool,
-    /// Whether an error keeps the queue from being sent for ever.
+    /// The error after which the device never sends its queue again, if there was one.
     pub stuck: Option<String>,
 }
 
-/// A time as these clients write it. (Theirs have milliseconds; with microseconds no two writes of a test have the same.)
+/// Formats a time as these clients do, but with microseconds. The clients send milliseconds, and then two writes of a
+/// test could have the same time.
 pub fn spell(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
@@ -185,13 +188,13 @@ impl OriginalDevice {
         }
     }
 
-    /// Merges a change, the device's own or one that came.
+    /// Merges a change: one of the device's own, or one that it received.
     fn apply(&mut self, change: &Value) {
         let text = |key: &str| change[key].as_str().expect("a string").to_string();
         let is_own = change.get("schemaVersion").is_none();
         let record = self.records.entry((text("table"), text("id"))).or_default();
         record.is_own |= is_own;
-        // One's own updates say no space: the record stays where it is.
+        // The device's own updates name no space: the record stays in its space.
         let space = match (is_own, change["spaceId"].as_str()) {
             (true, None) => record.space.clone(),
             (_, space) => space.map(str::to_string),
@@ -223,7 +226,7 @@ impl OriginalDevice {
         }
     }
 
-    /// The cursor as the device stores it, and as it sends it.
+    /// Converts a cursor to the spelling that the device stores (`stored`), or to the spelling that the server expects.
     fn spelling(&self, cursor: &str, stored: bool) -> String {
         let (new, old) = ("1a1", "ms1");
         let (from, to) = if stored { (new, old) } else { (old, new) };
@@ -233,8 +236,8 @@ impl OriginalDevice {
         }
     }
 
-    /// Sends what is in the queue, batch by batch. Where `loses_answer` says so, the server has done what was asked and the device
-    /// does not hear of it.
+    /// Sends the queue, batch by batch. If `loses_answer` returns true, the server has taken the batch, but the answer
+    /// does not reach the device.
     pub fn push(&mut self, client: &mut Client, mut loses_answer: impl FnMut() -> bool) {
         while self.stuck.is_none() {
             let Some(batch) = self.queue.front().cloned() else { return };
@@ -254,7 +257,7 @@ impl OriginalDevice {
                 Err(error) => {
                     let error = error.as_db_error().expect("an error of the server").clone();
                     match error.code().code() {
-                        // The front end answers 503, and it is sent again.
+                        // The front end answers 503, and the device sends the batch again.
                         "40001" | "40P01" => continue,
                         code => self.stuck = Some(format!("{code} {} {batch:?}", error.message())),
                     }

@@ -1,10 +1,12 @@
-//! The server's programs, run as the user that servers run as, and processes looked up in `/proc`.
+//! PostgreSQL's programs, run by the user of the servers, and processes, looked up in `/proc`.
 //!
 //! `make test` sets these environment variables:
 //!
-//! - `MANA_SYNC_PG_BIN`: directory of `initdb`, `pg_ctl`, `pg_basebackup` of a server that has the extension installed
-//! - `MANA_SYNC_NEWER_PG_BIN`: likewise, of a newer major version, for the test of pg_upgrade; where one is installed
-//! - `MANA_SYNC_RUN_AS`: when we are root, the user that servers run as, see [`mana_sync_processes::server_user`]
+//! - `MANA_SYNC_PG_BIN`: the directory of `initdb`, `pg_ctl` and `pg_basebackup` of a PostgreSQL that has the extension
+//!   installed
+//! - `MANA_SYNC_NEWER_PG_BIN`: the same directory of a newer major version, for the test of pg_upgrade; set only if one
+//!   is installed
+//! - `MANA_SYNC_RUN_AS`: the user of the servers if the caller is root; see [`mana_sync_processes::server_user`]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,10 +18,10 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use procfs::process::{ProcState, Process, all_processes};
 
-/// The time that something may take which should happen at once. A busy machine is slow; a hang takes for ever.
+/// The longest wait for something that should happen at once. It is long, because a busy machine is slow.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Path of one of the server's programs.
+/// The path of one of PostgreSQL's programs.
 pub fn program(name: &str) -> PathBuf {
     let bin = std::env::var_os("MANA_SYNC_PG_BIN").filter(|bin| !bin.is_empty()).unwrap_or_else(|| {
         panic!("MANA_SYNC_PG_BIN is not set: run these tests with `make test` (SUITE=servers for these alone)")
@@ -29,21 +31,22 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A command that runs one of the server's programs as the user that servers run as.
+/// A command that runs one of PostgreSQL's programs as the user of the servers.
 pub fn server_command(name: &str) -> Command {
     command(program(name))
 }
 
-/// Directory of the programs of a server of a newer major version that has the extension installed, if
-/// `MANA_SYNC_NEWER_PG_BIN` names one.
+/// The directory that `MANA_SYNC_NEWER_PG_BIN` names, if it is set: the programs of a newer major version that has the
+/// extension installed.
 pub fn newer_bin() -> Option<PathBuf> {
     std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
 }
 
-/// A command that runs a program as the user that servers run as.
+/// A command that runs a program as the user of the servers.
 pub fn command(program: PathBuf) -> Command {
     let mut command = Command::new(program);
-    // A directory that the user may enter; and no setting of the caller's PostgreSQL.
+    // The user of the servers may not be able to enter the caller's directory. The settings of the caller's PostgreSQL
+    // must not have an effect.
     command.current_dir("/").stdin(Stdio::null()).env("LC_ALL", "C");
     for (variable, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
         command.env_remove(variable);
@@ -62,22 +65,22 @@ pub fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&said)))
 }
 
-/// Sends a signal to processes; those that are gone already do not matter.
+/// Sends a signal to processes. Ignores processes that have already ended.
 pub fn signal(signal: Signal, pids: &[i32]) {
     for &pid in pids {
         let _ = kill(Pid::from_raw(pid), signal);
     }
 }
 
-/// The processes whose parent is `parent`.
+/// The child processes of `parent`.
 pub fn children(parent: i32) -> Vec<i32> {
     let processes = all_processes().expect("/proc is readable");
-    // One that ends meanwhile has no stat any more.
+    // A process that has ended meanwhile has no stat.
     let stats = processes.flatten().filter_map(|process| process.stat().ok());
     stats.filter(|stat| stat.ppid == parent).map(|stat| stat.pid).collect()
 }
 
-/// Whether a process runs. (One that ended and was not collected by its parent does not.)
+/// Whether a process runs. A process that has ended and was not yet reaped by its parent does not run.
 pub fn is_alive(pid: i32) -> bool {
     let state = Process::new(pid).and_then(|process| process.stat()).and_then(|stat| stat.state());
     state.is_ok_and(|state| !matches!(state, ProcState::Zombie | ProcState::Dead))

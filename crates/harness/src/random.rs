@@ -1,4 +1,4 @@
-//! The seed of a run. Threads race, so that a seed does not repeat a run; it repeats what each thread does.
+//! The seed of a run. A seed repeats what each thread does. It does not repeat the whole run, because threads race.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -1,4 +1,4 @@
-//! Streaming standbys: how they are made, how far they are, and what can be done to them.
+//! Streaming standbys: how to make, pause and promote one, and how to wait for one. Also backups and dumps.
 
 use postgres::Client;
 
@@ -14,13 +14,13 @@ impl Cluster {
         command.args(["-R", "-X", "stream", "-c", "fast", "--no-sync", "-d", &source, "-D"]).arg(standby.data());
         run(&mut command).unwrap_or_else(|error| panic!("{error}"));
         standby.rename(name);
-        // A primary that waits for a standby is set up so by its configuration, which was copied.
+        // The configuration was copied from the primary, whose commits may wait for standbys.
         standby.configure(&[("synchronous_standby_names", "")]);
         standby.start();
         standby
     }
 
-    /// Makes commits on this primary wait for all of these standbys (where `synchronous_commit` is on, the default).
+    /// Makes commits on this primary wait for all of these standbys, if `synchronous_commit` is on (the default).
     pub fn wait_for_commits_of(&self, standbys: &[&Cluster]) {
         let names: Vec<&str> = standbys.iter().map(|standby| standby.name()).collect();
         self.configure(&[("synchronous_standby_names", &format!("FIRST {} ({})", names.len(), names.join(", ")))]);
@@ -34,7 +34,7 @@ impl Cluster {
         });
     }
 
-    /// Takes a backup of this server for [`Cluster::recover`]. It is not started.
+    /// Takes a backup of this server for [`Cluster::recover`]. The backup is not started.
     pub fn backup(&self, name: &str) -> Cluster {
         let mut backup = Cluster::empty(name);
         let source = format!("host={} user=postgres", self.socket_dir().display());
@@ -45,7 +45,7 @@ impl Cluster {
         backup
     }
 
-    /// Starts a backup, which recovers from archived write-ahead log up to a target, and is a primary then.
+    /// Starts a backup. It recovers from archived write-ahead log up to a target, and then becomes a primary.
     pub fn recover(&self, restore_command: &str, (target, value): (&str, &str)) {
         self.configure(&[
             ("archive_mode", "off"),
@@ -63,7 +63,8 @@ impl Cluster {
         });
     }
 
-    /// Dumps a database as a superuser and restores it into one of another server, or of this one.
+    /// Dumps a database as a superuser, and restores it into the database `into` of the server `other`, which may be
+    /// this one.
     pub fn dump_into(&self, database: &str, format: &str, other: &Cluster, into: &str) {
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         give_to_server(file.path());
@@ -85,7 +86,7 @@ impl Cluster {
     pub fn pause_replay(&self) {
         let mut client = self.superuser(DATABASE);
         client.batch_execute("SELECT pg_wal_replay_pause()").expect("replay can be paused");
-        // Before PostgreSQL 14 there is no telling a request from a pause.
+        // Before PostgreSQL 14 a requested pause cannot be told from one that has begun.
         if server_version(&mut client) >= 140000 {
             wait_until("replay pauses", || {
                 let row =
@@ -103,7 +104,7 @@ impl Cluster {
     /// Waits until a standby shows everything that this primary has committed. Its replay must not be paused.
     pub fn wait_until_caught_up(&self, standby: &Cluster) {
         let mut primary = self.superuser(DATABASE);
-        // A commit that is flushed, so that everything before it is.
+        // This commit is flushed, and with it everything before it.
         primary.batch_execute("SELECT pg_logical_emit_message(true, 'mana_sync', '')").expect("WAL can be written");
         let row = primary.query_one("SELECT pg_current_wal_flush_lsn()::text", &[]).expect("the position is readable");
         let position: String = row.get(0);

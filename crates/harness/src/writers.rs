@@ -48,7 +48,7 @@ impl Acknowledged {
         self.len() == 0
     }
 
-    /// The changes for a device, from one count ([`Acknowledged::len`]) up to another.
+    /// The changes for a device among those that were noted between two counts ([`Acknowledged::len`]).
     pub fn seen_by(&self, device: &Device, from: usize, to: usize) -> Vec<Uuid> {
         let changes = self.0.lock().expect("no writer panics while it notes");
         let seen = changes[from..to].iter().filter(|change| device.sees(&change.user, change.space.as_deref()));
@@ -93,7 +93,7 @@ pub struct Tally {
     pub in_two_phases: usize,
     /// Transactions that were rolled back.
     pub aborts: usize,
-    /// Savepoints that were rolled back to.
+    /// Rollbacks to a savepoint.
     pub partial_rollbacks: usize,
     /// Changes in the committed transactions.
     pub changes: usize,
@@ -141,8 +141,8 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Writes one transaction, which is rolled back one time in ten and committed in two phases one time in twenty, and
-    /// notes its changes if it was committed.
+    /// Writes one transaction. One in ten is rolled back, and one in twenty of the others is committed in two phases.
+    /// Notes the changes of a committed transaction.
     pub fn transaction(&mut self, client: &mut Client) -> Result<(), Error> {
         let mut transaction = client.transaction()?;
         let changes = self.fill(&mut transaction)?;
@@ -154,7 +154,7 @@ impl<'a> Writer<'a> {
         if self.rng.random_ratio(1, 20) {
             let name: u64 = self.rng.random();
             transaction.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
-            // Ends the client's transaction object; the server has none any more, and only warns.
+            // This ends the client's transaction object. The server has no transaction any more, and only warns.
             transaction.commit()?;
             self.pause();
             client.batch_execute(&format!("COMMIT PREPARED '{name}'"))?;
@@ -168,11 +168,12 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// The rows of one transaction, with savepoints; returns those that count if it is committed.
+    /// Writes the rows of one transaction, with savepoints. Returns the changes that the log has if the transaction
+    /// commits.
     pub fn fill(&mut self, transaction: &mut Transaction) -> Result<Vec<Change>, Error> {
         let user = *self.users.choose(&mut self.rng).expect("there are users");
         let target = self.rng.random_range(1..=40);
-        // Rarely, more subtransactions than a backend advertises: snapshots overflow.
+        // Rarely, there are more subtransactions than a backend advertises, so that snapshots overflow.
         let splinters = if self.rng.random_ratio(1, 50) { 70 } else { 0 };
         let mut changes = Vec::new();
         for _ in 0..splinters {
@@ -231,7 +232,7 @@ impl<'a> Writer<'a> {
 
     fn pause(&mut self) {
         let longest = self.longest_pause.as_micros() as u64;
-        // Half of the time none: commits of different writers then collide.
+        // Half of the time there is no pause, so that commits of different writers collide.
         if longest > 0 && self.rng.random_bool(0.5) {
             sleep(Duration::from_micros(self.rng.random_range(0..longest)));
         }

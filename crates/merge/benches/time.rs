@@ -1,6 +1,6 @@
 //! Benchmarks of times, without a server: `cargo bench -p mana_sync_merge`.
 //!
-//! What needs a backend is measured in the extension (`src/benches.rs`).
+//! The benchmarks that need a backend are in the extension (`src/benches.rs`).
 
 use divan::black_box;
 use mana_sync_merge::time::Time;

@@ -160,7 +160,8 @@ impl<'a, O: JsonObject<'a>> Change<O> {
         (EffectiveTime { time: self.created_at, device_time: None }, None)
     }
 
-    /// Returns the time that a device's timestamp stands for: the server's time if it is not credible, `None` if it is not valid.
+    /// Returns the time of a device's timestamp. If the timestamp is not credible, this is the server's time. If it is
+    /// not valid, this is `None`.
     fn effective_time(&self, text: &'a [u8]) -> Option<EffectiveTime<'a>> {
         let time = Time::parse(text)?;
         Some(match time.is_credible(self.created_at) {

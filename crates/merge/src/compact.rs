@@ -50,7 +50,8 @@ impl LatestWrites {
         }
     }
 
-    /// Returns false if no write of the group is overwritten: every change can then be kept without a second look.
+    /// Returns false if no write of the group is overwritten: every change can then be kept, and
+    /// [`LatestWrites::action`] need not be called.
     pub fn may_have_overwritten(&self) -> bool {
         self.may_have_overwritten
     }

@@ -9,9 +9,9 @@ pub struct Event<'a, V, C> {
     pub stamp: Stamp,
     /// What happened.
     pub effect: Effect<'a, V>,
-    /// The value of the field before; `None` if there was none. Set by [`sort_with_old_values`].
+    /// The value of the field before the event; `None` if the field had no value. Set by [`sort_with_old_values`].
     pub old_value: Option<V>,
-    /// The change that the event belongs to.
+    /// The change of which the event is a part.
     pub change: C,
 }
 

@@ -1,9 +1,10 @@
 //! Decides which deletes a purge removes.
 //!
-//! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A purge may
-//! remove the delete, together with the writes of the same group that it covers, if every reader sees the same record without
-//! them. (A *group* is the changes to one record, app and table by one user in one space.) The purge does not know which spaces a
-//! reader is a member of. It therefore considers all combinations, except that no reader sees the private writes of two users.
+//! A delete hides earlier writes of its record from a reader, including writes in other spaces and by other users. A
+//! purge may remove the delete, together with the writes of the same group that it covers, if every reader sees the
+//! same record without them. (A *group* is the changes to one record, app and table by one user in one space.) The
+//! purge does not know of which spaces a reader is a member. It therefore considers all combinations, except that no
+//! reader sees the private writes of two users.
 //!
 //! A purge of a delete *D* is allowed if each group that a reader of *D* may see meets one of two conditions:
 //!
@@ -14,7 +15,7 @@
 use crate::change::{Change, JsonObject, Op, Span, Stamp};
 use crate::time::Time;
 
-/// What a purge has to know of the changes of a group.
+/// What a purge has to know about the changes of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupSummary {
     /// The changes that have a stamp.
@@ -23,7 +24,7 @@ pub struct GroupSummary {
     deleted: Option<Stamp>,
 }
 
-/// What a purge has to know of a change.
+/// What a purge has to know about a change.
 #[derive(Clone, Copy, Debug)]
 struct ChangeSummary {
     span: Span,
@@ -31,12 +32,13 @@ struct ChangeSummary {
     created_at: Time,
 }
 
-/// A limit that a group sets: a purge may remove only deletes up to it, of this group and of others. A greater limit allows more.
+/// The limit that a group sets for a purge. The purge may remove a delete, of this group or of another, only if the
+/// limit allows it. A greater limit allows more deletes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PurgeLimit {
     /// No deletes.
     None,
-    /// The deletes before this stamp, which is that of the group's first live write.
+    /// Only deletes before this stamp. It is the stamp of the group's first live write.
     Before(Stamp),
     /// All deletes, because the group has no live write.
     All,
@@ -72,7 +74,7 @@ impl GroupSummary {
     /// time. A change that was recorded recently may be sent again by its device, and would bring the record back after the purge.
     pub fn delete_to_purge(&self, created_before: Time) -> Option<Stamp> {
         let mut covered = self.changes.iter().filter(|change| Some(change.span.last) <= self.deleted);
-        // The clock of a device may be ahead, so that the time of the delete is compared too.
+        // The clock of a device may be ahead, so the time of the delete is compared too.
         let is_old = self.deleted.is_some_and(|deleted| deleted.time < created_before);
         self.deleted.filter(|_| is_old && covered.all(|change| change.created_at < created_before))
     }
@@ -86,7 +88,8 @@ impl GroupSummary {
                 continue;
             }
             if Some(first) <= self.deleted {
-                // The delete covers some writes of a change that a purge would keep: without the delete they would come back.
+                // The delete covers some writes of this change, but not all. A purge would keep the change, and without
+                // the delete the covered writes would come back.
                 return PurgeLimit::None;
             }
             first_live = Some(first_live.map_or(first, |first_live| first_live.min(first)));

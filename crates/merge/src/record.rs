@@ -26,7 +26,7 @@ pub struct Record<V, A: Allocator + Clone = Global> {
     allocator: A,
 }
 
-/// A write of any kind, and the space that it was in.
+/// A write of any kind, and its space.
 #[derive(Clone, Debug)]
 struct WriteInSpace<A: Allocator> {
     stamp: Stamp,
@@ -213,7 +213,7 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         StoredRecord { inserted: self.inserted, deleted: self.deleted, latest, fields }
     }
 
-    /// Returns the record that [`Record::to_stored`] was called for. `value` converts what is stored for a field.
+    /// Returns the record from which [`Record::to_stored`] made `stored`. `value` converts what is stored for a field.
     pub fn from_stored<W>(stored: StoredRecord<'_, W>, allocator: A, mut value: impl FnMut(W) -> V) -> Self {
         let mut record = Record::new(allocator);
         record.inserted = stored.inserted;

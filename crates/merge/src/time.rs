@@ -37,8 +37,9 @@ impl Time {
         Some(Time { micros, nanos: (nanos % 1000) as u16 })
     }
 
-    /// Returns whether the timestamp of a device counts, for a change that the server recorded at `created_at`. It does not if it
-    /// is more than five minutes ahead: otherwise a device with a wrong clock would win over all later writes.
+    /// Returns whether the timestamp of a device counts, for a change that the server recorded at `created_at`. A
+    /// timestamp that is more than five minutes ahead does not count. Otherwise a device with a wrong clock would win
+    /// over all later writes.
     pub fn is_credible(self, created_at: Time) -> bool {
         self <= Time { micros: created_at.micros.saturating_add(MAX_CLOCK_SKEW_MICROS), nanos: created_at.nanos }
     }

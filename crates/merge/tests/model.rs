@@ -1,7 +1,7 @@
 //! Property tests on random logs. The expected results come from a second, deliberately simple implementation of merging, which
 //! consists of lists, filters and maxima over JSON.
 //!
-//! `MANA_SYNC_MODEL_CASES` sets the number of logs that each property is tested with.
+//! `MANA_SYNC_MODEL_CASES` sets the number of logs for each property.
 
 mod random_log;
 
@@ -114,8 +114,8 @@ fn sees(user: &str, spaces: &BTreeSet<&str>, row: &Row) -> bool {
     row.user == user || row.space.is_some_and(|space| spaces.contains(space))
 }
 
-/// Returns what a device receives that pulls before and after the log was changed: the rows of `before` that it has `seen`, then
-/// the other rows of `after`.
+/// Returns what a device receives if it pulls before the log changes, and again afterwards: first the rows of `before`
+/// that it has `seen`, then the other rows of `after`.
 fn resumed<'a>(before: &'a [Row], after: &'a [Row], seen: impl Fn(&Row) -> bool) -> Vec<&'a Row> {
     let early = before.iter().filter(|row| seen(row));
     early.chain(after.iter().filter(|row| !seen(row))).collect()

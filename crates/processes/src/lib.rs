@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 // ---- the user that servers run as ----------------------------------------------------------------------
 
-/// The user that servers run as; `None` is the caller. PostgreSQL refuses to run as root: where root calls, it is the user of
-/// `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
+/// The user of the servers. `None` stands for the caller. PostgreSQL refuses to run as root. So if the caller is root,
+/// the user is the one of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
 pub fn server_user() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     let find = |name: &str| User::from_name(name).expect("users can be looked up");
@@ -29,14 +29,14 @@ pub fn server_user() -> Option<&'static User> {
     USER.get_or_init(choose).as_ref()
 }
 
-/// Makes a command run as the user that servers run as.
+/// Makes a command run as the user of the servers.
 pub fn as_server_user(command: &mut Command) {
     if let Some(user) = server_user() {
         command.uid(user.uid.as_raw()).gid(user.gid.as_raw()).env("HOME", "/nonexistent");
     }
 }
 
-/// Makes a file or directory the property of the user that servers run as.
+/// Makes a file or directory the property of the user of the servers.
 pub fn give_to_server(path: &Path) {
     if let Some(user) = server_user() {
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
@@ -46,7 +46,7 @@ pub fn give_to_server(path: &Path) {
 
 // ---- what ends with its owner --------------------------------------------------------------------------
 
-/// A program that runs beside its owner. It is killed (-9) when this is dropped, and when the owner was killed.
+/// A program that runs beside its owner. It is killed (-9) when this value is dropped, and when the owner is killed.
 pub struct Beside(Child);
 
 impl Beside {
@@ -65,17 +65,18 @@ impl Drop for Beside {
     }
 }
 
-/// A temporary directory for a server that has its socket there and its data directory in `data`, or one level below.
+/// A temporary directory for a server. The server's socket is in it. The server's data directory is `data` in it, or
+/// `data` one level below.
 ///
-/// When this is dropped, or its owner is killed, a watchdog process stops the server without a checkpoint and removes
-/// the directory.
+/// When this value is dropped, or its owner is killed, a watchdog process stops the server without a checkpoint and
+/// removes the directory.
 pub struct ServerDirectory {
     path: PathBuf,
     watchdog: Child,
 }
 
 impl ServerDirectory {
-    /// A new directory, which belongs to the user that servers run as.
+    /// A new directory, which belongs to the user of the servers.
     pub fn new() -> Self {
         let path = short_temp_dir().keep();
         give_to_server(&path);
@@ -84,7 +85,7 @@ impl ServerDirectory {
 
     /// Watches a directory that [`ServerDirectory::keep`] returned.
     pub fn watch(path: PathBuf) -> Self {
-        // A process group of its own: the terminal's ^C is for its owner.
+        // The watchdog has a process group of its own, so that ^C in the terminal reaches only its owner.
         let watchdog = shell(WATCHDOG).arg(&path).process_group(0).spawn().expect("sh runs");
         Self { path, watchdog }
     }
@@ -115,7 +116,8 @@ impl Drop for ServerDirectory {
     }
 }
 
-/// Waits for the end of its input, then for the end of the server that it stops, and removes the directory.
+/// The script of the watchdog. It waits for the end of its input, stops the server, waits for the end of the server,
+/// and removes the directory.
 const WATCHDOG: &str = r#"
 read -r word
 [ "$word" != keep ] || exit 0
@@ -132,7 +134,8 @@ done
 rm -rf "$1"
 "#;
 
-/// A shell script that notices the end of this process: the kernel then closes its standard input.
+/// A command that runs a shell script. When this process ends, the kernel closes the standard input of the script. So
+/// the script notices the end.
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).current_dir("/");
@@ -140,8 +143,8 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// A new directory for a socket, whose path has 107 bytes at most: a long `TMPDIR` cannot be used, nor one that the
-/// user that servers run as may not enter.
+/// Makes a new directory for a socket. The path of a socket has at most 107 bytes, so a long `TMPDIR` cannot be used.
+/// Nor can a `TMPDIR` that the user of the servers may not enter.
 fn short_temp_dir() -> TempDir {
     let preferred = std::env::temp_dir();
     let suits = preferred.as_os_str().len() <= 60 && may_enter(&preferred);

@@ -1,5 +1,5 @@
-//! A private cluster in a temporary directory: reached through a socket only, run by an unprivileged user, gone
-//! afterwards.
+//! A private cluster in a temporary directory. It is reached only through a socket, an unprivileged user runs it, and
+//! it is removed at the end.
 
 use std::fs;
 use std::io::Write;
@@ -16,7 +16,7 @@ use crate::interrupt;
 use crate::postgres::PrivateCopy;
 use crate::project::{Project, by_server_user, run_logged};
 
-/// A cluster that runs. It is removed when this is dropped, and when this process is killed.
+/// A cluster that runs. It is removed when this value is dropped, and when this process is killed.
 pub struct Cluster<'a> {
     project: &'a Project,
     server: &'a PrivateCopy,
@@ -45,11 +45,11 @@ impl<'a> Cluster<'a> {
 
         let pg_ctl = server.program("pg_ctl");
         let start = cmd!(pg_ctl, "start", "--wait", "--timeout=60", "--log", cluster.log(), "--pgdata", cluster.data())
-            // With RUST_BACKTRACE in its environment, the server would show one in the DETAIL of each error that passes
-            // through Rust.
+            // With RUST_BACKTRACE in its environment, the server would show a backtrace in the DETAIL of each error
+            // that passes through Rust.
             .env_remove("RUST_BACKTRACE")
             .env_remove("RUST_LIB_BACKTRACE")
-            // ^C is for this process, which then stops the server.
+            // ^C must reach only this process, which then stops the server.
             .before_spawn(|command| {
                 command.process_group(0);
                 Ok(())
@@ -116,14 +116,15 @@ log_line_prefix = '%m [%p] %a '
         self.psql(database, ["-X", "-q", "-v", "ON_ERROR_STOP=1"].into_iter().chain(options))
     }
 
-    /// Stops the server as a DBA would. Its files stay until this is dropped.
+    /// Stops the server as a DBA would. Its files stay until this value is dropped.
     pub fn stop(&self) -> Result<()> {
         let stop = cmd!(self.server.program("pg_ctl"), "stop", "--mode=fast", "--wait", "--pgdata", self.data());
         self.prepare(by_server_user(stop)).stdout_null().run()?;
         Ok(())
     }
 
-    /// Runs a command in the caller's directory that finds this cluster by its environment, and returns its exit code.
+    /// Runs a command in the caller's directory, and returns its exit code. The command finds this cluster by its
+    /// environment.
     pub fn run(&self, command: &[String]) -> Result<ExitCode> {
         let [program, arguments @ ..] = command else { bail!("no command is given") };
         let path = std::env::var_os("PATH").unwrap_or_default();

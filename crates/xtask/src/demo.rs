@@ -1,7 +1,7 @@
 //! Plays examples/demo.sql in a private cluster, and then examples/http, the HTTP front end, with curl.
 //!
-//! It checks itself. demo.expect() after a step of the SQL fails unless the step gave what it should, and psql stops at
-//! the first error; the answers of the front end are searched for what must be in them.
+//! The demo checks itself. After a step of the SQL, demo.expect() fails unless the step had the right result, and psql
+//! stops at the first error. The answers of the front end must have the expected texts.
 
 mod front_end;
 
@@ -17,7 +17,7 @@ use crate::{install, interrupt};
 
 /// Creates the database, and the functions that check the steps.
 const PREPARATION: &str = include_str!("demo/preparation.sql");
-/// What the prompt begins with.
+/// The text before the prompt.
 const WELCOME: &str = include_str!("demo/welcome.txt");
 
 /// Plays the SQL and the HTTP front end. With `prompt`, plays only the SQL, silently, and then gives a prompt in its database.
@@ -58,8 +58,8 @@ fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What is shown of psql's output: the checks are left out, and the blank lines before comments, which psql drops, are
-/// put back.
+/// What is shown of psql's output. It leaves out the checks. It puts back the blank lines before comments, which psql
+/// drops.
 #[derive(Default)]
 struct Transcript {
     /// Whether titles are bold.
@@ -69,7 +69,7 @@ struct Transcript {
 }
 
 impl Transcript {
-    /// The lines that are shown for one of psql's.
+    /// The lines that are shown for one line of psql.
     fn lines(&mut self, line: &str) -> Vec<String> {
         if ["SELECT demo.expect", r"\set ON_ERROR_STOP", "--#"].iter().any(|prefix| line.starts_with(prefix)) {
             return Vec::new();
@@ -88,7 +88,7 @@ impl Transcript {
     }
 }
 
-/// A message of psql without the file and line that it begins with.
+/// A message of psql without the file and line at its beginning.
 fn without_place(line: &str) -> &str {
     let place_and_message = line.strip_prefix("psql:").and_then(|rest| rest.split_once(": "));
     match place_and_message {
@@ -109,7 +109,7 @@ fn give_prompt(project: &Project, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A file, with what was written to it so far.
+/// The content of a file so far.
 fn read(file: &std::path::Path) -> String {
     fs::read_to_string(file).unwrap_or_default()
 }

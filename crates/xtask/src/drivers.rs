@@ -1,5 +1,5 @@
-//! The drivers that docs/drivers.md has programs for, for their tests: installed into the state directory, once for each
-//! list of versions. Where one cannot be had, its tests say that they were skipped.
+//! The drivers for which docs/drivers.md has programs. Their tests need them. They are installed into the state
+//! directory, once for each list of versions. If a driver cannot be installed, its tests say that they were skipped.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,8 +10,8 @@ use duct::cmd;
 
 use crate::project::{Project, note, say};
 
-/// Installs them, and returns the variables that tests/servers/tests/drivers.rs reads. An empty one says that there are
-/// none.
+/// Installs the drivers, and returns the environment variables that tests/servers/tests/drivers.rs reads. An empty
+/// variable says that its drivers are missing.
 pub fn install(project: &Project) -> Result<[(&'static str, OsString); 2]> {
     let python = install_once(project, "python", &["requirements.txt"], python)?.join("venv/bin/python");
     let node = install_once(project, "node", &["package.json", "package-lock.json"], node)?.join("node_modules");
@@ -19,7 +19,7 @@ pub fn install(project: &Project) -> Result<[(&'static str, OsString); 2]> {
     Ok([("MANA_SYNC_PYTHON", if_there(python)), ("MANA_SYNC_NODE_MODULES", if_there(node))])
 }
 
-/// A Python with psycopg and asyncpg.
+/// Installs a Python with psycopg and asyncpg.
 fn python(lists: &Path, directory: &Path, log: &fs::File) -> Result<()> {
     let venv = directory.join("venv");
     cmd!("python3", "-m", "venv", &venv).stderr_to_stdout().stdout_file(log.try_clone()?).run()?;
@@ -37,7 +37,7 @@ fn python(lists: &Path, directory: &Path, log: &fs::File) -> Result<()> {
     Ok(())
 }
 
-/// Modules of Node with pg and postgres.
+/// Installs the Node modules pg and postgres.
 fn node(lists: &Path, directory: &Path, log: &fs::File) -> Result<()> {
     cmd!("node", "--version").stderr_to_stdout().stdout_file(log.try_clone()?).run()?;
     for list in ["package.json", "package-lock.json"] {
@@ -48,7 +48,7 @@ fn node(lists: &Path, directory: &Path, log: &fs::File) -> Result<()> {
     Ok(())
 }
 
-/// Installs into a new directory, unless it was tried with these lists before.
+/// Installs into a new directory, unless this was tried with the same lists before.
 fn install_once(
     project: &Project,
     name: &str,

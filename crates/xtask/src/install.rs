@@ -8,15 +8,15 @@ use anyhow::{Context, Result, bail};
 use crate::postgres::PrivateCopy;
 use crate::project::{Project, by_root, note, say};
 
-/// Builds and installs into the private copy.
+/// Builds the extension and installs it into the private copy.
 pub fn into_private_copy(project: &Project, server: &PrivateCopy, release: bool) -> Result<()> {
     say(format!("Building mana_sync for PostgreSQL {} (the first time takes 2 to 4 minutes)", server.major));
     let profile = if release { &["--release"][..] } else { &[] };
     cargo_pgrx_install(project, server, &server.bin, &server.feature(), profile, "install.log")
 }
 
-/// Builds with these features and installs into the server whose programs are in `bin`. cargo's messages are shown, and
-/// those of cargo-pgrx if it fails.
+/// Builds the extension with these features, and installs it into the server whose programs are in `bin`. Shows the
+/// messages of cargo, and those of cargo-pgrx if it fails.
 pub fn cargo_pgrx_install(
     project: &Project,
     server: &PrivateCopy,
@@ -38,8 +38,8 @@ pub fn cargo_pgrx_install(
     Ok(())
 }
 
-/// Builds for release and installs into the installation that the private copy is a copy of: for those who want to use
-/// the extension, not to work on it.
+/// Builds the extension for release, and installs it into the PostgreSQL from which the private copy was made. This is
+/// for users of the extension, and not for its developers.
 pub fn for_users(project: &Project, server: &PrivateCopy) -> Result<()> {
     let target = &server.source;
     say(format!(
@@ -66,7 +66,7 @@ pub fn for_users(project: &Project, server: &PrivateCopy) -> Result<()> {
     Ok(())
 }
 
-/// install(1) puts a new file in the place of the old one, which servers that run go on using.
+/// Installs a file with install(1), which replaces the old file by a new one. Running servers go on using the old file.
 fn install_file(file: &Path, place: &Path, mode: &str) -> Result<()> {
     let directory = place.parent().context("a file is in a directory")?;
     let [from, to] = [file, place].map(|path| path.display().to_string());

@@ -1,7 +1,7 @@
 //! What ^C, SIGTERM and SIGHUP do.
 //!
-//! They end this process at once, and private clusters are removed by their watchdogs. Where this process has to clean
-//! up itself, or where ^C is meant for the program in the foreground, [`hold`] keeps it from being ended.
+//! They end this process at once, and watchdogs remove its private clusters. If this process has to clean up itself, or
+//! if ^C is meant for the program in the foreground, [`hold`] keeps signals from ending this process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use signal_hook::flag::register_conditional_default;
 /// Whether a signal ends this process.
 static FATAL: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// Called once, before anything else.
+/// Registers the handlers of the signals. Called once, before anything else.
 pub fn register() -> Result<()> {
     let fatal = FATAL.get_or_init(|| Arc::new(AtomicBool::new(true)));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
@@ -22,7 +22,7 @@ pub fn register() -> Result<()> {
     Ok(())
 }
 
-/// While this exists, signals do not end this process.
+/// While this value exists, signals do not end this process.
 pub struct Held(&'static AtomicBool);
 
 /// Keeps signals from ending this process. Programs that are started meanwhile get them as usual.

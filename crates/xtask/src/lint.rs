@@ -7,7 +7,7 @@ use crate::postgres::PrivateCopy;
 use crate::project::{Project, say, which};
 use crate::setup;
 
-/// Runs them all; the first that fails ends it.
+/// Runs all of them, up to the first one that fails.
 pub fn run(project: &Project, server: &PrivateCopy) -> Result<()> {
     let run = |command| project.prepare_for(Some(server), command).run();
     say("rustfmt");
@@ -17,14 +17,14 @@ pub fn run(project: &Project, server: &PrivateCopy) -> Result<()> {
     let feature = format!("mana_sync/pg{}", server.major);
     let clippy = ["clippy", "--workspace", "--no-default-features", "--features"];
     run(duct::cmd("cargo", clippy.into_iter().chain([&*feature, "--", "-D", "warnings"])))?;
-    // Once more with the tests, those that run in the server included, and with the benchmarks that do.
+    // Once more with all tests and benchmarks, also those that run in the server.
     let features = format!("{feature} mana_sync/pg_test mana_sync/pg_bench");
     run(duct::cmd("cargo", clippy.into_iter().chain([&*features, "--all-targets", "--", "-D", "warnings"])))?;
 
     setup::install_cargo_deny(project)?;
     if which("cargo-deny").is_some() || project.state("cargo/bin/cargo-deny").exists() {
         say("cargo-deny");
-        // Advisories are read from the network.
+        // Advisories are not checked, because they are read from the network.
         run(cmd!("cargo", "deny", "--workspace", "--all-features", "check", "licenses", "bans", "sources"))?;
     }
 

@@ -1,14 +1,14 @@
 //! Driver of the repository: `cargo xtask …`, and the targets of the Makefile. `cargo xtask help` lists what it does.
 //!
-//! Everything happens in the state directory (`MANA_SYNC_STATE`) and in `target`. An installed PostgreSQL is read and
-//! never written to, except by `install`.
+//! Everything happens in the state directory (`MANA_SYNC_STATE`) and in `target`. Only `install` changes an installed
+//! PostgreSQL.
 //!
 //! - [`project`]: the checkout, the state directory, and the environment of the commands that are run
-//! - [`postgres`]: which PostgreSQL, and the private copy of it
+//! - [`postgres`]: the choice of a PostgreSQL, and the private copy of it
 //! - [`setup`]: what is installed before anything else: packages, the private copy, PgBouncer, cargo-pgrx
 //! - [`install`]: builds the extension and installs it
 //! - [`cluster`]: a private cluster in a temporary directory
-//! - [`test`], [`tally`]: the test suites, and how their output is counted
+//! - [`mod@test`], [`tally`]: the test suites, and how their output is counted
 //! - [`demo`]: plays examples/demo.sql, and examples/http with curl
 //! - [`measure`], [`profile`]: benchmarks, and the instructions of one call
 //! - [`lint`]: rustfmt, clippy, cargo-deny, shellcheck
@@ -86,7 +86,7 @@ enum Task {
     /// Run commands against a private cluster
     #[command(subcommand)]
     Cluster(ClusterTask),
-    /// Install the drivers of docs/drivers.md for their tests, and print the environment of these
+    /// Install the drivers of docs/drivers.md for their tests, and print the environment of these tests
     Drivers,
     /// rustfmt, clippy, cargo-deny and shellcheck; a warning is an error
     Lint,
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<ExitCode> {
     interrupt::register()?;
     let project = Project::new()?;
-    // An empty variable is none.
+    // An empty variable counts as not set.
     let [version, pg_config] =
         [arguments.version, arguments.pg_config].map(|text| text.filter(|text| !text.is_empty()));
     let choose = || Choice::new(&project, version.as_deref(), pg_config.as_deref());

@@ -1,4 +1,4 @@
-//! Benchmarks, which are the crate in `bench`.
+//! Runs the benchmarks, which are the crate in `bench`.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ pub fn run(project: &Project, server: &PrivateCopy, arguments: &[String]) -> Res
     match arguments.first().map(String::as_str) {
         Some("pages") => {}
         Some("in-process") => {
-            // Into a copy of the server of its own: no other command finds benchmarks in the extension.
+            // This build has its own copy of the server, so that no other command finds benchmarks in the extension.
             let copy = server.directory.with_file_name(format!("pg{}-benches", server.major));
             let _ = fs::remove_dir_all(&copy);
             let log = project.state("install-benches.log");

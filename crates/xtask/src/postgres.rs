@@ -8,7 +8,7 @@ use duct::cmd;
 
 use crate::project::{Project, is_executable, which};
 
-/// Major versions that the extension builds for, in the order in which one is chosen where the caller chooses none.
+/// The major versions that the extension builds for, the preferred ones first.
 pub const VERSIONS: [u32; 6] = [15, 18, 17, 16, 14, 13];
 
 /// An installation of PostgreSQL, known by its pg_config.
@@ -37,7 +37,7 @@ impl Installation {
         digits[..end].parse().with_context(|| format!("{} says {version}", self.pg_config.display()))
     }
 
-    /// Whether it has a server and the files to develop for it.
+    /// Whether the installation has a server and its development files.
     pub fn is_complete(&self) -> bool {
         let is_there = |option, file: &str| self.directory(option).is_ok_and(|directory| directory.join(file).exists());
         is_executable(&self.pg_config)
@@ -46,14 +46,14 @@ impl Installation {
             && self.directory("--pgxs").is_ok_and(|makefile| makefile.exists())
     }
 
-    /// The same by the pg_config among its own programs: one in the PATH may be a wrapper, of one version today and of
-    /// another tomorrow.
+    /// The same installation, named by the pg_config among its own programs. A pg_config in the PATH may be a wrapper,
+    /// which may stand for another version tomorrow.
     fn by_its_own(self) -> Result<Self> {
         let own = self.directory("--bindir")?.join("pg_config");
         Ok(if is_executable(&own) { Self { pg_config: own } } else { self })
     }
 
-    /// The one that a caller names.
+    /// The installation that a caller names.
     pub fn named(pg_config: &str) -> Result<Self> {
         let path = if pg_config.contains('/') { Some(PathBuf::from(pg_config)) } else { which(pg_config) };
         let path = path.filter(|path| is_executable(path));
@@ -62,7 +62,8 @@ impl Installation {
         named.by_its_own()
     }
 
-    /// One of a major version: one that was named before, or Debian's, or that of the PATH.
+    /// An installation of a major version: the one that was named before, or else Debian's, or else the one in the
+    /// PATH.
     pub fn of_version(project: &Project, major: u32) -> Option<Self> {
         let remembered = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
         let remembered = remembered.map(|path| Self { pg_config: path.trim().into() }).filter(Self::is_complete);
@@ -75,7 +76,7 @@ impl Installation {
     }
 }
 
-/// What the caller chose. The set-up chooses and installs what is not there.
+/// What the caller chose. The set-up chooses and installs what is missing.
 pub struct Choice {
     /// The major version. None: the set-up chooses one.
     pub major: Option<u32>,
@@ -84,7 +85,8 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Chooses by a version (`PG`) or by an installation (`PG_CONFIG`). Without either, chooses 15, or what the set-up chose before.
+    /// Chooses by a version (`PG`) or by an installation (`PG_CONFIG`). Without either, chooses 15 if it is installed,
+    /// or else what the set-up chose before.
     pub fn new(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> Result<Self> {
         let version = version.map(|text| match text.parse() {
             Ok(major) if VERSIONS.contains(&major) => Ok(major),
@@ -107,13 +109,13 @@ impl Choice {
         Ok(Self { major, source: major.and_then(|major| Installation::of_version(project, major)) })
     }
 
-    /// For those who want to use the extension: where they choose nothing, it is the first pg_config in the PATH.
+    /// The choice for users of the extension. If they choose nothing, it is the first pg_config in the PATH.
     pub fn for_users(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> Result<Self> {
         let of_path = which("pg_config").filter(|_| version.is_none()).map(|_| "pg_config");
         Self::new(project, version, pg_config.or(of_path))
     }
 
-    /// The private copy of it. It may not be there yet.
+    /// The private copy of the chosen installation. It may not be there yet.
     pub fn private_copy(self, project: &Project) -> Result<Option<PrivateCopy>> {
         let Self { major: Some(major), source: Some(source) } = self else { return Ok(None) };
         PrivateCopy::new(project, major, source).map(Some)
@@ -125,17 +127,17 @@ impl Choice {
 pub struct PrivateCopy {
     /// The major version.
     pub major: u32,
-    /// The installation that it is a copy of.
+    /// The installation from which the copy is made.
     pub source: Installation,
-    /// The directory of the copy. Below `root`, files have the paths that they have in the source: a server looks for its files
-    /// relative to its own program.
+    /// The directory of the copy. Below its `root`, files have the same paths as in the source, because a server looks
+    /// for its files relative to its own program.
     pub directory: PathBuf,
     /// The directory of the copy's programs.
     pub bin: PathBuf,
 }
 
 impl PrivateCopy {
-    /// Where the copy of an installation is; nothing is copied.
+    /// Returns where the copy of an installation is. Copies nothing.
     pub fn new(project: &Project, major: u32, source: Installation) -> Result<Self> {
         let directory = project.state(format!("pg{major}"));
         let bin = below(&directory.join("root"), &source.directory("--bindir")?);
@@ -152,12 +154,12 @@ impl PrivateCopy {
         Installation { pg_config: self.program("pg_config") }
     }
 
-    /// The feature of this version.
+    /// The cargo feature of this version.
     pub fn feature(&self) -> String {
         format!("pg{}", self.major)
     }
 
-    /// Makes the copy, unless it is there and of the same program.
+    /// Makes the copy, unless it is there and was made from the same program.
     pub fn make(&self) -> Result<()> {
         let fingerprint = self.fingerprint()?;
         if fs::read_to_string(self.directory.join("fingerprint")).is_ok_and(|text| text.trim_end() == fingerprint) {
@@ -194,7 +196,7 @@ impl PrivateCopy {
     fn copy_to(&self, root: &Path) -> Result<()> {
         let bin = self.source.directory("--bindir")?;
         fs::create_dir_all(below(root, &bin))?;
-        // Real copies: a program that is reached through a link is where the link points to.
+        // Programs are copied and not linked. A linked program would look for its files beside the original program.
         for program in fs::read_dir(&bin)?.flatten() {
             fs::copy(program.path(), below(root, &program.path()))?;
         }
@@ -206,7 +208,7 @@ impl PrivateCopy {
         for option in ["--includedir", "--pkgincludedir", "--includedir-server", "--libdir", "--localedir"] {
             let directory = self.source.directory(option)?;
             let link = below(root, &directory);
-            // Not those within a directory that is there already.
+            // A directory is already there if it is below a directory that is linked.
             if directory.is_dir() && !link.exists() {
                 fs::create_dir_all(link.parent().expect("it is below the root"))?;
                 std::os::unix::fs::symlink(directory, link)?;
@@ -235,8 +237,8 @@ fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Makes a directory below another root with links to all entries of the original, except for our own files, which
-/// `make install` may have put there.
+/// Makes a directory below another root, with links to all entries of the original directory. Leaves out this
+/// extension's files, which `make install` may have put into the original.
 fn link_entries(directory: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(below(root, directory))?;
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten() {

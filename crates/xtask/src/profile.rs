@@ -1,5 +1,5 @@
-//! Counts the instructions of one call in the server, and where they go, with callgrind: unlike times they are the same
-//! on a busy machine.
+//! Counts the instructions of one call in the server with callgrind, and shows where they go. Unlike times, the counts
+//! are the same on a busy machine.
 
 use std::collections::HashMap;
 use std::fs;
@@ -40,26 +40,27 @@ pub struct Arguments {
 enum Call {
     /// A change, by the application's role (compare insert)
     RecordChange,
-    /// The same row, by a prepared INSERT of the owner
+    /// The row of record-change, by a prepared INSERT of the owner
     Insert,
     /// A page of 1,000 rows (compare scan)
     ChangesSince,
-    /// The bare index scan of the same rows
+    /// The bare index scan of the rows of changes-since
     Scan,
     /// A page of 1,000 rows as JSON
     Pull,
     /// A push of 1,000 changes, each with its space
     Push,
-    /// The same without their spaces, which are looked up
+    /// A push of 1,000 changes without their spaces, which are looked up
     PushUnnamed,
     /// A pull of many spaces that brings nothing
     Empty,
-    /// The same when others have written since
+    /// A pull of many spaces that brings nothing, although others have written since
     Probe,
 }
 
 impl Call {
-    /// How often it is called in each of two runs. Their difference is that many calls, without what comes before them.
+    /// How often the statement is called in each of two runs. The difference of the two runs is the cost of calls
+    /// alone, without what comes before them.
     fn counts(self) -> [u32; 2] {
         match self {
             Self::RecordChange | Self::Insert => [100, 600],
@@ -88,7 +89,7 @@ impl Call {
         }
     }
 
-    /// What a server without a postmaster reads: a statement a line.
+    /// The input of a server without a postmaster: one statement on each line.
     fn script(self, empty_pull: &str, count: u32) -> String {
         let mut lines = match self {
             Self::Insert => vec![],
@@ -211,9 +212,10 @@ fn functions(annotated: &str) -> HashMap<String, i64> {
     functions
 }
 
-/// How many more instructions each function of `after` has than in `before`, most first.
+/// Returns how many more instructions each function has in `after` than in `before`. The greatest difference comes
+/// first.
 fn difference(before: &HashMap<String, i64>, after: &HashMap<String, i64>) -> Vec<(String, i64)> {
-    // What calls itself is counted twice under a name of its own.
+    // A recursive function is listed again, under a name that ends with `'2`.
     let counted = after.iter().filter(|(name, _)| !name.ends_with("'2"));
     let mut difference: Vec<(String, i64)> =
         counted.map(|(name, count)| (name.clone(), count - before.get(name).unwrap_or(&0))).collect();

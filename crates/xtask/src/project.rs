@@ -15,10 +15,10 @@ use nix::unistd::geteuid;
 
 use crate::postgres::PrivateCopy;
 
-/// The version of cargo-pgrx, which is that of pgrx in Cargo.toml.
+/// The version of cargo-pgrx. It must be the version of pgrx in Cargo.toml.
 pub const PGRX_VERSION: &str = "0.18.1";
 
-/// Variables by which a caller chooses a server for clients. They are not for the clients that are started here.
+/// Variables by which a caller chooses a server for clients. Clients that are started here do not get them.
 const CLIENT_VARIABLES: [&str; 16] = [
     "PGHOST",
     "PGHOSTADDR",
@@ -53,7 +53,7 @@ impl Project {
         let uid = geteuid();
         let state =
             variable("MANA_SYNC_STATE").map_or_else(|| format!("/var/tmp/mana_sync-{uid}").into(), PathBuf::from);
-        // Servers run as another user when root calls, and must be able to read what is built.
+        // If root calls, servers run as another user, who must be able to read what is built.
         umask(Mode::from_bits_truncate(0o022));
         if let Ok(found) = state.symlink_metadata() {
             ensure!(
@@ -91,15 +91,15 @@ impl Project {
 
     // ---- commands ----------------------------------------------------------------------------------------
 
-    /// Gives a command our environment, and the root of the checkout as its directory. What the command sets for itself
-    /// wins.
+    /// Gives a command the environment of this project, and the root of the checkout as its directory. Variables that
+    /// the command sets for itself keep their values.
     pub fn prepare(&self, command: Expression) -> Expression {
         self.prepare_for(None, command)
     }
 
-    /// The same for a command that builds for, or tests against, a server.
+    /// Does the same as [`Project::prepare`] for a command that needs a server, to build for it or to test against it.
     pub fn prepare_for(&self, server: Option<&PrivateCopy>, command: Expression) -> Expression {
-        // What `cargo run` says of this crate would be taken for said of another.
+        // `cargo run` sets these variables for this crate. The build of another crate would take them for its own.
         let of_cargo = std::env::vars_os().map(|(name, _)| name).filter(|name| {
             let name = name.to_string_lossy();
             name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "CARGO_BIN_NAME"
@@ -109,7 +109,7 @@ impl Project {
             .map(OsString::from)
             .chain(of_cargo)
             .fold(command, |command, name| command.env_remove(name));
-        // duct applies the last first, so that what was set before wins.
+        // duct applies what is added last first. So a variable that the command has set before keeps its value.
         let environment = self.environment(server).into_iter();
         environment.fold(command.dir(&self.root), |command, (name, value)| command.env(name, value))
     }
@@ -130,7 +130,8 @@ impl Project {
         variables
     }
 
-    /// The PATH, with the programs before it that the set-up installed because the user's own are other versions.
+    /// The PATH, preceded by the directory of the programs that the set-up installed. The user's own programs may have
+    /// other versions.
     fn path(&self) -> OsString {
         let own = self.state("cargo/bin");
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -146,7 +147,7 @@ impl Project {
         }
     }
 
-    /// Removes the build, and from the state directory everything that was put there.
+    /// Removes the build, and everything that was put into the state directory.
     pub fn clean(&self) -> Result<()> {
         self.prepare(cmd!("cargo", "clean")).run()?;
         for entry in fs::read_dir(&self.state)?.flatten() {
@@ -166,13 +167,13 @@ impl Project {
                 _ => fs::remove_file(entry.path())?,
             }
         }
-        // Unless somebody else's files are in it.
+        // This fails if somebody else's files are in it, and then they stay.
         let _ = fs::remove_dir(&self.state);
         Ok(())
     }
 }
 
-/// Makes a command run as the user that servers run as, in a directory that the user may enter. For a command that is not
+/// Makes a command run as the user of the servers, in a directory that this user may enter. For a command that is not
 /// prepared yet.
 pub fn by_server_user(command: Expression) -> Expression {
     command.dir("/").before_spawn(|command| {
@@ -232,7 +233,7 @@ pub fn say(text: impl std::fmt::Display) {
     }
 }
 
-/// Prints a detail of what goes on.
+/// Prints a detail of the current step.
 pub fn note(text: impl std::fmt::Display) {
     eprintln!("    {text}");
 }

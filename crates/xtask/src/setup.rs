@@ -1,4 +1,4 @@
-//! Everything that the other commands need, installed if it is missing. Does nothing, quickly, when all is there.
+//! Installs whatever the other commands need, if it is missing. If nothing is missing, this ends at once.
 
 mod packages;
 mod pgbouncer;
@@ -28,7 +28,7 @@ pub fn set_up(project: &Project, choice: Choice) -> Result<PrivateCopy> {
     Ok(server)
 }
 
-/// The chosen server, installed if it is not there, as are all other packages that are missing.
+/// Finds the chosen server. Installs it if it is missing, and also all other missing packages.
 fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<PrivateCopy> {
     let (major, source) = match choice.major {
         Some(major) => (major, choice.source),
@@ -46,7 +46,7 @@ fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<Priva
     PrivateCopy::new(project, major, source)
 }
 
-/// Version 15 if it is there or can be had, otherwise the newest.
+/// Chooses the first of [`VERSIONS`] that is installed, or else the first that can be installed.
 fn choose_version(project: &Project, apt: &mut Apt) -> Result<u32> {
     if let Some(major) = VERSIONS.into_iter().find(|&major| Installation::of_version(project, major).is_some()) {
         return Ok(major);
@@ -70,7 +70,7 @@ fn install_cargo_pgrx(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Tells pgrx about the private copies that there are, unless it knows of this one.
+/// Tells pgrx about all private copies, unless it already knows this one.
 fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
     let known = format!("{} = \"{}\"", server.feature(), server.program("pg_config").display());
     if fs::read_to_string(project.pgrx_home().join("config.toml")).is_ok_and(|config| config.contains(&known)) {
@@ -82,7 +82,7 @@ fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
     for major in VERSIONS {
         let source = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
         let source = source.map(|path| Installation { pg_config: path.trim().into() });
-        // One that was removed since must not stop the set-up of another.
+        // An installation that was removed since must not stop the set-up of another one.
         if let Some(source) = source.filter(Installation::is_complete) {
             let copy = PrivateCopy::new(project, major, source)?;
             arguments.push(format!("--pg{major}={}", copy.program("pg_config").display()));

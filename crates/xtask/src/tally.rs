@@ -1,4 +1,5 @@
-//! How the output of a suite is counted: cargo's, and pg_regress' in its form of before PostgreSQL 16 and since.
+//! Counts the tests in the output of a suite: the output of cargo, and the output of pg_regress in its old form and in
+//! its form since PostgreSQL 16.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,8 +13,8 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// The counts of a suite's output; `ran` says whether it ended without an error. A suite that could not run counts
-    /// as one failure, as does one without a test.
+    /// Counts the tests in a suite's output. `ran` says whether the suite ended without an error. A suite that could
+    /// not run, or that has no test, counts as one failure.
     pub fn of_suite(output: &str, ran: bool) -> Self {
         let mut tally = Self::default();
         for line in output.lines() {
@@ -94,7 +95,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Whether a line is shown while a suite runs. Its log has everything.
+/// Whether a line is shown while a suite runs. The log has every line.
 pub fn is_progress(line: &str) -> bool {
     let compiles = line.trim_start().strip_prefix("Compiling ");
     let begins = ["test ", "ok ", "not ok ", "error"].iter().any(|prefix| line.starts_with(prefix));
@@ -103,7 +104,7 @@ pub fn is_progress(line: &str) -> bool {
         || compiles.is_some_and(|name| name.starts_with("mana_sync") || name.starts_with("pgrx"))
 }
 
-/// What is shown of the log of a suite that failed: what cargo says of failures and errors, or else its last lines.
+/// The part of a failed suite's log that is shown: what cargo says about failures and errors, or else the last lines.
 pub fn excerpt(log: &str) -> String {
     /// Enough to know what to look for in the log.
     const MOST: usize = 250;

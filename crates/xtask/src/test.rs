@@ -1,5 +1,5 @@
-//! The test suites, one after the other. One that fails does not stop the next; a build that fails does. The last line
-//! is the number of tests that passed and failed.
+//! Runs the test suites one after the other. A suite that fails does not stop the next one. A build that fails stops
+//! all. The last line of the output has the numbers of tests that passed and failed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -78,7 +78,7 @@ impl FromStr for Suite {
 const CRATES: [(&str, &str); 4] =
     [("cursor", "mana_sync_cursor"), ("merge", "mana_sync_merge"), ("bench", "mana_sync_bench"), ("xtask", "xtask")];
 
-/// What of a suite is run: all of it, or one file or crate of it, or what has a name in that.
+/// The part of a suite that runs: all of it, one file or crate, or the tests with a given name in that file or crate.
 struct Selection {
     suite: Suite,
     file: Option<String>,
@@ -132,7 +132,7 @@ pub fn run(project: &Project, server: &PrivateCopy, arguments: &Arguments) -> Re
 struct Tests<'a> {
     project: &'a Project,
     server: &'a PrivateCopy,
-    /// For the tests that run real clusters.
+    /// The environment of the tests that run real clusters.
     environment: Vec<(&'static str, OsString)>,
 }
 
@@ -170,8 +170,8 @@ impl Tests<'_> {
         Ok(())
     }
 
-    /// A server of a newer major version with the extension, for the test of pg_upgrade: the one that is named, or else
-    /// the newest that is installed. Without one the test says that it was skipped.
+    /// Installs the extension into a server of a newer major version, for the test of pg_upgrade. The server is the one
+    /// that is named, or else the newest that is installed. Without one, the test says that it was skipped.
     fn install_newer(&mut self, named: Option<&str>) -> Result<()> {
         let newer_versions = || (self.server.major + 1..=18).rev();
         let newest = || newer_versions().find_map(|major| Installation::of_version(self.project, major));
@@ -185,7 +185,7 @@ impl Tests<'_> {
         Ok(())
     }
 
-    /// The build that `cargo pgrx test` installs has the tests in it.
+    /// Installs the extension again, because `cargo pgrx test` has installed a build that contains the tests.
     fn install_again(&self) {
         if let Err(error) = install::into_private_copy(self.project, self.server, false) {
             note(format!("installing again failed: {error}"));
@@ -248,10 +248,10 @@ impl Tests<'_> {
         }
         arguments.push(&version);
         arguments.extend(selection.file.as_deref());
-        // pgrx-tests connects as it.
+        // pgrx-tests connects as the user that `USER` names.
         let caller = || User::from_uid(geteuid()).ok().flatten().map(|user| user.name.into());
         let user = variable("USER").or_else(caller).unwrap_or_default();
-        // The server's port is fixed: one run at a time.
+        // The server's port is fixed, so only one run is possible at a time.
         let _lock = self.project.lock("pgrx.lock")?;
         output.of(self.prepare(duct::cmd("cargo", arguments).env("USER", user)))
     }
@@ -261,7 +261,8 @@ impl Tests<'_> {
         Ok(self.pg_regress(selection, "sql", "regress/pg_regress", output)? && same)
     }
 
-    /// Inputs and outputs are in a directory of the user that servers run as, who may not be able to read the checkout.
+    /// Runs pg_regress or the like. Inputs and outputs are in a directory of the user of the servers, because this user
+    /// may not be able to read the checkout.
     fn pg_regress(&self, selection: &Selection, inputs: &str, program: &str, output: &mut Output) -> Result<bool> {
         let name = selection.suite.name();
         let tests = self.project.root.join("tests").join(name);
@@ -287,7 +288,7 @@ impl Tests<'_> {
             None => command.extend(["--schedule".into(), work.join("schedule")]),
             Some(file) => {
                 ensure!(has_test(&tests.join(inputs), file), "there is no test {file} in tests/{name}/{inputs}");
-                // The first one makes what the others share.
+                // The test `helpers` makes what the other tests share.
                 let helpers = (file != "helpers").then(|| "helpers".into());
                 command.extend(helpers.into_iter().chain([file.into()]));
             }
@@ -310,7 +311,7 @@ fn has_test(directory: &Path, name: &str) -> bool {
     ["sql", "spec"].iter().any(|extension| directory.join(format!("{name}.{extension}")).exists())
 }
 
-/// cargo's arguments for the crates that are chosen.
+/// The arguments of cargo for the chosen crates.
 fn packages(selection: &Selection) -> Result<Vec<String>> {
     let chosen = |name: &str| selection.file.as_ref().is_none_or(|file| file == name);
     let packages: Vec<&str> = CRATES.iter().filter(|(name, _)| chosen(name)).map(|(_, package)| *package).collect();
@@ -324,13 +325,13 @@ fn packages(selection: &Selection) -> Result<Vec<String>> {
     Ok(packages.into_iter().flat_map(|package| ["-p".to_string(), package.to_string()]).collect())
 }
 
-/// cargo's arguments for the tests on real servers that are chosen.
+/// The arguments of cargo for the chosen tests on real servers.
 fn server_tests(selection: &Selection) -> Vec<&str> {
     let file = selection.file.as_deref().map(|file| ["--test", file]);
     ["-p", "mana_sync_servers"].into_iter().chain(file.into_iter().flatten()).collect()
 }
 
-/// The log of a suite has all of its output; the terminal sees what is going on.
+/// The output of a suite. The log gets all of it, and the terminal shows the progress.
 struct Output(File);
 
 impl Output {
@@ -348,7 +349,7 @@ impl Output {
     }
 
     fn line(&mut self, line: &str) {
-        // A full disk is noticed by what counts the lines.
+        // An error, such as a full disk, is ignored here: the tests in the log are counted later, and would be missing.
         let _ = writeln!(self.0, "{line}");
         if is_progress(line) {
             println!("{line}");

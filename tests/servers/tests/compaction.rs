@@ -127,8 +127,9 @@ impl Holder {
     }
 }
 
-/// The time of the latest purge, and the records that purges removed changes of. Writers write nothing older than the
-/// purge and do not update these records, because such an update may bring a deleted record back (docs/reference/limits.md).
+/// The time of the latest purge, and the records from which purges removed changes. Writers write nothing older than
+/// the purge and do not update these records, because such an update may bring a deleted record back
+/// (docs/reference/limits.md).
 struct Purged {
     at: DateTime<Utc>,
     records: HashSet<String>,

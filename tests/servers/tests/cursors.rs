@@ -1,4 +1,5 @@
-//! The guarantees about the text of a cursor, and cursors that are used in another place than the one they are from.
+//! The guarantees about the text of a cursor, and the use of cursors for another reader, table, log or time than their
+//! own.
 //!
 //! Fails if a newer cursor sorts before an older one; if a cursor grows beyond the documented size; or if a cursor of
 //! another reader, table, log or time hides rows.
@@ -94,8 +95,9 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     assert!((5000..=6000).contains(&cursor.len()), "{}", cursor.len());
     device.compare(&mut superuser).assert_exact("2,500 open writers");
 
-    // A cursor has no room for 3,400 of them. Rows of transactions without room come again, but each walk must end:
-    // pages of three rows deliver all rows within the necessary number of pages, and a few more for the repeated rows.
+    // A cursor has no room for 3,400 open transactions. Rows of transactions without room come again, but each walk
+    // must end: pages of three rows deliver all rows within the necessary number of pages, and a few more for the
+    // repeated rows.
     (2500..3400).for_each(|i| open(&mut superuser, i));
     write(&mut app, "ann", "notes", 30);
     let mut longest = 0;
@@ -163,7 +165,7 @@ fn a_cursor_from_within_a_walk_goes_back_for_another_table() {
     assert_eq!(page(&mut app, "ann", "app", Some("notes"), walk.as_deref(), 100).0, 6);
     assert_eq!(page(&mut app, "ann", "app", Some("tasks"), walk.as_deref(), 100).0, 10);
     assert_eq!(page(&mut app, "ann", "app", None, walk.as_deref(), 100).0, 20);
-    // A client with one cursor a table sends the smallest of them, which is the cursor within the walk.
+    // A client with one cursor for each table sends the smallest cursor. This is the cursor within the walk.
     let (_, later) = page(&mut app, "ann", "app", Some("tasks"), rest.as_deref(), 100);
     assert!(rest < later && walk < later);
 }

@@ -273,8 +273,9 @@ fn postgres_js_behind_a_pooler_that_knows_no_prepared_statements() {
     assert_behind_a_pooler("beside.mjs", BESIDE_ANOTHER, &[("{}", "26000"), (r#"{"prepare": false}"#, "false")]);
 }
 
-/// Drivers in several processes use the same statement names. Fails if a pooler that does not track prepared statements
-/// does not run another client's statement, as the page says it does, or if `query_typed` does not avoid this.
+/// Drivers in several processes use the same statement names. The page says that a pooler without support for prepared
+/// statements then runs the statement of another client, and that `query_typed` avoids this. Fails if one of the two is
+/// wrong.
 #[test]
 fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     let Some((_cluster, bouncer)) = pooled() else { return };

@@ -19,9 +19,9 @@ fn record(client: &mut impl GenericClient) -> Uuid {
 }
 
 /// A data directory is copied and put back. Cursors from the time after the copy are refused until `begin_epoch` is
-/// called, and accepted from then on. As documented, they lack changes that were written before that call with
-/// transaction ids which they had already seen. They lack nothing that is written after it, whoever is connected and
-/// writing during the call.
+/// called, and accepted from then on. As documented, readers with these cursors do not get changes that were written
+/// before the call with transaction ids that the cursor had already seen. They get everything that is written after the
+/// call, whoever is connected and writing during the call.
 #[test]
 fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more() {
     let cluster = Cluster::with_log(Options::default().durable());
@@ -91,8 +91,8 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     fresh.compare(&mut superuser).assert_exact("a device that goes on");
 }
 
-/// The timeline history file says where a timeline left its parent. Without it the server would take the log for that
-/// of another history.
+/// The timeline history file says where a timeline left its parent. Without the file, the server would take the log for
+/// a log of another history.
 #[test]
 fn a_server_without_the_history_file_of_its_timeline_refuses() {
     let primary = Cluster::with_log(Options::default());

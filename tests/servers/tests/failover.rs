@@ -97,7 +97,7 @@ fn cut_off(standby: &Cluster) {
     standby.restart();
 }
 
-/// Promotes a standby while other connections to it ask for the epoch that they would write in. Returns these
+/// Promotes a standby while other connections to it ask for the epoch in which they would write. Returns these
 /// connections.
 fn promote_while_asked_for_its_epoch(standby: &Cluster) -> Vec<Client> {
     let promoted = AtomicBool::new(false);
@@ -215,7 +215,7 @@ fn switchovers_one_after_the_other_and_two_servers_that_go_on_separately() {
         assert_complete(&format!("switchover {turn}, on a standby"), &mut all.clone(), &watcher, &mut rng);
         assert_complete(&format!("switchover {turn}"), &mut all, &server, &mut rng);
     }
-    // Two standbys of it are promoted separately. Devices move from one to the other.
+    // Two standbys of the server are promoted separately. Devices move from one to the other.
     let (left, right) = (server.standby("left"), server.standby("right"));
     write(&mut app, 10, &mut rng);
     server.wait_until_caught_up(&left);
@@ -358,7 +358,7 @@ fn logical_replication_and_a_switchover() {
     const TABLES: &str = "mana_sync.sync_changes, mana_sync.epochs, mana_sync.purges, mana_sync.purged_transactions";
     let mut rng = rng(seed("logical", 5), 0);
     let publisher = Cluster::with_log(Options::default().set("wal_level", "logical"));
-    // Its transaction ids are far behind those of the publisher, and later in the middle of them.
+    // The transaction ids of the subscriber are far behind those of the publisher, and later in the middle of them.
     let subscriber = Cluster::with_log(Options::default());
     let mut app = publisher.app(DATABASE);
     write(&mut app, 20, &mut rng);

@@ -324,7 +324,7 @@ fn a_database_that_stops_is_a_503_until_it_is_back() {
     assert_eq!(device.pull(10).len() + http.device("ann", "tablet").pull(10).len(), 3);
 }
 
-/// A proxy in front of a cluster's socket. It holds back the database's answers to `sync` while it is told to.
+/// A proxy in front of a cluster's socket. While a flag is set, it holds back the database's answers to `sync`.
 struct Proxy {
     port: u16,
     hold: Arc<AtomicBool>,

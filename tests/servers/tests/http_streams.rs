@@ -57,7 +57,7 @@ fn a_member_of_a_space_gets_a_change_while_it_waits() {
     let event = collections.next(within);
     assert_eq!(event.records(), ["note"]);
     assert!(event.data.contains("1.50"), "numbers keep every digit: {}", event.data);
-    // Its cursor is valid for the requested table.
+    // The cursor of the event is valid for the requested table.
     ben.cursor = event.id;
     assert!(ben.stream("collections=notes,lists").is_silent(Duration::from_millis(500)));
     assert!(collections.is_silent(Duration::from_millis(500)));

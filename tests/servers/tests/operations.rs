@@ -185,7 +185,7 @@ fn of_eight_workers_the_last_does_not_start() {
 
 /// Scopes of many spaces are long. Fails if a call or a scope takes a lock for each of its spaces or changes; if a
 /// space id is in the server's log although statements are not logged; or if the page is wrong about what the log
-/// contains when they are.
+/// contains when statements are logged.
 #[test]
 fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements() {
     let cluster = Cluster::with_log(Options::default());

@@ -1,4 +1,4 @@
-//! Devices of the original service, which are in the field and cannot be changed, in a thousand random schedules.
+//! Devices of the original service, which users have and which cannot be changed, in a thousand random schedules.
 //!
 //! Fails if such a device ends without a record that `mana_sync.records` returns for its user, with an additional
 //! record, or with another value; or if its queue is stuck. The same check must report a loss when one of two earlier

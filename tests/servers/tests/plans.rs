@@ -245,7 +245,7 @@ fn a_pull_reads_what_it_returns_and_little_more() {
     assert_eq!(large.rows, 0);
     assert_ordered(&large, "empty pull, 1 M rows");
     // Starting a function scan costs more than an index descent. There is one function scan, for the spaces, because
-    // all parts read the same range. The policies have others in their sub-selects.
+    // all parts read the same range. The policies have other function scans in their sub-selects.
     let looped =
         large.plans.iter().flat_map(|plan| nodes(&plan["Plan"])).filter(|node| node["Node Type"] == "Nested Loop");
     let from: Vec<&Value> = looped.map(|node| &node["Plans"][0]["Function Name"]).collect();
@@ -350,9 +350,10 @@ fn a_pull_reads_what_it_returns_and_little_more() {
         assert!(ended.buffers <= alone.buffers * 2 + 20, "{} {}", alone.buffers, ended.buffers);
     }
 
-    // The same with many rows of others between the ids, in every space: at most one index descent for each ended
-    // writer and space, and few of the rows between, which the reader has received. With few rows between many ids:
-    // these rows, and no descent for each id.
+    // Again with writers that end, but now there are rows of others between their ids, in every space. The reader has
+    // received these rows. If there are many of them, the pull makes at most one index descent for each ended writer
+    // and space, and reads few of the rows. If there are few rows between many ids, the pull reads the rows, and makes
+    // no descent for each id.
     for (writers, every, rows, spaces) in [(50, 1, 10_000, 3), (50, 1, 10_000, SPACES), (150, 10, 200, SPACES)] {
         let mut idle: Vec<Client> = (0..writers).map(|_| cluster.app(DATABASE)).collect();
         for (number, client) in idle.iter_mut().enumerate() {

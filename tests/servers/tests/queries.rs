@@ -45,7 +45,8 @@ fn every_query_of_the_sources_can_be_prepared_as_it_stands() {
     assert!(failed.is_empty(), "{failed:#?}");
 }
 
-/// A statement in the Rust code that is longer would be hidden from psql, and one that is put together from parts cannot be read.
+/// A long statement in the Rust code would be hidden from psql, and a statement that is put together from parts would
+/// be hard to read.
 #[test]
 fn a_long_query_is_a_file_and_is_used() {
     let sources = sources();
@@ -74,8 +75,8 @@ fn a_long_query_is_a_file_and_is_used() {
     assert_eq!(named, queries, "the files that are named, and those that are there");
 }
 
-/// `src/row.rs` knows the columns by their places in the table; debug builds compare them at each row. This compares them before the
-/// first row, and with the columns that `changes_since` and `export_changes` declare.
+/// `src/row.rs` knows the columns by their places in the table; debug builds compare them at each row. This test
+/// compares them before the first row, and also with the columns that `changes_since` and `export_changes` declare.
 #[test]
 fn the_columns_of_the_log_are_those_of_the_sources() {
     let row = fs::read_to_string(sources().join("row.rs")).expect("the source can be read");
@@ -113,8 +114,8 @@ fn the_columns_of_the_log_are_those_of_the_sources() {
     }
 }
 
-/// The group key is written in each query that searches `sync_changes_record_idx`. Were one written in another way, the planner would
-/// not use the index.
+/// The group key is written in each query that searches `sync_changes_record_idx`. If a query wrote it in another way,
+/// the planner would not use the index.
 #[test]
 fn the_group_key_is_written_as_in_its_index() {
     let tables = fs::read_to_string(sources().join("../sql/tables.sql")).expect("the tables can be read");

@@ -97,7 +97,7 @@ impl ReaderWriter<'_> {
         }
     }
 
-    /// Prepares the transaction, pulls, and commits it or rolls it back. The latter two use the other connection.
+    /// Prepares the transaction. Then pulls, and commits the transaction or rolls it back, on the other connection.
     fn in_two_phases(&mut self, mut transaction: Transaction) -> Result<(), Error> {
         let name: u64 = self.writer.rng.random();
         transaction.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
@@ -148,8 +148,8 @@ impl ReaderWriter<'_> {
         self.device.pull_page(&mut self.elsewhere, page_size(&mut self.writer.rng)).map(|_| ())
     }
 
-    /// A transaction that pulled was rolled back. The device keeps what it pulled, or forgets it as if the answer had
-    /// been lost.
+    /// Called after a transaction that pulled was rolled back. The device keeps what it pulled, or forgets it as if the
+    /// answer had been lost.
     fn forget_or_keep(&mut self, before: Device) {
         if self.writer.rng.random_bool(0.5) {
             self.device = before;

@@ -41,7 +41,7 @@ fn visible(client: &mut Client) -> BTreeSet<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Returns what a statement prints in psql after another one in the same transaction.
+/// Returns what psql prints for the statement `then`, after the statement `first` in the same transaction.
 fn psql(cluster: &Cluster, first: &str, then: &str) -> BTreeSet<String> {
     let mut psql = server_command("psql");
     psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "app", "-d", DATABASE, "-h"]).arg(cluster.socket_dir());
@@ -55,7 +55,8 @@ fn set(ids: &[&str]) -> BTreeSet<String> {
     ids.iter().map(|id| id.to_string()).collect()
 }
 
-/// Creates a log with two users, a space that both are members of, and one that only Ben is a member of.
+/// Creates a log with two users and two spaces. Both users are members of one space, and only Ben is a member of the
+/// other.
 fn log() -> (Cluster, Client) {
     let cluster = Cluster::with_log(Options::default());
     let mut app = cluster.app(DATABASE);
@@ -429,7 +430,7 @@ fn random_operations_do_what_a_small_model_does() {
     let mut records: BTreeMap<String, (usize, Option<usize>)> = BTreeMap::new();
     let mut members: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let mut devices: Vec<Device> = (0..USERS).map(|user| Device::new(&format!("user {user}"), "app", &[])).collect();
-    // What each device received, and which spaces its user ever joined: rows of these may come again.
+    // What each device received, and which spaces its user ever joined. Rows of these spaces may come again.
     let mut given: Vec<BTreeSet<String>> = vec![BTreeSet::new(); USERS];
     let mut joined: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); USERS];
     let name = |space: usize| format!("space {space}");

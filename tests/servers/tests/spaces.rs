@@ -1,8 +1,8 @@
 //! Spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
 //!
-//! Fails if a member misses a row that was written before it joined; if it receives rows of another space again; if it
-//! still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the middle
-//! of a walk.
+//! Fails if a member misses a row that was written before it joined; if joining brings rows of another space again; if
+//! it still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the
+//! middle of a walk.
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::{Cluster, Device, Options};
@@ -108,7 +108,7 @@ impl Watched<'_> {
         ids.len()
     }
 
-    /// Panics unless every row came, and came again only for each time that its space was joined.
+    /// Panics unless every row came, and came again at most once for each time that its space was joined.
     fn check(&self) {
         for (id, (user, space)) in self.log {
             let times = self.times.get(id).copied().unwrap_or(0);

@@ -28,9 +28,9 @@ struct Reader<'a> {
     pulls: usize,
     /// The number of acknowledged changes that were looked up on the device.
     looked_at: usize,
-    /// The number of these that the device may see.
+    /// The number of looked-up changes that the device may see.
     awaited: usize,
-    /// The number of these that did not come with the next pull.
+    /// The number of awaited changes that did not come with the next pull.
     late: usize,
 }
 

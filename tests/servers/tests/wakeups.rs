@@ -1,7 +1,7 @@
 //! Wake-ups: a listener is notified soon after a commit, and not once for every change.
 //!
 //! Fails if a commit is not followed by a notification on the channels of its user and space; if an aborted transaction
-//! is; or if the worker does not survive what happens to its server.
+//! is followed by one; or if the worker does not survive what happens to its server.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -159,7 +159,7 @@ fn many_commits_are_few_wake_ups_and_the_last_one_is_after_all() {
         }
     });
     let (mut count, mut reader, mut device) = (0, cluster.app(DATABASE), Device::new("ann", "app", &["home"]));
-    // The pulls that the wake-ups alone lead to.
+    // The device pulls only at wake-ups.
     while listener.notifications().timeout_iter(SOON).next().unwrap().is_some() {
         count += 1;
         device.pull(&mut reader, 5000).unwrap();
@@ -228,7 +228,7 @@ fn the_worker_outlives_what_happens() {
     write(&mut app, "ann", None, "after", "phone");
     assert_eq!(tables(heard(&mut listener, "ann", "home", SOON)), r#"["after"]"#);
 
-    // The worker is terminated in such a wait, and without one; then the server is killed.
+    // The worker is terminated while it waits for the lock, and while it does not wait. Then the server is killed.
     locker.batch_execute(lock).unwrap();
     write(&mut app, "ann", None, "before", "phone");
     wait_until("the worker waits for the lock", || waits(&mut superuser).is_some());

@@ -283,7 +283,8 @@ fn expected(changeset: &Value) -> Vec<Value> {
                 present(change.get("deletedAt")).into_iter().for_each(|at| drop(back.insert("deletedAt".into(), at)));
             }
         }
-        // A change without a space takes that of the previous change to the same record; an empty space means private.
+        // A change without a space takes the space of the previous change to the same record. An empty space means
+        // private.
         let record = (change["table"].to_string(), change["id"].to_string());
         let space = present(change.get("spaceId")).or(space.filter(Value::is_string));
         let space = space.or_else(|| spaces.get(&record).cloned());
@@ -296,7 +297,8 @@ fn expected(changeset: &Value) -> Vec<Value> {
         present(change.get("actor")).into_iter().for_each(|actor| drop(back.insert("actor".into(), actor)));
         changes.push(Value::Object(back));
     }
-    // A missing time is the earliest time of a later change to the same record, if that is in the past.
+    // A change without a time takes the earliest time of a later change to the same record, if that time is in the
+    // past.
     let said: Vec<Vec<(DateTime<Utc>, Value)>> = changes.iter().map(times).collect();
     for (place, change) in changes.iter_mut().enumerate() {
         let is_later =

@@ -1,4 +1,4 @@
-//! Devices: readers with a cursor and what they were given.
+//! Devices: readers, each with its cursor and the rows that it was given.
 
 use crate::server::{Node, Row, Table};
 use crate::wrong;
@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const APP: &[u8] = b"app";
 
-/// A page with room for some rows, whose number does not depend on the page size that was asked for: as pages end by their bytes.
+/// A page with room for a number of rows that does not depend on the requested page size. It stands for a page that
+/// ends because of its bytes.
 struct Room {
     rows: Vec<Row>,
     room: usize,
@@ -33,20 +34,20 @@ pub struct Device {
     pub user: usize,
     pub spaces: BTreeSet<usize>,
     pub cursor: Option<String>,
-    /// The rows that it was given, and how often.
+    /// The rows that the device was given, each with the number of deliveries.
     pub delivered: BTreeMap<u32, u32>,
-    /// The rows of its last pull or page.
+    /// The rows of the device's last pull or page, each with the number of deliveries.
     pub received: BTreeMap<u32, u32>,
     /// The spaces that the device joined after its first pull. Their rows may come again.
     pub rejoined: BTreeSet<usize>,
-    /// Deletes that some server has purged, with the changes that they deleted. A reader of that server does not get them. A reader of
-    /// a server that lost the purge in a failover does.
+    /// Rows that the device may hold or lack: deletes that some server has purged, and the changes that they deleted. A
+    /// reader of that server does not get them. A reader of a server that lost the purge in a failover gets them.
     pub excused: BTreeSet<u32>,
-    /// The open transaction on the primary in which it writes and reads.
+    /// The open transaction on the primary in which the device writes and reads.
     pub writes_in: Option<u64>,
-    /// Room that its cursors have for open transactions, where it is not what the extension gives.
+    /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
     pub room: Option<usize>,
-    /// Whether some of its pages end before they have the rows that were asked for.
+    /// Whether some pages of the device end before they have the requested number of rows.
     pub ends_pages_early: bool,
 }
 
@@ -66,7 +67,7 @@ impl Device {
         }
     }
 
-    /// One page. The result says whether there is more.
+    /// Pulls one page. Returns whether there is more.
     pub fn page(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<bool, String> {
         self.received.clear();
         self.next_page(node, length, in_recovery, page_size)
@@ -81,8 +82,8 @@ impl Device {
             None => Start::Beginning(None),
             Some(text) => Start::Cursor(Box::new(Cursor::from_text(text.as_bytes()).expect("its own cursor"))),
         };
-        // What the reader's own transaction has written, and what its cursor names of it (a space may have
-        // been left since).
+        // The last `seq` of the reader's own transaction, among the visible rows in its scope and those that the cursor
+        // covers. The cursor may cover more, because the device may have left a space since.
         let own_seq = |xact: TransactionId| {
             let rows = state.rows.iter().filter(|row| row.at.xact == xact).filter(scope);
             let named = match &start {
@@ -109,7 +110,7 @@ impl Device {
             room: self.room,
         };
         let mut table = Table { state: &state, user: self.user, spaces: &spaces, read: 0 };
-        // Every third page or so ends before it has the rows that were asked for.
+        // About every third page ends before it has the requested number of rows.
         let room = match (length + page_size + self.delivered.len()) % 3 {
             0 if self.ends_pages_early => 1 + self.delivered.len() % 4,
             _ => page_size,
@@ -156,10 +157,10 @@ impl Device {
         Ok(page.more)
     }
 
-    /// Pages until the device is at rest.
+    /// Pulls pages until the device is at rest.
     pub fn pull(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<(), String> {
         self.received.clear();
-        // Each page has rows that the one before had not, or begins a walk.
+        // Each page has new rows or begins a walk.
         let pages = 10 + 5 * length;
         for _ in 0..pages {
             if !self.next_page(node, length, in_recovery, page_size)? {
@@ -169,22 +170,24 @@ impl Device {
         Err(wrong(format!("a pull of at most {pages} pages"), "a pull that does not end"))
     }
 
-    /// The rows that the device still lacks after it has pulled from a server that shows all there is. There must be none.
+    /// The rows that the device lacks, if it has pulled from a server that shows everything that was written. There
+    /// must be none.
     pub fn missing(&self, node: &Node, length: usize, in_recovery: bool) -> Vec<u32> {
         let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
-        // A space that was joined waits where the cursor has seen rows that this server does not show: of
-        // the reader's transaction that is prepared now.
+        // The cursor may cover rows that this server does not show: rows of the reader's own transaction that is
+        // prepared now. Then the history of a joined space is not delivered yet.
         let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
         let elsewhere =
             |seen: &Coverage| seen.snapshot.partial().iter().any(|(xact, _)| Some(xact.0) != self.writes_in);
         let ahead = cursor.as_ref().is_some_and(|cursor| cursor.coverage.as_ref().is_some_and(elsewhere));
-        // A standby cannot tell an epoch that it will replay from one that was rolled back, or lost with its server.
+        // A standby does not know whether it will replay an epoch. The epoch may have been rolled back, or lost with
+        // its server.
         let named =
             cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
             return Vec::new();
         }
-        // So does a walk whose target has such rows.
+        // A walk whose target covers such rows does not go on either.
         if cursor.and_then(|cursor| cursor.walk).is_some_and(|walk| elsewhere(&walk.target)) {
             return Vec::new();
         }

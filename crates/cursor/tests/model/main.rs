@@ -1,11 +1,11 @@
-//! The cursor algebra against plain sets of transactions.
+//! Tests of the cursor algebra against plain sets of transactions.
 //!
-//! A small model of servers (primaries that fork, a standby that lags, crashes that lose an unflushed
-//! tail) runs random schedules of transactions, and devices pull from it through the same code as the
-//! extension. In the end everything has committed, each device pulls until it is at rest, and then it
-//! must hold each change that its scope allows: never too few, and exactly once where the contract
-//! says so. Every schedule comes from a list of small numbers, so that proptest can shrink it. A schedule that
-//! fails prints as a scenario: its text can be a file in `testdata`, and fails there in the same way.
+//! A small model of servers (primaries that fork, a standby that lags, crashes that lose an unflushed tail) runs random
+//! schedules of transactions, and devices pull from it through the same code as the extension. At the end, every
+//! transaction commits, and each device pulls until it is at rest. Then the device must hold each change that its scope
+//! allows, and exactly once where the contract says so. Every schedule comes from a list of small numbers, so that
+//! proptest can shrink it. A schedule that fails prints as a scenario: its text can be a file in `testdata`, and fails
+//! there in the same way.
 
 mod device;
 mod scenario;
@@ -31,13 +31,13 @@ fn wrong(expected: impl fmt::Display, found: impl fmt::Display) -> String {
     format!("  expected: {expected}\n  found:    {found}")
 }
 
-/// A time for the quick run; set `MANA_SYNC_MODEL_CASES` for a long one.
+/// The number of cases for a quick run. `MANA_SYNC_MODEL_CASES` sets a greater one.
 fn config() -> ProptestConfig {
     let cases = std::env::var("MANA_SYNC_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000);
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// What a schedule is made of. It prints on one line, below the scenario.
+/// The small numbers that choose the steps of a schedule. They print on one line, below the scenario.
 #[derive(Clone)]
 struct Choices(Vec<u8>);
 
@@ -56,10 +56,12 @@ fn check(world: World, choices: &Choices) -> Result<(), TestCaseError> {
     run(world, &choices.0).map(drop).map_err(TestCaseError::fail)
 }
 
-/// Schedules that once lost changes, found by the tests below, and one more to look at:
-/// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model schedules -- --nocapture` prints its steps and what they do
-/// (with `MANA_SYNC_MODEL_CUT=1`, `MANA_SYNC_MODEL_FORKS=1`, `MANA_SYNC_MODEL_PURGES=1` where cursors are cut, servers fork, and
-/// deletes are purged and spaces stay as they are).
+/// Schedules that once lost changes. The tests below found them.
+///
+/// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model schedules -- --nocapture` also runs the schedule with these
+/// numbers, and prints its steps and what they do. With `MANA_SYNC_MODEL_CUT=1` cursors are cut. With
+/// `MANA_SYNC_MODEL_FORKS=1` servers fork and crash. With `MANA_SYNC_MODEL_PURGES=1` deletes are purged, and spaces
+/// stay as they are.
 #[test]
 fn schedules_that_once_lost_changes() {
     const JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT: &[u8] = &[
@@ -82,7 +84,7 @@ fn schedules_that_once_lost_changes() {
     }
 }
 
-/// A step that did not read back would be another one in a file.
+/// A schedule that fails is kept as a file. So each step must read back as the same step.
 #[test]
 fn schedules_read_back_as_scenarios() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 100, ..config() });

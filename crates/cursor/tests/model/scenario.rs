@@ -1,8 +1,8 @@
 //! Scenarios: steps that are played on the servers and devices of the model, from the files in `testdata` or from a random
 //! schedule.
 //!
-//! A file has one step a line; `#` begins a comment. `testdata/README.md` lists the steps. Names of users, spaces,
-//! transactions and rows are free.
+//! A file has one step on each line; `#` begins a comment. `testdata/README.md` lists the steps. Names of users,
+//! spaces, transactions and rows are free.
 
 use crate::device::Device;
 use crate::server::{Event, Node};
@@ -32,7 +32,7 @@ pub struct Scenario {
     pub old_primaries: Vec<Node>,
     /// The number of the primary's events that the standby has replayed.
     pub standby: usize,
-    /// After a failover, rows may come again, and rows of a lost tail stay on devices.
+    /// Whether there was a failover. After one, rows may come again, and rows of a lost tail stay on devices.
     has_failed_over: bool,
     users: Names,
     spaces: Names,
@@ -58,7 +58,7 @@ impl Scenario {
 
     /// Plays a step. The error says what is wrong with the step, or what was expected and found.
     pub fn play(&mut self, step: &Step) -> Result<(), String> {
-        // A panic is a failure of the step too: whoever plays it says which step that was.
+        // A panic is a failure of the step too. The error names the step.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.try_play(step)));
         let outcome = outcome.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -186,7 +186,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// Lets a device pull until it is at rest. From a server that shows all there is, it gets all that its scope allows.
+    /// Lets a device pull until it is at rest. If the server shows everything that was written, the device must then
+    /// hold everything that its scope allows.
     fn pull(&mut self, name: &str, from: Server, page_size: usize) -> Result<(), String> {
         let (node, length, in_recovery) = match from {
             Server::Primary => (&self.primary, self.primary.events.len(), false),
@@ -253,7 +254,7 @@ impl Scenario {
             return Ok(());
         }
         for id in device.delivered.keys().filter(|id| !state.rows.iter().any(|row| row.id == **id)) {
-            // A device that writes sees its own rows before it rolls back, and nobody else ever does.
+            // A device may hold rows that it read in its own transaction before that transaction rolled back.
             let ended = |xact: &u64| state.ended.get(xact) == Some(&true);
             let committed = self
                 .primary
@@ -273,7 +274,7 @@ impl Scenario {
         self.devices[device].spaces.contains(&space)
     }
 
-    /// The number of the last row of a user and space that a transaction sees on a server, if it can be deleted.
+    /// The number of the last row of a user and space that a transaction sees on a server. Deletes do not count.
     pub fn last_written(
         &mut self,
         on: Server,
@@ -313,7 +314,7 @@ impl Scenario {
         }
     }
 
-    /// The names of rows, sorted. A row that came several times has the number behind its name.
+    /// The names of rows, sorted. The name of a row that came several times is followed by the number of times.
     fn list(&self, rows: impl IntoIterator<Item = (u32, u32)>) -> String {
         let rows = rows.into_iter().map(|(id, times)| match times {
             1 => self.rows.0[id as usize].clone(),

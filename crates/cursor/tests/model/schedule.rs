@@ -13,7 +13,7 @@ const SPACES: usize = 3;
 /// What may happen in a schedule.
 #[derive(Clone, Copy)]
 pub struct World {
-    /// Cursors have room for few open transactions, or none.
+    /// Whether cursors have room for only a few open transactions, or for none.
     pub cut: bool,
     pub spaces_change: bool,
     pub forks: bool,
@@ -21,7 +21,7 @@ pub struct World {
     pub purges: bool,
 }
 
-/// Small numbers, as many as are asked for.
+/// An endless sequence of small numbers, made from the given ones.
 struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>, usize);
 
 impl Choices<'_> {
@@ -34,18 +34,18 @@ impl Choices<'_> {
 struct Schedule<'a> {
     choose: Choices<'a>,
     scenario: Scenario,
-    /// The steps so far, one a line.
+    /// The steps so far, one on each line.
     text: String,
-    /// Print each step when it was played, with what it did, in comments.
+    /// Whether to print each step after it was played, with its effects in comments.
     trace: bool,
-    /// The names of the transactions that have an id on the primary.
+    /// The name of each transaction, by its id on the primary.
     transactions: BTreeMap<u64, String>,
     begun: usize,
     written: u32,
 }
 
-/// Plays the schedule that the choices make. The steps are the result; the error has the steps as a scenario file, with
-/// what was expected and found in comments.
+/// Plays the schedule that the choices make. Returns the steps. An error is a scenario file of the steps; comments in
+/// it say what was expected and what was found.
 pub fn run(world: World, choices: &[u8]) -> Result<String, String> {
     let mut schedule = Schedule {
         choose: Choices(choices.iter().cycle(), 0),
@@ -114,7 +114,7 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// One action, which may be several steps, or none if there is nothing to act on.
+    /// Plays one action. It may have several steps. It has none if there is no transaction, server or delete for it.
     fn act(&mut self, world: World) -> Result<(), String> {
         match self.choose.below(16) {
             0 | 1 => {
@@ -142,9 +142,9 @@ impl Schedule<'_> {
                 if let Some(xact) = self.one_of(self.scenario.primary.prepared()) {
                     let end = self.commit_unless_zero_of(3);
                     self.end_transaction(xact, end, Server::Primary)?;
-                    // How a prepared transaction ended is not among what a failover loses: a reader
-                    // that has seen the end, and meets the transaction again prepared on a promoted
-                    // standby, takes its rows for seen. See docs/reference/limits.md.
+                    // The standby replays this end at once, so that no failover loses it. Otherwise a reader could see
+                    // the end, and then meet the transaction prepared again on a promoted standby. The cursor would
+                    // cover rows that the reader never got. See docs/reference/limits.md.
                     if world.forks {
                         self.play(Step::Replay { events: None })?;
                     }
@@ -159,7 +159,8 @@ impl Schedule<'_> {
                 }
             }
             10 => {
-                // Not in a transaction of its own: a cursor from there is the client's after the commit.
+                // A device in a transaction of its own does not read the standby: a client keeps a cursor from its
+                // transaction only after the commit.
                 let device = self.device();
                 if self.scenario.devices[&device].writes_in.is_none() {
                     let page_size = 1 + self.choose.below(4);
@@ -183,7 +184,7 @@ impl Schedule<'_> {
                 self.play(step)?;
             }
             13 => {
-                // A device begins, or goes on in, a transaction of its own in which it also pulls.
+                // A device begins or continues a transaction of its own. It writes and pulls in it.
                 let device = self.device();
                 let Device { user, writes_in, .. } = self.scenario.devices[&device];
                 let xact = match writes_in {
@@ -201,7 +202,7 @@ impl Schedule<'_> {
             }
             14 if world.crashes => self.play(Step::Crash)?,
             15 if world.forks => {
-                // The standby is promoted; the primary dies, or goes on by itself and is still read.
+                // The standby is promoted. The old primary is lost, or it goes on alone and can still be read.
                 self.play(Step::Failover)?;
                 if self.choose.below(2) == 0 {
                     let on = Server::OldPrimary(Some(self.scenario.old_primaries.len()));
@@ -214,7 +215,7 @@ impl Schedule<'_> {
                     self.play(Step::LoseOldPrimary)?;
                 }
             }
-            // Where spaces do not change.
+            // If spaces change, the arm above matches 12.
             12 if world.purges => {
                 let xact = self.scenario.primary.next_xact;
                 let transaction = self.begin()?;
@@ -251,7 +252,7 @@ impl Schedule<'_> {
             let page_size = 1 + self.choose.below(5);
             self.pull(device.clone(), Server::Primary, page_size)?;
             self.play(Step::IsComplete { device: device.clone() })?;
-            // At rest, an empty pull stays at rest.
+            // A device at rest gets nothing from another pull.
             if !world.cut {
                 self.pull(device.clone(), Server::Primary, 3)?;
                 self.play(Step::Gets { device, rows: Vec::new() })?;
@@ -280,7 +281,8 @@ impl Schedule<'_> {
         Ok(transaction)
     }
 
-    /// Writes a row, or deletes the last one of the same user and space: every other row is a delete if it can be one.
+    /// Writes a row, or deletes the last one of the same user and space: every second row is a delete, if there is a
+    /// row to delete.
     fn write(&mut self, xact: u64, user: usize, on: Server) -> Result<(), String> {
         let space = Some(self.choose.below(SPACES + 1)).filter(|space| *space < SPACES).map(space_name);
         let (transaction, user, id) = (self.transactions[&xact].clone(), user_name(user), self.written);

@@ -1,4 +1,4 @@
-//! Servers: what has happened on one, and what it shows after so many events.
+//! Servers: the events of a server, and what it shows after a number of them.
 
 use mana_sync_cursor::Position;
 use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server, WriteEpoch};
@@ -11,42 +11,43 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub struct Row {
     pub at: Position,
-    /// What the row says; the same on every server that has it.
+    /// The content of the row. It is the same on every server that has the row.
     pub id: u32,
     pub user: usize,
     pub space: Option<usize>,
-    /// A delete of what another row wrote.
+    /// The row that this row deletes, if it is a delete.
     pub deletes: Option<u32>,
 }
 
 #[derive(Clone, Debug)]
 pub enum Event {
     Start(u64),
-    /// A transaction gets an id for a subtransaction of its.
+    /// A transaction (the first id) gets an id for a subtransaction (the second).
     Sub(u64, u64),
     Row(Row),
     Epoch(KnownEpoch, u64),
     Prepare(u64),
-    /// A transaction purges deletes, and what they deleted; a mark that no other purge has.
+    /// A transaction purges deletes and the rows that they deleted. The last number is the mark of the purge, which no
+    /// other purge has.
     Purge(u64, Vec<Row>, u64),
     End(u64, bool),
-    /// Recovery ended: all ids below count as completed, but for what is prepared.
+    /// Recovery ended. All transactions with smaller ids have ended, except the prepared ones.
     Recovered(u64),
 }
 
-/// A server's history. A standby is a length of it.
+/// A server: its history and its events. A standby of it has replayed a number of the events.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub history: History,
     pub events: Vec<Event>,
-    /// What a crash cannot take back.
+    /// The number of events that a crash cannot lose.
     pub flushed: usize,
     pub next_xact: u64,
-    /// Tells apart the servers; fingerprints come from it.
+    /// A number that tells servers apart. Fingerprints are made from it.
     pub run: u64,
 }
 
-/// What a server shows when it has replayed so many events.
+/// What a server shows after a number of events.
 pub struct State<'a> {
     pub ended: BTreeMap<u64, bool>,
     pub snapshot: (u64, Vec<u64>),
@@ -144,7 +145,7 @@ impl Node {
         self.events.push(Event::Row(Row { at, id, user, space, deletes }));
     }
 
-    /// The last row of a user and space that a transaction sees, among those that are no deletes.
+    /// The number of the last row of a user and space that a transaction sees. Deletes do not count.
     pub fn last_written(&self, xact: u64, user: usize, space: Option<usize>) -> Option<u32> {
         let state = self.state(self.events.len(), false, Some(xact));
         let written = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
@@ -180,7 +181,7 @@ impl Node {
         self.events.push(Event::Purge(xact, deletes, self.run << 32 | xact));
     }
 
-    /// The epoch that a transaction writes in; it is there then.
+    /// The epoch that a transaction writes in. Opens the epoch if there is none.
     pub fn epoch(&mut self, xact: u64) -> EpochNumber {
         let write_epoch = self.state(self.events.len(), false, Some(xact)).server.write_epoch();
         if let WriteEpoch::ToOpen(number) = write_epoch {
@@ -197,7 +198,7 @@ impl Node {
         write_epoch.number()
     }
 
-    /// Everything in progress is gone, but what was prepared.
+    /// Rolls back all transactions in progress except the prepared ones, as recovery does.
     pub fn lose_live(&mut self) {
         let last = self.events.iter().filter_map(|e| match e {
             Event::Start(xact) | Event::Sub(_, xact) => Some(*xact),

@@ -41,7 +41,7 @@ pub enum Server {
     OldPrimary(Option<usize>),
 }
 
-/// How a transaction ends, or stops being the session's.
+/// How a transaction ends, or leaves its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Commit,
@@ -165,7 +165,7 @@ impl FromStr for Step {
     fn from_str(text: &str) -> Result<Step, String> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let unknown = || Err(format!("unknown step: {text}"));
-        // A device may have the name of a verb.
+        // These come first, because a device may have the name of a verb.
         match words.as_slice() {
             [device, "gets", expected @ ..] => {
                 return Ok(Step::Gets { device: device.to_string(), rows: rows(expected) });

@@ -22,13 +22,13 @@ const ADDS_TEA: &str = r#"{"since": "", "changes": [
 const DELETES_TEA: &str = r#"{"changes": [
     {"table": "items", "id": "tea", "op": "delete", "spaceId": "home"}]}"#;
 
-/// Builds it where this program was built.
+/// Builds the front end, in the target directory of this program.
 pub fn build(project: &Project) -> Result<()> {
     project.prepare(cmd!("cargo", "build", "-q", "-p", "mana_sync_http")).run()?;
     Ok(())
 }
 
-/// Plays what its README describes.
+/// Plays what the README of the front end describes.
 pub fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     let front_end = FrontEnd::start(project, cluster)?;
     let url = &front_end.url;
@@ -66,9 +66,9 @@ struct FrontEnd {
     _process: Beside,
     /// The address at which the app `todo` syncs.
     url: String,
-    /// The secret that it shares with the issuer of tokens.
+    /// The secret that the front end shares with the issuer of tokens.
     secret: String,
-    /// Directory of its log and of answers.
+    /// The directory of the front end's log and of answers.
     work: PathBuf,
 }
 
@@ -107,7 +107,7 @@ impl FrontEnd {
         read(&self.work.join("front-end.log"))
     }
 
-    /// Shows a command with these arguments of curl's, runs it, and prints the answer. Returns the file that has it.
+    /// Shows a curl command with these arguments, runs it, and prints the answer. Returns the file with the answer.
     fn request(&self, user: &str, device: &str, arguments: &[&str]) -> Result<PathBuf> {
         let words: String = arguments.iter().map(|argument| format!(" '{argument}'")).collect();
         // As one would type it.
@@ -121,7 +121,7 @@ impl FrontEnd {
         Ok(answer)
     }
 
-    /// A client that waits for changes from the beginning.
+    /// Starts a client that reads the stream of changes from the beginning.
     fn stream(&self, user: &str, device: &str) -> Result<Stream> {
         let output = self.work.join(format!("{user}.stream"));
         let file = create(&output)?;
@@ -137,7 +137,7 @@ impl FrontEnd {
         ["-H".into(), format!("Authorization: Bearer {token}"), "-H".into(), format!("X-Client-Id: {device}")]
     }
 
-    /// Fails unless each text is in a file within five seconds.
+    /// Fails unless the file has each of the texts within five seconds.
     fn expect(&self, file: &Path, texts: &[&str]) -> Result<()> {
         for text in texts {
             if !within(Duration::from_secs(5), || read(file).contains(text)) {

@@ -1,4 +1,4 @@
--- 1,000 records that the user has in one of three spaces, and a push that changes them: two updates and an insert in
+-- 1,000 records of the user, each in one of three spaces, and a push that changes them by two updates and one insert in
 -- turns. :named says whether each change names its space.
 CREATE TABLE bench.body AS
     SELECT jsonb_build_object('changes', jsonb_agg(

@@ -21,7 +21,7 @@ impl<'a> Apt<'a> {
         Self { project, is_updated: false }
     }
 
-    /// Fails with a message where there is no apt-get.
+    /// Fails with a message if there is no apt-get.
     pub fn require(&self, message: &str) -> Result<()> {
         ensure!(self.is_there(), "{message}");
         Ok(())
@@ -85,8 +85,8 @@ impl<'a> Apt<'a> {
 
     fn missing(&self, server: Option<u32>) -> Vec<String> {
         let mut packages = Vec::new();
-        // pg_config and its like are scripts of make's; curl is for the demo of the HTTP front end. The C compiler was
-        // installed by scripts/xtask.sh, without which this program could not have been linked.
+        // Builds need make and pkg-config, and the demo of the HTTP front end needs curl. The C compiler is there:
+        // scripts/xtask.sh installs it, because this program could not be linked without it.
         for program in ["make", "pkg-config", "curl"] {
             if which(program).is_none() {
                 packages.push(program.to_string());
@@ -95,7 +95,7 @@ impl<'a> Apt<'a> {
         if !has_libclang() {
             packages.push("libclang-dev".into());
         }
-        // A test changes the order of a locale; elsewhere it skips itself.
+        // A test changes the order of a locale. Without this package it skips itself.
         if self.is_there() && !Path::new("/usr/share/i18n/locales/en_US").exists() {
             packages.push("locales".into());
         }
@@ -104,7 +104,7 @@ impl<'a> Apt<'a> {
             packages.push("sudo".into());
         }
         if let Some(major) = server {
-            // Naming a server that is there already could upgrade it, and restart its clusters.
+            // An installed server is not named here: apt could upgrade it and restart its clusters.
             if !Path::new(&format!("/usr/lib/postgresql/{major}/bin/postgres")).exists() {
                 packages.push(format!("postgresql-{major}"));
             }
@@ -132,9 +132,9 @@ const NO_CLUSTER: &str = "/etc/postgresql-common/createcluster.d/mana_sync.conf"
 const NO_START: &str = "/usr/sbin/policy-rc.d";
 const NO_START_TEXT: &str = "#!/bin/sh\n# mana_sync: only while its packages are installed\nexit 101\n";
 
-/// While this exists, Debian's server package creates no cluster and starts it, and starts none that are stopped.
+/// While this value exists, the installation of Debian's server package creates no cluster and starts none.
 struct NoCluster {
-    /// ^C ends apt-get; what was prevented is then allowed again.
+    /// ^C ends apt-get and not this process, which then still removes what it has written.
     _held: interrupt::Held,
 }
 

@@ -10,13 +10,13 @@ use duct::cmd;
 use super::Apt;
 use crate::project::{Project, note, say};
 
-/// The program finds its directory when it runs.
+/// A script that finds its own directory when it runs, and starts the program there.
 const WRAPPER: &str = r#"#!/bin/sh
 here=${0%/*}
 LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu*) exec "$here/usr/sbin/pgbouncer" "$@"
 "#;
 
-/// Unpacks it, unless there is one. Tried once: an empty directory says that it could not be had.
+/// Unpacks PgBouncer, unless there is one. This is tried only once: an empty directory says that it failed.
 pub fn unpack(project: &Project, apt: &mut Apt) -> Result<()> {
     let directory = project.state("pgbouncer");
     if project.pgbouncer().is_some() || directory.exists() || !apt.is_there() {
@@ -41,7 +41,7 @@ fn unpack_into(directory: &Path, log: &Path, apt: &mut Apt) -> Result<()> {
         apt.update()?;
     }
     let log = File::create(log)?;
-    // Packages are downloaded by a user of apt's, who may not write here; then apt warns, and root does it.
+    // apt downloads packages as a user of its own. If that user may not write here, apt warns and downloads as root.
     let packages = directory.join("packages");
     fs::create_dir(&packages)?;
     let download = ["download", "-qq", "pgbouncer"].map(String::from).into_iter().chain(libraries()?);
@@ -57,7 +57,7 @@ fn unpack_into(directory: &Path, log: &Path, apt: &mut Apt) -> Result<()> {
     Ok(())
 }
 
-/// The libraries that a machine with a server does not have anyway. Their names depend on the release.
+/// The libraries of PgBouncer that a machine with a PostgreSQL server may lack. Their names depend on the release.
 fn libraries() -> Result<Vec<String>> {
     let depends = cmd!("apt-cache", "depends", "pgbouncer").stderr_null().unchecked().read()?;
     let names = depends.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
