@@ -36,18 +36,17 @@ CREATE TRIGGER app_30_count_bytes BEFORE INSERT ON mana_sync.sync_changes
 -- == quota not atomic
 INSERT INTO todo.quotas (user_id, allowed) VALUES ('ada', 40);
 SET ROLE app;
-\set changeset '{"clientId": "phone", "atomic": false, "changes": [
-    {"eventId": "0190f5fe-7c00-7000-8000-000000000001", "table": "items", "id": "milk", "op": "insert",
-     "data": {"title": "Milk"}, "at": "2026-03-01T08:00:00Z"},
-    {"eventId": "0190f5fe-7c00-7000-8000-000000000002", "table": "items", "id": "rice", "op": "insert",
-     "data": {"title": "Rice, and much of it"}, "at": "2026-03-01T08:01:00Z"},
-    {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
-     "data": {"title": "Tea"}, "at": "2026-03-01T08:02:00Z"}]}'
-SELECT jsonb_pretty(mana_sync.push('ada', 'todo', :'changeset')::jsonb) AS push;
+PREPARE push_items AS
+    SELECT jsonb_pretty(mana_sync.push('ada', 'todo', '{"clientId": "phone", "atomic": false, "changes": [
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000001", "table": "items", "id": "milk", "op": "insert",
+         "at": "2026-03-01T08:00:00Z", "data": {"title": "Milk"}},
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000002", "table": "items", "id": "rice", "op": "insert",
+         "at": "2026-03-01T08:01:00Z", "data": {"title": "Rice, and much of it"}},
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000003", "table": "items", "id": "tea", "op": "insert",
+         "at": "2026-03-01T08:02:00Z", "data": {"title": "Tea"}}]}')::jsonb) AS push;
+EXECUTE push_items;
 -- == quota again
-SELECT mana_sync.push('ada', 'todo', :'changeset') -> 'inserted' AS inserted,
-       mana_sync.push('ada', 'todo', :'changeset') -> 'duplicates' AS duplicates,
-       mana_sync.push('ada', 'todo', :'changeset') -> 'rejected' -> 0 -> 'code' AS code;
+EXECUTE push_items;
 RESET ROLE;
 SELECT * FROM todo.quotas;
 -- == quota atomic
@@ -82,17 +81,19 @@ CREATE TRIGGER app_20_require_editor BEFORE INSERT ON mana_sync.sync_changes
 -- == viewers not atomic
 INSERT INTO todo.members VALUES ('home', 'ben', 'editor'), ('work', 'ben', 'viewer');
 SET ROLE app;
-\set changeset '{"atomic": false, "changes": [
-    {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "desk", "op": "insert",
-     "data": {"title": "Desk"}, "spaceId": "work"},
-    {"eventId": "0190f5fe-7c00-7000-8000-000000000005", "table": "items", "id": "lamp", "op": "insert",
-     "data": {"title": "Lamp"}, "spaceId": "home"}]}'
-SELECT jsonb_pretty(mana_sync.push('ben', 'todo', :'changeset', space_ids => '{home,work}')::jsonb) AS push;
+PREPARE push_furniture AS
+    SELECT jsonb_pretty(mana_sync.push('ben', 'todo', '{"clientId": "laptop", "atomic": false, "changes": [
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000004", "table": "items", "id": "desk", "op": "insert",
+         "at": "2026-03-01T08:00:00Z", "data": {"title": "Desk"}, "spaceId": "work"},
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000005", "table": "items", "id": "lamp", "op": "insert",
+         "at": "2026-03-01T08:01:00Z", "data": {"title": "Lamp"}, "spaceId": "home"}]}',
+        space_ids => '{home,work}')::jsonb) AS push;
+EXECUTE push_furniture;
 -- == viewers again
 RESET ROLE;
 UPDATE todo.members SET role = 'viewer' WHERE space_id = 'home';
 SET ROLE app;
-SELECT mana_sync.push('ben', 'todo', :'changeset', space_ids => '{home,work}') ->> 'duplicates' AS duplicates;
+EXECUTE push_furniture;
 -- == viewers everywhere
 SELECT mana_sync.record_change('todo', 'items', 'lamp', 'ben', 'home', 'delete', 'laptop', space_ids => '{home}');
 BEGIN;
@@ -115,9 +116,13 @@ CREATE TRIGGER app_10_hold_back BEFORE INSERT ON mana_sync.sync_changes
     FOR EACH ROW WHEN (NEW.origin = 'agent')
     EXECUTE FUNCTION todo.hold_back();
 SET ROLE app;
-\set changeset '{"changes": [{"eventId": "0190f5fe-7c00-7000-8000-000000000006", "table": "items", "id": "milk", "op": "update", "origin": "agent",
-                              "fields": {"title": {"value": "Oat milk", "at": "2026-03-01T09:00:00Z"}}}]}'
-SELECT mana_sync.push('ada', 'todo', :'changeset'), mana_sync.push('ada', 'todo', :'changeset') AS again;
+PREPARE push_as_agent AS
+    SELECT mana_sync.push('ada', 'todo', '{"clientId": "phone", "changes": [
+        {"eventId": "0190f5fe-7c00-7000-8000-000000000006", "table": "items", "id": "milk", "op": "update", "origin": "agent",
+         "fields": {"title": {"value": "Oat milk", "at": "2026-03-01T09:00:00Z"}}}]}');
+EXECUTE push_as_agent;
+-- == review again
+EXECUTE push_as_agent;
 RESET ROLE;
 SELECT change ->> 'record_id' AS record_id, change -> 'data' AS data FROM todo.held_back;
 -- == end
