@@ -4,6 +4,7 @@
 #   - tests/members.txt and the lines in sql/install.sql, which the regress suite compares with the catalog
 #   - the tours in README.md and docs/tour.md and the examples in docs/reference/ with the files of the regress
 #     suite that run them, and with their output
+#   - the recipes in docs/validators.md with the file of the regress suite that runs them, and with its output
 # and looks for characters that not every encoding has in what the server reads.
 #
 # Prints a line for each comparison, as pg_regress does.
@@ -60,6 +61,8 @@ same 'the tour in docs/tour.md is sql/tour.sql with its output' <(blocks ../../d
 same 'the tour in README.md is the beginning of it' <(blocks ../../README.md tour) <(output tour cursor)
 same 'the examples in docs/reference/ are sql/reference.sql with its output' \
     <(sections reference ../../docs/reference/*.md) <(output reference)
+same 'the recipes in docs/validators.md are sql/validators.sql with its output' \
+    <(sections validators ../../docs/validators.md) <(output validators)
 # The install script and the statements are read in the encoding of the database, whatever that is.
 number=$((number + 1))
 if grep -nP '[^\x00-\x7F]' ../../sql/*.sql $(find ../../src -name "*.sql") ../../mana_sync.control; then

@@ -136,6 +136,8 @@ SELECT jsonb_pretty(mana_sync.sync('ada', 'todo', '{"clientId": "phone", "as": "
     {"table": "items", "id": "rice", "op": "insert", "data": {"title": "Rice, and much of it"}},
     {"table": "items", "id": "many", "op": "destroy"},
     {"table": "items", "id": "milk", "op": "delete", "deletedAt": "2026-03-01T10:00:00Z"}]}')::jsonb -> 'rejected');
+-- record_change returns the id of a change that was left out.
+SELECT mana_sync.record_change('todo', 'items', 'tea', 'ada', NULL, 'update', 'phone', '{"n": 1}', origin => 'agent') IS NOT NULL AS returned;
 -- What is in the log: each change once, and none of those that were refused or left out.
 RESET ROLE;
 SELECT user_id, record_id, op, space_id FROM mana_sync.sync_changes ORDER BY epoch, xact, seq;
