@@ -88,6 +88,11 @@ SELECT record_id, space_id, jsonb_pretty(data) AS data, jsonb_pretty(field_times
     FROM mana_sync.records('ada', 'todo', 'notes', space_ids => '{home}');
 SELECT table_name, record_id, deleted_at
     FROM mana_sync.records('ada', 'todo', include_deleted => true, space_ids => '{home}') ORDER BY table_name, record_id;
+-- == records_since
+SELECT record_id, data, deleted_at, cursor IS NOT NULL AS has_cursor FROM mana_sync.records_since('ben', 'todo', space_ids => '{home}');
+SELECT cursor FROM mana_sync.records_since('ben', 'todo', space_ids => '{home}') WHERE cursor IS NOT NULL \gset
+SELECT mana_sync.push('ada', 'todo', '{"changes": [{"table": "items", "id": "milk", "op": "delete"}]}', space_ids => '{home}');
+SELECT record_id, data, deleted_at IS NOT NULL AS deleted FROM mana_sync.records_since('ben', 'todo', since => :'cursor', space_ids => '{home}');
 -- == record_history
 SELECT changed_at, op, field, old_value, new_value, user_id, client_id
     FROM mana_sync.record_history('todo', 'notes', 'trip', 'ada', '{home}');
