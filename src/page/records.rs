@@ -76,6 +76,8 @@ pub struct RecordRows<'s, 'r, S> {
     excluded_client: Option<Datum<'s>>,
     /// Shows the records.
     pub shown: &'r mut S,
+    /// How many more records the page has room for.
+    room: usize,
     /// The records that the page has shown, and those that the page does not show: they are deleted, and the reader cannot hold them.
     done: HashSet<RecordKey>,
     /// The records that earlier pages of the walk have shown.
@@ -109,6 +111,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
             excluded_client: excluded_client.map(|client| memory.text(client)),
             shown,
+            room: request.page_size,
             done: HashSet::new(),
             passed: HashSet::new(),
             next: VecDeque::new(),
@@ -166,7 +169,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
 
     /// Reads the next records.
     fn read_next(&mut self) -> Result<(), Error> {
-        let count = self.portion.min(self.next.len());
+        let count = self.portion.min(self.room.max(1)).min(self.next.len());
         let [tables, records] = self.parameters(self.next.iter().take(count));
         let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
         // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
@@ -303,8 +306,11 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
             or_raise(self.read_next());
         }
         let taken = match self.read.front() {
-            Some(Some(record)) if !self.shown.show(record) => return Taken::Full,
-            Some(Some(_)) => Taken::Shown,
+            Some(Some(record)) if self.room == 0 || !self.shown.show(record) => return Taken::Full,
+            Some(Some(_)) => {
+                self.room -= 1;
+                Taken::Shown
+            }
             Some(None) | None => Taken::Passed,
         };
         self.read.pop_front();
