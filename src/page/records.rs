@@ -78,9 +78,9 @@ pub struct RecordRows<'s, 'r, S> {
     pub shown: &'r mut S,
     /// How many more records the page has room for.
     room: usize,
-    /// The records that the page has shown, and those that the page does not show: they are deleted, and the reader cannot hold them.
+    /// The records that the page has shown.
     done: HashSet<RecordKey>,
-    /// The records that earlier pages of the walk have shown.
+    /// The records of the walk that need not be shown: earlier pages have shown them, or they are deleted and the reader cannot hold them.
     passed: HashSet<RecordKey>,
     /// The records that the next rows show, in order.
     next: VecDeque<RecordKey>,
@@ -280,19 +280,15 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
     fn prepare(&mut self, rows: &[(Position, RecordKey)], reading: &Reading<'_>) {
         debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
-        if self.passed.len() > MOST_PASSED_KEYS {
-            self.passed.clear();
-        }
-        let last = reading.resumed_at();
-        if last.is_none() {
-            // This call began the walk.
+        // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
+        if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();
         }
         let mut new = HashSet::new();
         let is_new =
             |key: &&RecordKey| !self.done.contains(*key) && !self.passed.contains(*key) && new.insert((*key).clone());
         let keys: Vec<RecordKey> = rows.iter().map(|(_, key)| key).filter(is_new).cloned().collect();
-        if let Some(last) = last.filter(|_| !keys.is_empty()) {
+        if let Some(last) = reading.resumed_at().filter(|_| !keys.is_empty()) {
             or_raise(self.look_up_passed(&keys, last, reading));
         }
         self.next.extend(keys.into_iter().filter(|key| !self.passed.contains(key)));
@@ -315,7 +311,10 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
         };
         self.read.pop_front();
         self.next.pop_front();
-        self.done.insert(key);
+        match taken {
+            Taken::Shown => self.done.insert(key),
+            Taken::Passed | Taken::Full => self.passed.insert(key),
+        };
         taken
     }
 }

@@ -80,6 +80,14 @@ RESET ROLE;
 DELETE FROM mana_sync.sync_changes WHERE user_id = 'fay' AND (data ->> 'n')::int > 20;
 SET ROLE regress_app;
 SELECT :'records' AS first, records FROM pages('fay', '{}', :'next', 2);
+-- The first change of a record that a page has shown is gone, and the record is deleted before the next page: the delete is told.
+SELECT change('gus', 'g1', 1), change('gus', 'g2', 1), change('gus', 'g1', 2), change('gus', 'g3', 1) \g /dev/null
+SELECT records, next FROM page('gus', '{}', NULL, 1) \gset
+RESET ROLE;
+DELETE FROM mana_sync.sync_changes WHERE user_id = 'gus' AND record_id = 'g1' AND data ->> 'n' = '1';
+SET ROLE regress_app;
+SELECT change('gus', 'g1', 0, NULL, 'delete') \g /dev/null
+SELECT :'records' AS first, records FROM pages('gus', '{}', :'next', 10);
 
 -- == Spaces: a space that joins brings its records, without those that are deleted; a delete is told where the reader may hold the record
 SELECT change('gil', 'tent', 1, 'home', 'insert'), change('gil', 'rope', 1, 'home', 'insert'), change('gil', 'rope', 0, 'home', 'delete'),
