@@ -76,9 +76,11 @@ pub struct RecordRows<'s, 'r, S> {
     excluded_client: Option<Datum<'s>>,
     /// Shows the records.
     pub shown: &'r mut S,
-    /// The records that the page has shown, and those that the page does not show: they are deleted, and the reader cannot hold them.
+    /// How many more records the page has room for.
+    room: usize,
+    /// The records that the page has shown.
     done: HashSet<RecordKey>,
-    /// The records that earlier pages of the walk have shown.
+    /// The records of the walk that need not be shown: earlier pages have shown them, or they are deleted and the reader cannot hold them.
     passed: HashSet<RecordKey>,
     /// The records that the next rows show, in order.
     next: VecDeque<RecordKey>,
@@ -109,6 +111,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
             excluded_client: excluded_client.map(|client| memory.text(client)),
             shown,
+            room: request.page_size,
             done: HashSet::new(),
             passed: HashSet::new(),
             next: VecDeque::new(),
@@ -166,7 +169,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
 
     /// Reads the next records.
     fn read_next(&mut self) -> Result<(), Error> {
-        let count = self.portion.min(self.next.len());
+        let count = self.portion.min(self.room.max(1)).min(self.next.len());
         let [tables, records] = self.parameters(self.next.iter().take(count));
         let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
         // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
@@ -277,19 +280,15 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
     fn prepare(&mut self, rows: &[(Position, RecordKey)], reading: &Reading<'_>) {
         debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
-        if self.passed.len() > MOST_PASSED_KEYS {
-            self.passed.clear();
-        }
-        let last = reading.resumed_at();
-        if last.is_none() {
-            // This call began the walk.
+        // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
+        if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();
         }
         let mut new = HashSet::new();
         let is_new =
             |key: &&RecordKey| !self.done.contains(*key) && !self.passed.contains(*key) && new.insert((*key).clone());
         let keys: Vec<RecordKey> = rows.iter().map(|(_, key)| key).filter(is_new).cloned().collect();
-        if let Some(last) = last.filter(|_| !keys.is_empty()) {
+        if let Some(last) = reading.resumed_at().filter(|_| !keys.is_empty()) {
             or_raise(self.look_up_passed(&keys, last, reading));
         }
         self.next.extend(keys.into_iter().filter(|key| !self.passed.contains(key)));
@@ -303,13 +302,19 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
             or_raise(self.read_next());
         }
         let taken = match self.read.front() {
-            Some(Some(record)) if !self.shown.show(record) => return Taken::Full,
-            Some(Some(_)) => Taken::Shown,
+            Some(Some(record)) if self.room == 0 || !self.shown.show(record) => return Taken::Full,
+            Some(Some(_)) => {
+                self.room -= 1;
+                Taken::Shown
+            }
             Some(None) | None => Taken::Passed,
         };
         self.read.pop_front();
         self.next.pop_front();
-        self.done.insert(key);
+        match taken {
+            Taken::Shown => self.done.insert(key),
+            Taken::Passed | Taken::Full => self.passed.insert(key),
+        };
         taken
     }
 }
