@@ -13,7 +13,7 @@ use crate::server::{server, write_histories};
 use crate::times::{Times, rounds};
 
 /// Records of the user, and the most changes of one: about 200,000 changes.
-const RECORDS: (i32, i32) = (27_000, 14);
+const RECORDS: (i32, i32) = (27_000, 13);
 /// Changes between two pulls, and the records that they are of.
 const NEW: (i32, i32) = (1000, 300);
 /// Records or changes a page.
