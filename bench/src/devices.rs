@@ -69,16 +69,17 @@ fn first_sync(device: &mut Device, changes: u64, count: usize) -> Result<Part> {
 fn later_sync(device: &mut Device, count: usize) -> Result<Part> {
     let (changes, records) = NEW;
     let write = device.client.prepare(
-        "SELECT count(mana_sync.record_change('app', 'notes', md5('ann' || n % $2)::uuid::text, 'ann', NULL, 'update', 'laptop',
+        "SELECT count(mana_sync.record_change('app', 'notes', md5('ann' || ($3 + n % $2) % 27000)::uuid::text, 'ann', NULL, 'update', 'laptop',
                                               jsonb_build_object('rank', n, 'title', 'Title ' || n)))
          FROM generate_series(1, $1) AS n",
     )?;
     let mut times = [Times::new("pull of 1,000 new changes as records"), Times::new("the same as changes")];
     let mut cursor = device.walk(None, false)?.cursor;
-    rounds(count, &mut times, |_, alternative, times| {
+    rounds(count, &mut times, |round, alternative, times| {
         if alternative == 0 {
             cursor = device.walk(Some(cursor.clone()), false)?.cursor;
-            device.client.query_one(&write, &[&changes, &records])?;
+            // Other records each time, so that their histories do not grow.
+            device.client.query_one(&write, &[&changes, &records, &(round as i32 * records)])?;
         }
         times.measure(|| device.walk(Some(cursor.clone()), alternative == 0)).map(drop)
     })?;

@@ -35,11 +35,19 @@ pub struct RecordKey {
     pub record: Box<[u8]>,
 }
 
-impl RecordKey {
-    /// The record that the row in `slot` changed. The first column precedes those of the log.
-    fn new(slot: &SlotRow<'_, '_>) -> RecordKey {
+/// A row of a walk: which record it changed, and in which space.
+pub struct RecordRow {
+    key: RecordKey,
+    /// The space; the empty id stands for a private row.
+    space: Box<[u8]>,
+}
+
+impl RecordRow {
+    /// The row in `slot`, whose first column precedes those of the log.
+    fn new(slot: &SlotRow<'_, '_>) -> RecordRow {
         let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default().into();
-        RecordKey { table: text(Column::TableName), record: text(Column::RecordId) }
+        let key = RecordKey { table: text(Column::TableName), record: text(Column::RecordId) };
+        RecordRow { key, space: text(Column::SpaceId) }
     }
 }
 
@@ -64,7 +72,7 @@ pub trait ShowRecords<'s> {
 /// The most keys that a page remembers, of records that it passes over. A key that is forgotten is looked up again.
 const MOST_PASSED_KEYS: usize = 50_000;
 /// The number of records that are read at once: at first, and at most.
-const PORTION: (usize, usize) = (4, 64);
+const PORTION: (usize, usize) = (16, 256);
 
 /// The records of a page.
 pub struct RecordRows<'s, 'r, S> {
@@ -129,9 +137,11 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
     }
 
-    /// Adds those of `keys` to `passed` that earlier pages of the walk have shown.
-    fn look_up_passed(&mut self, keys: &[RecordKey], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
-        let [tables, records] = self.parameters(keys.iter());
+    /// Adds the records of those rows to `passed` that earlier pages of the walk have shown.
+    fn look_up_passed(&mut self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
+        let [tables, records] = self.parameters(rows.iter().map(|row| &row.key));
+        let memory = self.spi.memory();
+        let spaces = memory.array(TEXT, rows.iter().map(|row| memory.text(&row.space)));
         let position = |position: Position| {
             [
                 Some(Datum::from(i32::try_from(position.epoch.0).unwrap_or(i32::MAX))),
@@ -142,11 +152,11 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         let [epoch, xact, seq] = position(reading.begins_at());
         let [last_epoch, last_xact, last_seq] = position(last);
         let values = [
-            Some(self.user),
             Some(self.app),
+            Some(self.user),
             tables,
             records,
-            Some(self.spaces),
+            Some(spaces),
             epoch,
             xact,
             seq,
@@ -160,7 +170,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             self.spi.for_each(&EARLIER_ROWS, &values, |row| {
                 let (place, position, origin) = earlier_row(&row)?;
                 if reading.has_passed(position, origin) {
-                    passed.insert(keys[place - 1].clone());
+                    passed.insert(rows[place - 1].key.clone());
                 }
                 Ok(true)
             })
@@ -269,32 +279,34 @@ fn earlier_row<'r>(row: &Row<'r>) -> Result<(usize, Position, RowOrigin<'r>), Er
 }
 
 impl<'s, S: ShowRecords<'s>> TakeRows<'s> for RecordRows<'s, '_, S> {
-    type Row = RecordKey;
+    type Row = RecordRow;
 
-    fn row(slot: &SlotRow<'_, 's>, _: &mut Option<Descriptor<'s>>) -> RecordKey {
-        RecordKey::new(slot)
+    fn row(slot: &SlotRow<'_, 's>, _: &mut Option<Descriptor<'s>>) -> RecordRow {
+        RecordRow::new(slot)
     }
 }
 
-impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
-    fn prepare(&mut self, rows: &[(Position, RecordKey)], reading: &Reading<'_>) {
+impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
+    fn prepare(&mut self, rows: &[(Position, RecordRow)], reading: &Reading<'_>) {
         debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
         // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
         if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();
         }
-        let mut new = HashSet::new();
-        let is_new =
-            |key: &&RecordKey| !self.done.contains(*key) && !self.passed.contains(*key) && new.insert((*key).clone());
-        let keys: Vec<RecordKey> = rows.iter().map(|(_, key)| key).filter(is_new).cloned().collect();
-        if let Some(last) = reading.resumed_at().filter(|_| !keys.is_empty()) {
-            or_raise(self.look_up_passed(&keys, last, reading));
+        let (mut new, mut seen) = (Vec::new(), HashSet::new());
+        for (_, row) in rows {
+            if !self.done.contains(&row.key) && !self.passed.contains(&row.key) && seen.insert(&row.key) {
+                new.push(row);
+            }
         }
-        self.next.extend(keys.into_iter().filter(|key| !self.passed.contains(key)));
+        if let Some(last) = reading.resumed_at().filter(|_| !new.is_empty()) {
+            or_raise(self.look_up_passed(&new, last, reading));
+        }
+        self.next.extend(new.into_iter().map(|row| &row.key).filter(|key| !self.passed.contains(*key)).cloned());
     }
 
-    fn take(&mut self, _: Position, key: RecordKey) -> Taken {
+    fn take(&mut self, _: Position, RecordRow { key, .. }: RecordRow) -> Taken {
         if self.next.front() != Some(&key) {
             return Taken::Passed;
         }
