@@ -76,7 +76,7 @@ pub struct Device {
     /// The records that the device holds, if it pulls records now or has done so before.
     pub records: Option<Held>,
     /// Whether the device pulls records now.
-    as_records: bool,
+    pub as_records: bool,
     /// The open transaction on the primary in which the device writes and reads.
     pub writes_in: Option<u64>,
     /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
@@ -104,16 +104,19 @@ impl Device {
         }
     }
 
-    /// From now on the device pulls records.
+    /// From now on the device pulls records. It keeps the changes that it has.
     pub fn pull_records(&mut self) {
         self.as_records = true;
         self.records.get_or_insert_with(|| Held::new(Kept::Records));
     }
 
-    /// From now on the device pulls changes, which it merges into its records.
+    /// From now on the device pulls changes, and merges them into records. If it has pulled records, it lacks changes, and
+    /// so it begins again.
     pub fn pull_changes(&mut self) {
-        self.as_records = false;
-        self.records.get_or_insert_with(|| Held::new(Kept::Changes)).kept = Kept::Changes;
+        if std::mem::take(&mut self.as_records) {
+            (self.cursor, self.records) = (None, None);
+        }
+        self.records.get_or_insert_with(|| Held::new(Kept::Changes));
     }
 
     /// Pulls one page. Returns whether there is more.

@@ -286,7 +286,7 @@ impl Held {
                 Kept::Changes => true,
             };
             let is_right = if visible.is_empty() || merged.is_deleted || !is_wanted {
-                !is_live(held) || (has_lost && (essential(&found) == essential(&shown) || visible.is_empty()))
+                !is_live(held) || (has_lost && (essential(&found).is_empty() || essential(&found) == essential(&shown)))
             } else {
                 let was_lost = held.is_empty() && self.ever.iter().any(|(of, row)| *of == record && is_lost(row));
                 was_lost || (essential(&found) == essential(&shown) && (has_lost || is_live(held)))

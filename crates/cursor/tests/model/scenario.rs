@@ -100,7 +100,10 @@ impl Scenario {
             }
             Step::Enter { device, transaction } => {
                 let xact = self.transaction(transaction)?;
-                self.device(device)?.writes_in = Some(xact);
+                let writes_in = self.device(device)?.writes_in.get_or_insert(xact);
+                if *writes_in != xact {
+                    return Err(format!("{device} is in another transaction"));
+                }
             }
             Step::Write { transaction, row, user, space, record, on } => {
                 // Without a name, each row has a record of its own.
@@ -148,6 +151,10 @@ impl Scenario {
             }
             Step::End { transaction, end, on } => {
                 let xact = self.transaction(transaction)?;
+                let node = self.writable(*on)?;
+                if !node.live().contains(&xact) && !node.prepared().contains(&xact) {
+                    return Err(format!("{transaction} has ended"));
+                }
                 let event = match end {
                     End::Commit => Event::End(xact, true),
                     End::Rollback => Event::End(xact, false),
@@ -442,7 +449,11 @@ fn shortened(text: &str) -> String {
     let lines = text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
     let mut steps: Vec<Step> = lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a step")).collect();
     let mut error = failure(&steps).expect("the scenario fails");
-    let kind = |error: &str| error.lines().nth(1).map(|line| line.chars().take(18).collect::<String>());
+    // The same step fails, and it expects the same kind of thing.
+    let kind = |error: &str| -> Vec<String> {
+        let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        error.lines().take(2).map(words).collect()
+    };
     let mut width = steps.len() / 2;
     while width > 0 {
         let (mut place, mut is_shorter) = (0, false);

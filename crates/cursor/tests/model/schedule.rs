@@ -1,7 +1,6 @@
 //! Random schedules: steps that are chosen by small numbers, and played as they are chosen.
 
 use crate::device::Device;
-use crate::records::Kept;
 use crate::scenario::Scenario;
 use crate::step::{End, Server, Step};
 use std::collections::BTreeMap;
@@ -118,11 +117,10 @@ impl Schedule<'_> {
             }
             self.play(Step::ShortPages { device: device.clone() })?;
             if world.records {
-                // A device that has pulled changes may pull records later, and the other way round.
-                if self.choose.below(2) == 0 {
-                    self.play(Step::PullsChanges { device: device.clone() })?;
-                }
-                self.play(Step::PullsRecords { device })?;
+                self.play(match self.choose.below(3) {
+                    0 => Step::PullsChanges { device },
+                    _ => Step::PullsRecords { device },
+                })?;
             }
         }
         Ok(())
@@ -263,17 +261,13 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// A device that merges changes goes on with records, or the other way round.
+    /// A device goes on with records in the place of changes, or the other way round.
     fn change_kind(&mut self) -> Result<(), String> {
         let device = self.device();
-        let step = match &self.scenario.devices[&device].records {
-            Some(held) if held.kept == Kept::Changes => match self.choose.below(2) {
-                0 => Step::PullsChanges { device },
-                _ => Step::PullsRecords { device },
-            },
-            _ => return Ok(()),
-        };
-        self.play(step)
+        self.play(match self.scenario.devices[&device].as_records {
+            true => Step::PullsChanges { device },
+            false => Step::PullsRecords { device },
+        })
     }
 
     /// Purges deletes of records that no transaction in progress changes. The age of the deletes that a purge removes makes
