@@ -38,21 +38,22 @@ pub fn space_id(space: usize) -> String {
 /// What a page shows: changes, or records with the rows that the device sees of each.
 enum Shown {
     Changes(Vec<Row>),
-    Records(Vec<(usize, Vec<Row>)>),
+    /// The last value has the deleted records that the page does not show.
+    Records(Vec<(usize, Vec<Row>)>, Vec<(usize, Vec<Row>)>),
 }
 
 impl Shown {
     fn count(&self) -> usize {
         match self {
             Shown::Changes(rows) => rows.len(),
-            Shown::Records(records) => records.len(),
+            Shown::Records(records, _) => records.len(),
         }
     }
 
     fn into_rows(self) -> Vec<Row> {
         match self {
             Shown::Changes(rows) => rows,
-            Shown::Records(records) => records.into_iter().flat_map(|(_, rows)| rows).collect(),
+            Shown::Records(records, _) => records.into_iter().flat_map(|(_, rows)| rows).collect(),
         }
     }
 }
@@ -77,6 +78,9 @@ pub struct Device {
     pub records: Option<Held>,
     /// Whether the device pulls records now.
     pub as_records: bool,
+    /// The cursor and the records from before the device entered its last transaction. A client keeps what it got in a
+    /// transaction of its own only if that commits.
+    before: Option<(u64, Option<String>, Option<Held>)>,
     /// The open transaction on the primary in which the device writes and reads.
     pub writes_in: Option<u64>,
     /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
@@ -98,9 +102,25 @@ impl Device {
             compacted: BTreeSet::new(),
             records: None,
             as_records: false,
+            before: None,
             writes_in: None,
             room: None,
             ends_pages_early: false,
+        }
+    }
+
+    /// The device enters a transaction.
+    pub fn enter(&mut self, xact: u64) {
+        self.writes_in = Some(xact);
+        self.before = Some((xact, self.cursor.clone(), self.records.clone()));
+    }
+
+    /// The transaction that the device entered last ended, if it is `xact`. A device that pulls records forgets what it got
+    /// in a transaction that did not commit.
+    pub fn end(&mut self, xact: u64, is_committed: bool) {
+        let Some((_, cursor, records)) = self.before.take_if(|(before, ..)| *before == xact) else { return };
+        if !is_committed && self.records.is_some() {
+            (self.cursor, self.records) = (cursor, records);
         }
     }
 
@@ -114,7 +134,7 @@ impl Device {
     /// so it begins again.
     pub fn pull_changes(&mut self) {
         if std::mem::take(&mut self.as_records) {
-            (self.cursor, self.records) = (None, None);
+            (self.cursor, self.records, self.before) = (None, None, None);
         }
         self.records.get_or_insert_with(|| Held::new(Kept::Changes));
     }
@@ -175,7 +195,7 @@ impl Device {
             false => read_page(server, now, &request, start, &mut table, &mut &state, &mut rows),
         };
         let shown = match self.as_records {
-            true => Shown::Records(records.shown),
+            true => Shown::Records(records.shown, records.not_shown),
             false => Shown::Changes(rows.rows),
         };
         let page = match page {
@@ -213,8 +233,9 @@ impl Device {
             }
             match &shown {
                 Shown::Changes(rows) => rows.iter().for_each(|row| held.add(row.record, vec![row.clone()])),
-                Shown::Records(records) => {
+                Shown::Records(records, not_shown) => {
                     records.iter().for_each(|(record, rows)| held.replace(*record, rows.clone()));
+                    not_shown.iter().for_each(|(record, rows)| held.pass(*record, rows));
                 }
             }
             if held.end_page(page.spaces_changed.then_some(&self.spaces), page.more) {
@@ -303,8 +324,8 @@ impl Device {
             removed: &|row| self.excused.contains(&row) || self.compacted.contains(&row),
             // A device may hold rows of a transaction of its own that was rolled back, and of a tail that was lost.
             lost: &|row| has_failed_over || !is_committed(row),
-            skips_purged: has_failed_over,
+            skips_removed: has_failed_over,
         };
-        held.wrong_record(&state, self.user, &self.spaces, &self.excused, &excuses)
+        held.wrong_record(&state, self.user, &self.spaces, &excuses)
     }
 }

@@ -20,6 +20,8 @@ pub struct RecordPage<'a> {
     room: usize,
     /// The records of the page, each with the rows that the device sees.
     pub shown: Vec<(usize, Vec<Row>)>,
+    /// The deleted records that the page does not show, because the device cannot hold them.
+    pub not_shown: Vec<(usize, Vec<Row>)>,
     /// The records that the page has shown.
     done: HashSet<usize>,
     /// The records of the walk that need not be shown.
@@ -37,6 +39,7 @@ impl<'a> RecordPage<'a> {
             spaces,
             room,
             shown: Vec::new(),
+            not_shown: Vec::new(),
             done: HashSet::new(),
             passed: HashSet::new(),
             next: VecDeque::new(),
@@ -63,9 +66,13 @@ impl<'a> RecordPage<'a> {
     }
 
     /// The rows of a record that the device sees; `None` if the page need not show the record.
-    fn read(&self, record: usize) -> Option<Vec<Row>> {
+    fn read(&mut self, record: usize) -> Option<Vec<Row>> {
         let rows = visible_rows(self.state, record, self.user, self.spaces);
-        if rows.is_empty() || (Merged::of(&rows).is_deleted && !self.may_be_held(&rows)) {
+        if rows.is_empty() {
+            return None;
+        }
+        if Merged::of(&rows).is_deleted && !self.may_be_held(&rows) {
+            self.not_shown.push((record, rows));
             return None;
         }
         Some(rows)
@@ -170,7 +177,7 @@ pub struct Held {
     pub kept: Kept,
     /// The rows of each record, by their numbers.
     pub rows: BTreeMap<usize, BTreeMap<u32, Row>>,
-    /// The rows that the device has held since it began: the record and the number of each.
+    /// The rows that decided what the device holds, since it began: the record and the number of each.
     ever: BTreeSet<(usize, u32)>,
     /// The spaces of the scope, as the device was last told.
     pub told: Option<BTreeSet<usize>>,
@@ -196,6 +203,11 @@ impl Held {
         }
         self.ever.extend(rows.iter().map(|row| (record, row.id)));
         self.rows.entry(record).or_default().extend(rows.into_iter().map(|row| (row.id, row)));
+    }
+
+    /// Takes note of a deleted record that a page does not show.
+    pub fn pass(&mut self, record: usize, rows: &[Row]) {
+        self.ever.extend(rows.iter().map(|row| (record, row.id)));
     }
 
     /// Ends a page. `spaces` are those of the scope, if the page tells them. Returns whether the device has to pull from the beginning.
@@ -244,8 +256,8 @@ pub struct Excuses<'a> {
     pub removed: &'a dyn Fn(u32) -> bool,
     /// Rows that a device may hold though the server does not show them.
     pub lost: &'a dyn Fn(u32) -> bool,
-    /// Whether nothing can be said of a record with rows that were purged.
-    pub skips_purged: bool,
+    /// Whether nothing can be said of a record with rows that were removed: the removal may be lost, or what it kept.
+    pub skips_removed: bool,
 }
 
 impl Held {
@@ -255,7 +267,6 @@ impl Held {
         state: &State<'_>,
         user: usize,
         spaces: &BTreeSet<usize>,
-        purged: &BTreeSet<u32>,
         excuses: &Excuses<'_>,
     ) -> Option<WrongRecord> {
         let records: BTreeSet<usize> =
@@ -270,7 +281,7 @@ impl Held {
             let held = self.rows.get(&record).unwrap_or(&nothing);
             let shown: BTreeSet<u32> = visible.iter().map(|row| row.id).collect();
             let all: BTreeSet<u32> = shown.iter().chain(held.keys()).copied().collect();
-            if excuses.skips_purged && all.iter().any(|row| purged.contains(row)) {
+            if excuses.skips_removed && all.iter().any(|row| (excuses.removed)(*row)) {
                 return None;
             }
             let is_lost = |row: &u32| !shown.contains(row) && (excuses.lost)(*row);
@@ -280,6 +291,8 @@ impl Held {
             let found: BTreeSet<u32> = held.keys().copied().collect();
             let has_lost = found.iter().any(is_lost);
             let merged = Merged::of(&visible);
+            // A device that has a delete which was purged may take a later update for one of a deleted record.
+            let is_unknown = self.kept == Kept::Changes && found.iter().any(|row| (excuses.removed)(*row));
             let is_live = |rows: &BTreeMap<u32, Row>| !rows.is_empty() && !Merged::of(rows.values()).is_deleted;
             let is_wanted = match self.kept {
                 Kept::Records => merged.space.is_none_or(|space| spaces.contains(&space)),
@@ -289,7 +302,7 @@ impl Held {
                 !is_live(held) || (has_lost && (essential(&found).is_empty() || essential(&found) == essential(&shown)))
             } else {
                 let was_lost = held.is_empty() && self.ever.iter().any(|(of, row)| *of == record && is_lost(row));
-                was_lost || (essential(&found) == essential(&shown) && (has_lost || is_live(held)))
+                was_lost || (essential(&found) == essential(&shown) && (has_lost || is_unknown || is_live(held)))
             };
             (!is_right).then(|| WrongRecord { record, expected: shown, found })
         })

@@ -100,10 +100,11 @@ impl Scenario {
             }
             Step::Enter { device, transaction } => {
                 let xact = self.transaction(transaction)?;
-                let writes_in = self.device(device)?.writes_in.get_or_insert(xact);
-                if *writes_in != xact {
-                    return Err(format!("{device} is in another transaction"));
+                let entering = self.device(device)?;
+                if entering.writes_in.is_some() {
+                    return Err(format!("{device} is in a transaction"));
                 }
+                entering.enter(xact);
             }
             Step::Write { transaction, row, user, space, record, on } => {
                 // Without a name, each row has a record of its own.
@@ -162,6 +163,9 @@ impl Scenario {
                 };
                 self.writable(*on)?.events.push(event);
                 if *on == Server::Primary {
+                    if *end != End::Prepare {
+                        self.devices.values_mut().for_each(|device| device.end(xact, *end == End::Commit));
+                    }
                     let devices = self.devices.values_mut().filter(|device| device.writes_in == Some(xact));
                     devices.for_each(|device| device.writes_in = None);
                 }
@@ -184,7 +188,7 @@ impl Scenario {
                 self.primary.events.truncate(self.primary.flushed);
                 self.primary.lose_live();
                 self.standby = self.standby.min(self.primary.flushed);
-                self.devices.values_mut().for_each(|device| device.writes_in = None);
+                self.leave_transactions();
             }
             Step::Failover => {
                 let timeline = self.primary.history.timeline.0 + 1;
@@ -199,7 +203,7 @@ impl Scenario {
                 self.old_primaries.push(std::mem::replace(&mut self.primary, promoted));
                 self.standby = self.primary.events.len();
                 self.has_failed_over = true;
-                self.devices.values_mut().for_each(|device| device.writes_in = None);
+                self.leave_transactions();
             }
             Step::LoseOldPrimary => drop(self.old_primaries.pop().ok_or("there is no old primary")?),
             Step::Gets { device, rows } => self.expect_rows(rows, &self.known_device(device)?.received)?,
@@ -318,6 +322,15 @@ impl Scenario {
             }
         }
         Ok(())
+    }
+
+    /// The transactions in progress that the devices are in have ended, in a crash.
+    fn leave_transactions(&mut self) {
+        for device in self.devices.values_mut() {
+            if let Some(xact) = device.writes_in.take() {
+                device.end(xact, false);
+            }
+        }
     }
 
     /// Whether the user of a device is in a space.

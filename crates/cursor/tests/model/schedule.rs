@@ -117,10 +117,11 @@ impl Schedule<'_> {
             }
             self.play(Step::ShortPages { device: device.clone() })?;
             if world.records {
-                self.play(match self.choose.below(3) {
+                let step = match self.choose.below(3) {
                     0 => Step::PullsChanges { device },
                     _ => Step::PullsRecords { device },
-                })?;
+                };
+                self.play(step)?;
             }
         }
         Ok(())
@@ -264,10 +265,11 @@ impl Schedule<'_> {
     /// A device goes on with records in the place of changes, or the other way round.
     fn change_kind(&mut self) -> Result<(), String> {
         let device = self.device();
-        self.play(match self.scenario.devices[&device].as_records {
+        let step = match self.scenario.devices[&device].as_records {
             true => Step::PullsChanges { device },
             false => Step::PullsRecords { device },
-        })
+        };
+        self.play(step)
     }
 
     /// Purges deletes of records that no transaction in progress changes. The age of the deletes that a purge removes makes
