@@ -136,8 +136,9 @@ impl<'s> Batch<'s> {
                 Err(failure) => failure,
             };
             let begun = epoch::rows_begun().wrapping_sub(begun_before) as usize;
-            // Before a row is begun, no row can be at fault: the role may lack a privilege.
-            if begun == 0 || !is_refusal(failure.code) {
+            // Before a row is begun, no row can be at fault. A role that lacks a privilege, on the log or on what a trigger uses, is
+            // a fault of the application.
+            if begun == 0 || failure.lacks_privilege || !is_refusal(failure.code) {
                 failure.raise();
             }
             most = (most / 4).max(LEAST);

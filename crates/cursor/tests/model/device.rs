@@ -106,6 +106,7 @@ impl Device {
             table: None,
             page_size,
             as_records: false,
+            excluded_client: None,
             cursor_without_rows: true,
             room: self.room,
         };
