@@ -1,5 +1,5 @@
 -- Histories of the records $2 to $3 of user $1 in app 'app': an insert of six fields, then updates of one to three
--- fields, each with a time of its own; 10 changes a record on average (1 to 19). One record in 20 ends with a delete;
+-- fields, each with a time of its own; 1 to $4 changes a record. One record in 20 ends with a delete;
 -- one in 20 is deleted in its middle, and half of those are inserted again. What a device wrote lies up to an hour
 -- before its push; one clock in 50 is ahead, by more than the five minutes that are believed.
 INSERT INTO mana_sync.sync_changes
@@ -41,7 +41,7 @@ FROM (
                    ELSE 'update'
                END AS op
         FROM generate_series($2::int, $3::int) AS r (r)
-        CROSS JOIN LATERAL (SELECT r.r * 7 % 19) AS last (s)
+        CROSS JOIN LATERAL (SELECT r.r * 7 % $4::int) AS last (s)
         CROSS JOIN LATERAL generate_series(0, last.s) AS s (s)
         CROSS JOIN LATERAL (SELECT hashint8(r.r::bigint * 100 + s.s) & 2147483647) AS h (hash)
     ) AS step

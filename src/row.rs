@@ -49,8 +49,8 @@ columns! {
 /// How many columns the log has.
 pub const COLUMN_COUNT: usize = NAMES.len();
 
-/// The columns that `changes_since` returns, in the order in which it declares them.
-pub const RESULT_COLUMNS: [Column; 13] = [
+/// The columns that readers get, in the order in which `export_changes` declares them.
+pub const CHANGE: [Column; 14] = [
     Column::Id,
     Column::AppId,
     Column::TableName,
@@ -64,17 +64,13 @@ pub const RESULT_COLUMNS: [Column; 13] = [
     Column::SchemaVersion,
     Column::SpaceId,
     Column::Actor,
+    Column::Origin,
 ];
 
-/// All columns that readers get, in the order in which `export_changes` declares them.
-pub const CHANGE: [Column; 14] = {
-    let mut columns = [Column::Origin; 14];
-    let mut place = 0;
-    while place < RESULT_COLUMNS.len() {
-        columns[place] = RESULT_COLUMNS[place];
-        place += 1;
-    }
-    columns
+/// The columns that `changes_since` returns: the first ones of [`CHANGE`].
+pub const RESULT_COLUMNS: [Column; 13] = match CHANGE.first_chunk() {
+    Some(columns) => *columns,
+    None => panic!("a change has more columns"),
 };
 
 /// The columns that are jsonb.

@@ -59,8 +59,8 @@ pub fn memory() -> Result<Part> {
         Options::default().set("shared_buffers", "16MB").set("max_wal_size", "4GB").set("log_temp_files", "0");
     let cluster = Cluster::with_log(options);
     let mut owner = cluster.superuser(DATABASE);
-    write_histories(&mut owner, "small", FEW_RECORDS)?;
-    let changes = write_histories(&mut owner, "big", RECORDS)?;
+    write_histories(&mut owner, "small", FEW_RECORDS, 19)?;
+    let changes = write_histories(&mut owner, "big", RECORDS, 19)?;
     let select = |sql: &'static str| {
         move |client: &mut Client| {
             client.query(sql, &[])?;

@@ -189,10 +189,10 @@ impl Ours {
             let row = self.client.query_one(&self.pull, &parameters)?;
             let page: &str = row.get(0);
             if count_them {
-                rows += page.matches("{\"eventId\": ").count() as u64;
+                rows += page.matches("{\"eventId\":").count() as u64;
             }
             // The cursor comes after the changes, whatever text these contain.
-            let (_, end) = page.rsplit_once("\"syncedUntil\": \"").ok_or("a response without a cursor")?;
+            let (_, end) = page.rsplit_once("\"syncedUntil\":\"").ok_or("a response without a cursor")?;
             let (next, rest) = end.split_once('"').ok_or("a cursor without an end")?;
             cursor = Some(next.into());
             if !rest.contains("true") {

@@ -16,7 +16,63 @@ const CHANGES: usize = 1000;
 
 /// Returns ratios for both settings of `synchronous_commit`. The contract is about `off`.
 pub fn push(count: usize) -> Result<Vec<Part>> {
-    ["off", "on"].into_iter().map(|setting| part(setting, count)).collect()
+    let mut parts = ["off", "on"].into_iter().map(|setting| part(setting, count)).collect::<Result<Vec<_>>>()?;
+    parts.push(refused(count)?);
+    Ok(parts)
+}
+
+/// Measures pushes that are not atomic into a log with a trigger of the application, which refuses no change, one, or one in ten.
+fn refused(count: usize) -> Result<Part> {
+    let cluster = server(Options::default())?;
+    cluster.superuser(DATABASE).batch_execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             IF NEW.data ? 'bad' THEN RAISE EXCEPTION 'refused'; END IF;
+             RETURN NEW;
+         END
+         $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION refuse()",
+    )?;
+    let mut client = cluster.app(DATABASE);
+    client.batch_execute("SET synchronous_commit = off")?;
+    let push = client.prepare("SELECT mana_sync.push('ann', 'app', $1::text::jsonb)::text")?;
+    let mut times = [
+        Times::new("push of 1,000 changes beside a trigger, atomic"),
+        Times::new("the same, not atomic, nothing refused"),
+        Times::new("the same, the last change refused"),
+        Times::new("the same, the middle one refused"),
+        Times::new("the same, one in ten refused"),
+    ];
+    rounds(count, &mut times, |round, alternative, times| {
+        let is_bad = |i: usize| match alternative {
+            2 => i == CHANGES - 1,
+            3 => i == CHANGES / 2,
+            4 => i % 10 == 5,
+            _ => false,
+        };
+        let change = |i: usize| {
+            let mut data = data(i);
+            if is_bad(i) {
+                data["bad"] = json!(true);
+            }
+            json!({"table": "notes", "id": format!("r{}", round * CHANGES + i), "op": "insert", "data": data})
+        };
+        let changes: Vec<Value> = (0..CHANGES).map(change).collect();
+        let changeset = json!({"clientId": "phone", "atomic": alternative == 0, "changes": changes}).to_string();
+        let answer: String = times.measure(|| Ok(client.query_one(&push, &[&changeset])?.get(0)))?;
+        let inserted = (0..CHANGES).filter(|&i| !is_bad(i)).count();
+        assert!(answer.starts_with(&format!("{{\"inserted\":{inserted},")), "{answer}");
+        Ok(())
+    })?;
+    let mut part =
+        Part::new("push", format!("beside a trigger of the application, synchronous_commit off, {count} rounds"));
+    part.compare(&times[1], &times[0], None);
+    for refused in &times[2..] {
+        let contract = (refused.name != times[4].name).then_some(Contract::AtMost(2.0));
+        part.compare(refused, &times[1], contract);
+    }
+    times.iter().for_each(|times| part.rate(times, CHANGES));
+    Ok(part)
 }
 
 fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
@@ -36,17 +92,19 @@ fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
         Times::new(format!("push of 1,000 changes, synchronous_commit {synchronous_commit}")),
         Times::new("the original, a transaction a change"),
         Times::new("COPY of the same rows into the same table, as the owner"),
+        Times::new(format!("push that is not atomic, nothing wrong, synchronous_commit {synchronous_commit}")),
     ];
     rounds(count, &mut times, |round, alternative, times| {
         let ids = round * CHANGES..(round + 1) * CHANGES;
         let rows: Vec<(String, Value)> = ids.map(|i| (format!("r{i}"), data(i))).collect();
         match alternative {
-            0 => {
+            0 | 3 => {
                 let change = |(id, data)| json!({"table": "notes", "id": id, "op": "insert", "data": data});
                 let changes: Vec<Value> = rows.into_iter().map(change).collect();
-                let changeset = json!({"clientId": "phone", "changes": changes}).to_string();
+                let is_atomic = alternative == 0;
+                let changeset = json!({"clientId": "phone", "atomic": is_atomic, "changes": changes}).to_string();
                 let answer: String = times.measure(|| Ok(ours.query_one(&push, &[&changeset])?.get(0)))?;
-                assert!(answer.starts_with("{\"inserted\": 1000,"), "{answer}");
+                assert!(answer.starts_with("{\"inserted\":1000,"), "{answer}");
             }
             1 => {
                 let rows: Vec<(String, String)> = rows.into_iter().map(|(id, data)| (id, data.to_string())).collect();
@@ -79,6 +137,7 @@ fn part(synchronous_commit: &str, count: usize) -> Result<Part> {
     let contract = |limit| (synchronous_commit == "off").then_some(Contract::AtLeast(limit));
     part.compare(&times[0], &times[1], contract(10.0));
     part.compare(&times[0], &times[2], contract(0.5));
+    part.compare(&times[3], &times[0], contract(0.95));
     times.iter().for_each(|times| part.rate(times, CHANGES));
     Ok(part)
 }

@@ -22,7 +22,7 @@ const THEIRS: &str = include_str!("../merge.sql");
 pub fn records(count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     let (mut app, mut owner) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
-    let changes = write_histories(&mut owner, "ann", RECORDS)? as usize;
+    let changes = write_histories(&mut owner, "ann", RECORDS, 19)? as usize;
     // JIT compilation takes longer than it saves here. `records` turns it off by itself.
     owner.batch_execute("SET jit = off")?;
     let user: [&(dyn ToSql + Sync); 2] = [&"ann", &"app"];

@@ -42,14 +42,15 @@ pub fn fill(owner: &mut Client, source: &str, rows: std::ops::Range<u64>, batch:
     Ok(owner.batch_execute("CHECKPOINT")?)
 }
 
-/// Writes the changes of `records` records of a user, as [`HISTORY`] returns them. Returns the number of changes.
-pub fn write_histories(owner: &mut Client, user: &str, records: i32) -> Result<u64> {
+/// Writes the changes of `records` records of a user, as [`HISTORY`] returns them, with 1 to `most` changes a record. Returns the number of
+/// changes.
+pub fn write_histories(owner: &mut Client, user: &str, records: i32, most: i32) -> Result<u64> {
     // Each transaction writes about 50,000 rows.
     const PORTION: i32 = 5000;
     let insert = owner.prepare(HISTORY)?;
     let mut changes = 0;
     for first in (0..records).step_by(PORTION as usize) {
-        changes += owner.execute(&insert, &[&user, &first, &(records.min(first + PORTION) - 1)])?;
+        changes += owner.execute(&insert, &[&user, &first, &(records.min(first + PORTION) - 1), &most])?;
     }
     owner.batch_execute("VACUUM (ANALYZE) mana_sync.sync_changes")?;
     Ok(changes)

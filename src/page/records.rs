@@ -35,11 +35,19 @@ pub struct RecordKey {
     pub record: Box<[u8]>,
 }
 
-impl RecordKey {
-    /// The record that the row in `slot` changed. The first column precedes those of the log.
-    fn new(slot: &SlotRow<'_, '_>) -> RecordKey {
+/// A row of a walk: which record it changed, and in which space.
+pub struct RecordRow {
+    key: RecordKey,
+    /// The space; the empty id stands for a private row.
+    space: Box<[u8]>,
+}
+
+impl RecordRow {
+    /// The row in `slot`, whose first column precedes those of the log.
+    fn new(slot: &SlotRow<'_, '_>) -> RecordRow {
         let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default().into();
-        RecordKey { table: text(Column::TableName), record: text(Column::RecordId) }
+        let key = RecordKey { table: text(Column::TableName), record: text(Column::RecordId) };
+        RecordRow { key, space: text(Column::SpaceId) }
     }
 }
 
@@ -64,7 +72,7 @@ pub trait ShowRecords<'s> {
 /// The most keys that a page remembers, of records that it passes over. A key that is forgotten is looked up again.
 const MOST_PASSED_KEYS: usize = 50_000;
 /// The number of records that are read at once: at first, and at most.
-const PORTION: (usize, usize) = (4, 64);
+const PORTION: (usize, usize) = (16, 256);
 
 /// The records of a page.
 pub struct RecordRows<'s, 'r, S> {
@@ -76,9 +84,11 @@ pub struct RecordRows<'s, 'r, S> {
     excluded_client: Option<Datum<'s>>,
     /// Shows the records.
     pub shown: &'r mut S,
-    /// The records that the page has shown, and those that the page does not show: they are deleted, and the reader cannot hold them.
+    /// How many more records the page has room for.
+    room: usize,
+    /// The records that the page has shown.
     done: HashSet<RecordKey>,
-    /// The records that earlier pages of the walk have shown.
+    /// The records of the walk that need not be shown: earlier pages have shown them, or they are deleted and the reader cannot hold them.
     passed: HashSet<RecordKey>,
     /// The records that the next rows show, in order.
     next: VecDeque<RecordKey>,
@@ -109,6 +119,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
             excluded_client: excluded_client.map(|client| memory.text(client)),
             shown,
+            room: request.page_size,
             done: HashSet::new(),
             passed: HashSet::new(),
             next: VecDeque::new(),
@@ -126,9 +137,11 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
     }
 
-    /// Adds those of `keys` to `passed` that earlier pages of the walk have shown.
-    fn look_up_passed(&mut self, keys: &[RecordKey], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
-        let [tables, records] = self.parameters(keys.iter());
+    /// Adds the records of those rows to `passed` that earlier pages of the walk have shown.
+    fn look_up_passed(&mut self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
+        let [tables, records] = self.parameters(rows.iter().map(|row| &row.key));
+        let memory = self.spi.memory();
+        let spaces = memory.array(TEXT, rows.iter().map(|row| memory.text(&row.space)));
         let position = |position: Position| {
             [
                 Some(Datum::from(i32::try_from(position.epoch.0).unwrap_or(i32::MAX))),
@@ -139,11 +152,11 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         let [epoch, xact, seq] = position(reading.begins_at());
         let [last_epoch, last_xact, last_seq] = position(last);
         let values = [
-            Some(self.user),
             Some(self.app),
+            Some(self.user),
             tables,
             records,
-            Some(self.spaces),
+            Some(spaces),
             epoch,
             xact,
             seq,
@@ -157,7 +170,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             self.spi.for_each(&EARLIER_ROWS, &values, |row| {
                 let (place, position, origin) = earlier_row(&row)?;
                 if reading.has_passed(position, origin) {
-                    passed.insert(keys[place - 1].clone());
+                    passed.insert(rows[place - 1].key.clone());
                 }
                 Ok(true)
             })
@@ -166,7 +179,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
 
     /// Reads the next records.
     fn read_next(&mut self) -> Result<(), Error> {
-        let count = self.portion.min(self.next.len());
+        let count = self.portion.min(self.room.max(1)).min(self.next.len());
         let [tables, records] = self.parameters(self.next.iter().take(count));
         let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
         // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
@@ -266,36 +279,34 @@ fn earlier_row<'r>(row: &Row<'r>) -> Result<(usize, Position, RowOrigin<'r>), Er
 }
 
 impl<'s, S: ShowRecords<'s>> TakeRows<'s> for RecordRows<'s, '_, S> {
-    type Row = RecordKey;
+    type Row = RecordRow;
 
-    fn row(slot: &SlotRow<'_, 's>, _: &mut Option<Descriptor<'s>>) -> RecordKey {
-        RecordKey::new(slot)
+    fn row(slot: &SlotRow<'_, 's>, _: &mut Option<Descriptor<'s>>) -> RecordRow {
+        RecordRow::new(slot)
     }
 }
 
-impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
-    fn prepare(&mut self, rows: &[(Position, RecordKey)], reading: &Reading<'_>) {
+impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
+    fn prepare(&mut self, rows: &[(Position, RecordRow)], reading: &Reading<'_>) {
         debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
-        if self.passed.len() > MOST_PASSED_KEYS {
+        // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
+        if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();
         }
-        let last = reading.resumed_at();
-        if last.is_none() {
-            // This call began the walk.
-            self.passed.clear();
+        let (mut new, mut seen) = (Vec::new(), HashSet::new());
+        for (_, row) in rows {
+            if !self.done.contains(&row.key) && !self.passed.contains(&row.key) && seen.insert(&row.key) {
+                new.push(row);
+            }
         }
-        let mut new = HashSet::new();
-        let is_new =
-            |key: &&RecordKey| !self.done.contains(*key) && !self.passed.contains(*key) && new.insert((*key).clone());
-        let keys: Vec<RecordKey> = rows.iter().map(|(_, key)| key).filter(is_new).cloned().collect();
-        if let Some(last) = last.filter(|_| !keys.is_empty()) {
-            or_raise(self.look_up_passed(&keys, last, reading));
+        if let Some(last) = reading.resumed_at().filter(|_| !new.is_empty()) {
+            or_raise(self.look_up_passed(&new, last, reading));
         }
-        self.next.extend(keys.into_iter().filter(|key| !self.passed.contains(key)));
+        self.next.extend(new.into_iter().map(|row| &row.key).filter(|key| !self.passed.contains(*key)).cloned());
     }
 
-    fn take(&mut self, _: Position, key: RecordKey) -> Taken {
+    fn take(&mut self, _: Position, RecordRow { key, .. }: RecordRow) -> Taken {
         if self.next.front() != Some(&key) {
             return Taken::Passed;
         }
@@ -303,13 +314,19 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordKey> for RecordRows<'s, '_, S> {
             or_raise(self.read_next());
         }
         let taken = match self.read.front() {
-            Some(Some(record)) if !self.shown.show(record) => return Taken::Full,
-            Some(Some(_)) => Taken::Shown,
+            Some(Some(record)) if self.room == 0 || !self.shown.show(record) => return Taken::Full,
+            Some(Some(_)) => {
+                self.room -= 1;
+                Taken::Shown
+            }
             Some(None) | None => Taken::Passed,
         };
         self.read.pop_front();
         self.next.pop_front();
-        self.done.insert(key);
+        match taken {
+            Taken::Shown => self.done.insert(key),
+            Taken::Passed | Taken::Full => self.passed.insert(key),
+        };
         taken
     }
 }

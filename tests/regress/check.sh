@@ -4,6 +4,8 @@
 #   - tests/members.txt and the lines in sql/install.sql, which the regress suite compares with the catalog
 #   - the tours in README.md and docs/tour.md and the examples in docs/reference/ with the files of the regress
 #     suite that run them, and with their output
+#   - the keys in src/wire/ and src/api/push.rs with the tables of docs/clients.md
+#   - the recipes in docs/validators.md with the file of the regress suite that runs them, and with its output
 # and looks for characters that not every encoding has in what the server reads.
 #
 # Prints a line for each comparison, as pg_regress does.
@@ -60,6 +62,17 @@ same 'the tour in docs/tour.md is sql/tour.sql with its output' <(blocks ../../d
 same 'the tour in README.md is the beginning of it' <(blocks ../../README.md tour) <(output tour cursor)
 same 'the examples in docs/reference/ are sql/reference.sql with its output' \
     <(sections reference ../../docs/reference/*.md) <(output reference)
+same 'the recipes in docs/validators.md are sql/validators.sql with its output' \
+    <(sections validators ../../docs/validators.md) <(output validators)
+# The keys that the wire format reads and writes, and those in the first columns of the tables of the client guide.
+wire_keys() {
+    grep -ohP '\\"\K[A-Za-z]+(?=\\":)' ../../src/wire/response.rs ../../src/api/push.rs
+    grep -ohP '\b(string|short_string|key|bool|integer|object|time|get)\(b?"\K[A-Za-z]+(?=")' ../../src/wire/changeset.rs
+}
+documented_keys() {
+    sed -n '/^## Every key on the wire$/,/^## Clients of /p' ../../docs/clients.md | awk -F'|' '/^\| `/ { print $2 }' | grep -oP '`\K[A-Za-z]+'
+}
+same 'docs/clients.md has every key on the wire, and no other' <(wire_keys | LC_ALL=C sort -u) <(documented_keys | LC_ALL=C sort -u)
 # The install script and the statements are read in the encoding of the database, whatever that is.
 number=$((number + 1))
 if grep -nP '[^\x00-\x7F]' ../../sql/*.sql $(find ../../src -name "*.sql") ../../mana_sync.control; then

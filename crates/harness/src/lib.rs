@@ -12,6 +12,7 @@
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
 //! - [`http`]: the example of an HTTP front end, and devices that sync through it
+//! - [`wire`]: what the server adds to the changes that devices send
 //! - [`random`]: the seed of a run
 
 pub mod bouncer;
@@ -26,6 +27,7 @@ pub mod original_device;
 pub mod process;
 pub mod random;
 pub mod standby;
+pub mod wire;
 pub mod writers;
 
 pub use cluster::{Cluster, Options};

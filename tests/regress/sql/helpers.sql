@@ -25,3 +25,9 @@ $procedure$;
 
 -- The application's role: a plain one.
 CREATE ROLE regress_app;
+
+-- A change of an answer, with words in the place of what differs from run to run: when it was recorded, and its position.
+CREATE FUNCTION steady(change jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+    SELECT replace(replace(change::text, change ->> 'recordedAt', '(recorded)'),
+                   '"' || (change ->> 'position') || '"', '"(position)"')::jsonb
+$$;

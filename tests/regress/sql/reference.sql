@@ -63,14 +63,16 @@ SELECT mana_sync.push('ada', 'todo', '{"changes": [
     {"table": "items", "id": "jam", "op": "insert", "data": {"title": "Jam"}},
     {"table": "items", "id": "milk", "op": "update", "fields": {"done": {"value": true, "at": "8:30"}}}]}');
 -- == pull
-SELECT body ->> 'hasMore' AS more, body ->> 'syncedUntil' <> '' AS cursor, jsonb_pretty(body::jsonb -> 'serverChanges' -> 3) AS fourth
+SELECT body ->> 'hasMore' AS more, body ->> 'syncedUntil' <> '' AS cursor,
+       jsonb_pretty((body::jsonb -> 'serverChanges' -> 3) - 'recordedAt' - 'position') AS fourth
     FROM mana_sync.pull('ada', 'todo', space_ids => '{home}') AS body;
 -- == sync
 SELECT body ->> 'syncedUntil' AS cursor FROM mana_sync.pull('ada', 'todo', client_id => 'phone', space_ids => '{home}') AS body \gset
 SELECT mana_sync.sync('ben', 'todo', '{"clientId": "laptop", "changes": [
     {"table": "items", "id": "milk", "op": "update", "spaceId": "home", "eventId": "0190f5fe-7c00-7000-8000-000000000006",
      "fields": {"done": {"value": false, "at": "2026-03-01T10:00:00Z"}}}]}', space_ids => '{home}') -> 'hasMore' AS more;
-SELECT body ->> 'syncedUntil' > :'cursor' COLLATE "C" AS moved, jsonb_pretty(body::jsonb -> 'serverChanges') AS changes
+SELECT body ->> 'syncedUntil' > :'cursor' COLLATE "C" AS moved,
+       jsonb_pretty((body::jsonb -> 'serverChanges' -> 0) - 'recordedAt' - 'position') AS change
     FROM mana_sync.sync('ada', 'todo', jsonb_build_object('clientId', 'phone', 'since', :'cursor', 'changes', jsonb '[]'),
                         space_ids => '{home}') AS body;
 -- == records
@@ -86,6 +88,11 @@ SELECT record_id, space_id, jsonb_pretty(data) AS data, jsonb_pretty(field_times
     FROM mana_sync.records('ada', 'todo', 'notes', space_ids => '{home}');
 SELECT table_name, record_id, deleted_at
     FROM mana_sync.records('ada', 'todo', include_deleted => true, space_ids => '{home}') ORDER BY table_name, record_id;
+-- == records_since
+SELECT record_id, data, deleted_at, cursor IS NOT NULL AS has_cursor FROM mana_sync.records_since('ben', 'todo', space_ids => '{home}');
+SELECT cursor FROM mana_sync.records_since('ben', 'todo', space_ids => '{home}') WHERE cursor IS NOT NULL \gset
+SELECT mana_sync.push('ada', 'todo', '{"changes": [{"table": "items", "id": "milk", "op": "delete"}]}', space_ids => '{home}');
+SELECT record_id, data, deleted_at IS NOT NULL AS deleted FROM mana_sync.records_since('ben', 'todo', since => :'cursor', space_ids => '{home}');
 -- == record_history
 SELECT changed_at, op, field, old_value, new_value, user_id, client_id
     FROM mana_sync.record_history('todo', 'notes', 'trip', 'ada', '{home}');

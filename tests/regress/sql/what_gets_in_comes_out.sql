@@ -124,7 +124,7 @@ CREATE TEMP TABLE pulled AS
         UNION ALL
         SELECT mana_sync.pull('ben', 'todo', since => body ->> 'syncedUntil', space_ids => '{home}') FROM pages WHERE body ->> 'hasMore' = 'true')
     SELECT change FROM pages, json_array_elements(body -> 'serverChanges') AS change;
-SELECT change ->> 'id' AS id, change ->> 'valuesOmitted' AS omitted, length(change::text) AS length, left(change -> 'data' ->> 'n', 10) AS n,
+SELECT change ->> 'id' AS id, change ->> 'valuesOmitted' AS omitted, length(change::text) - length(change ->> 'position') AS length, left(change -> 'data' ->> 'n', 10) AS n,
        change -> 'fields' ->> 'n' AS field
     FROM pulled;
 -- changes_since has no other form for a number: a row that is longer as text than a server can send comes without its JSON.

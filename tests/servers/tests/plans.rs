@@ -521,3 +521,87 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
         analyze(&mut filler);
     }
 }
+
+/// Record ids are often the same for all users: `settings`, a date, a number. A page of records then must not read the
+/// private rows of the others, and a later page of a walk must not read the history of its records again.
+#[test]
+fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
+    const USERS: i64 = 200;
+    const RECORDS: i64 = 50;
+    const CHANGES: i64 = 6;
+    let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
+    let (mut superuser, mut early) = (cluster.superuser(DATABASE), Explained::new(&cluster));
+    let page = |since: Option<&str>, page_size: i64| {
+        let since = since.map_or("NULL".into(), |since| format!("'{since}'"));
+        format!(
+            "SELECT record_id, data ->> 'n' AS n, cursor
+             FROM mana_sync.records_since('u7', 'app', since => {since}, page_size => {page_size}, space_ids => '{{s1,s2,s3}}')"
+        )
+    };
+    // The first plans are made while the table is empty.
+    let first = "SELECT mana_sync.record_change('app', 'notes', 'r1', 'u7', NULL, 'insert', 'c', '{}')";
+    early.client.batch_execute(first).unwrap();
+    early.run(&page(None, 10));
+    superuser
+        .execute(
+            "INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, space_id, data)
+             SELECT 'app', 'notes', 'r' || r, 'u' || u, 'update', 'c', CASE WHEN u % 10 = 3 THEN 's' || u % 40 END,
+                    jsonb_build_object('n', n)
+             FROM generate_series(1, $3) AS n, generate_series(1, $2) AS r, generate_series(1, $1) AS u",
+            &[&USERS, &RECORDS, &CHANGES],
+        )
+        .unwrap();
+    let mut read_page = |since: Option<&str>, page_size: i64| {
+        let sql = page(since, page_size);
+        let plans = early.run(&sql);
+        let rows = early.client.query(&sql, &[]).unwrap();
+        let (whole, plans): (Vec<Value>, Vec<Value>) =
+            plans.into_iter().partition(|plan| plan["Query Text"].as_str().unwrap().contains("records_since("));
+        let pull = Pull {
+            rows: rows.len(),
+            cursor: rows.last().and_then(|row| row.get("cursor")),
+            plans,
+            buffers: buffers(&whole[0]["Plan"]),
+        };
+        let scans: Vec<&Value> = pull
+            .plans
+            .iter()
+            .flat_map(|plan| nodes(&plan["Plan"]))
+            .filter(|node| node["Relation Name"] == "sync_changes")
+            .collect();
+        for scan in &scans {
+            assert_eq!(scan["Node Type"], "Index Scan", "{scan:#}");
+        }
+        assert!(scans.iter().any(|scan| scan["Index Name"] == "sync_changes_record_idx"), "{:#?}", pull.plans);
+        pull
+    };
+    for analyzed in [false, true] {
+        if analyzed {
+            analyze(&mut superuser);
+        }
+        // Own rows, and those of the members of s3: users 3, 43, 83, 123 and 163. The walk reads each, and so does the merge.
+        let visible = 1 + RECORDS * CHANGES * 6;
+        let whole = read_page(None, 1000);
+        assert_eq!(whole.rows, RECORDS as usize);
+        let seen = rows_seen(&whole);
+        println!(
+            "rows read for {RECORDS} records with {visible} changes among {USERS} users: {seen}, buffers {}",
+            whole.buffers
+        );
+        assert!(seen <= 2 * visible, "{seen} rows for {visible} changes");
+        // A walk of five pages: each record of a page is merged once, and looked up at most once on each page.
+        let (mut since, mut read, mut records) = (None::<String>, 0, 0);
+        loop {
+            let pull = read_page(since.as_deref(), RECORDS / 5);
+            records += pull.rows;
+            read += rows_seen(&pull);
+            match pull.cursor {
+                Some(cursor) => since = Some(cursor),
+                None => break,
+            }
+        }
+        assert_eq!(records, RECORDS as usize);
+        println!("the same in pages of {}: {read} rows", RECORDS / 5);
+        assert!(read <= 5 * visible, "{read} rows for {visible} changes");
+    }
+}

@@ -105,12 +105,13 @@ fn the_columns_of_the_log_are_those_of_the_sources() {
          WHERE attrelid = 'mana_sync.sync_changes'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
     );
     assert_eq!(table, columns.iter().map(|(_, name)| name.trim_matches('"')).collect::<Vec<_>>());
-    for function in ["changes_since", "export_changes"] {
+    // changes_since has the columns of the original, which had no origin.
+    for (function, count) in [("changes_since", change.len() - 1), ("export_changes", change.len())] {
         let result = list(&format!(
             "SELECT a.name FROM pg_proc, unnest(proargnames, proargmodes) WITH ORDINALITY AS a (name, mode, place)
              WHERE oid::regproc::text = 'mana_sync.{function}' AND a.mode = 't' AND a.name <> 'cursor' ORDER BY a.place"
         ));
-        assert_eq!(result, change, "{function}");
+        assert_eq!(result, change[..count], "{function}");
     }
 }
 

@@ -75,7 +75,8 @@ pub trait Rows<R> {
     /// Looks at the rows that [`Rows::take`] gets next, and at the walk that they are read in.
     fn prepare(&mut self, _rows: &[(Position, R)], _reading: &Reading<'_>) {}
 
-    /// Takes a row. A page shows at least one row that is not passed over.
+    /// Takes a row. A page shows at least one row that is not passed over. The receiver of records counts them, and has room for
+    /// [`Request::page_size`].
     fn take(&mut self, position: Position, row: R) -> Taken;
 }
 
@@ -198,7 +199,7 @@ pub fn read_page<S: Source>(
             state.start(&now);
         }
         let least = if request.as_records { LEAST_PORTION_OF_RECORDS } else { 1 };
-        let room = (request.page_size - shown).clamp(least, PORTION);
+        let room = request.page_size.saturating_sub(shown).clamp(least, PORTION);
         let found = match Reading::new(request, &state) {
             None => Vec::new(),
             Some(reading) => {
@@ -223,7 +224,11 @@ pub fn read_page<S: Source>(
             if let Some(walk) = &mut state.walk {
                 walk.last = position;
             }
-            let is_full = shown == request.page_size || (passed >= MOST_PASSED && request.cursor_without_rows);
+            // A page of records goes on for as long as it passes over rows: otherwise a page without records might follow.
+            let is_full = match request.as_records {
+                true => passed >= MOST_PASSED && (shown > 0 || request.cursor_without_rows),
+                false => shown == request.page_size,
+            };
             if is_full {
                 return Ok(page(NextCursor::Issue(state.cursor(server, request)), true));
             }

@@ -88,6 +88,11 @@ impl<'a> Reading<'a> {
         Some(self.walk.resumed_at).filter(|&position| position != Position::START)
     }
 
+    /// Whether this call began the walk and has passed no row of it yet.
+    pub fn is_new_walk(&self) -> bool {
+        self.walk.last == Position::START
+    }
+
     /// A position before all rows of the walk.
     pub fn begins_at(&self) -> Position {
         if self.walk.spaces.contains(&SpaceMode::Whole) {

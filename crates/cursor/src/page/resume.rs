@@ -106,7 +106,11 @@ impl ReaderState {
             return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
         };
         let scope = scope_hashes(secret, request);
-        let spaces_changed = !knows_spaces(&cursor, &scope);
+        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
+        let spaces_changed = match &cursor.walk {
+            Some(walk) => !knows_spaces(&cursor.spaces, walk, &scope),
+            None => cursor.spaces.len() != scope.len() || covered.contains(&false),
+        };
         if target.is_none() {
             cursor.walk = None;
         }
@@ -117,7 +121,6 @@ impl ReaderState {
         if begins_again {
             cursor.walk = None;
         }
-        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
         let mut state = ReaderState {
             coverage,
             cursor_spaces: cursor.spaces,
@@ -159,17 +162,11 @@ impl ReaderState {
     }
 }
 
-/// Whether the spaces of the scope are those that the reader was told of when it got the cursor.
-fn knows_spaces(cursor: &Cursor, scope: &[KeyedHash]) -> bool {
-    let (joined, left) = match &cursor.walk {
-        Some(walk) => (walk.joined.as_slice(), walk.left.as_slice()),
-        None => (&[][..], &[][..]),
-    };
-    let is_kept = |hash: &KeyedHash| left.binary_search(hash).is_err();
-    let is_known = |hash: &KeyedHash| {
-        joined.binary_search(hash).is_ok() || (cursor.spaces.binary_search(hash).is_ok() && is_kept(hash))
-    };
-    let is_new = |hash: &&KeyedHash| cursor.spaces.binary_search(hash).is_err() || !is_kept(hash);
-    let known = cursor.spaces.iter().filter(|hash| is_kept(hash)).count() + joined.iter().filter(is_new).count();
-    known == scope.len() && scope.iter().all(is_known)
+/// Whether the spaces of the scope are those that the reader was told of when it got a cursor in the middle of a walk.
+fn knows_spaces(covered: &[KeyedHash], walk: &Walk, scope: &[KeyedHash]) -> bool {
+    let is_kept = |hash: &KeyedHash| covered.binary_search(hash).is_ok() && walk.left.binary_search(hash).is_err();
+    let is_joined = |hash: &KeyedHash| walk.joined.binary_search(hash).is_ok();
+    let kept = covered.iter().filter(|hash| is_kept(hash)).count();
+    let joined = walk.joined.iter().filter(|hash| !is_kept(hash)).count();
+    kept + joined == scope.len() && scope.iter().all(|hash| is_kept(hash) || is_joined(hash))
 }
