@@ -101,8 +101,6 @@ fn from_sql(error: &DbError) -> Error {
             return told(StatusCode::FORBIDDEN);
         }
         "23505" | "55000" if is_ours => return told(StatusCode::CONFLICT),
-        // RAISE EXCEPTION in a trigger of the application: a rule that refuses a change.
-        "P0001" => return told(StatusCode::UNPROCESSABLE_ENTITY),
         _ => {}
     }
     tracing::error!("{} {} ({})", error.code().code(), error.message(), error.detail().unwrap_or_default());
