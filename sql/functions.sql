@@ -132,9 +132,12 @@ CREATE FUNCTION mana_sync.push(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_push';
 COMMENT ON FUNCTION mana_sync.push(text, text, jsonb, text, text[]) IS
-    'Records all changes of a changeset, or none. A change that was recorded before is skipped. Returns {"inserted": '
-    'n, "duplicates": n}.';
+    'Records all changes of a changeset, or none; with "atomic": false those that can be recorded. A change that was '
+    'recorded before is skipped. Returns {"inserted": n, "duplicates": n}, with "skipped": n if triggers left changes '
+    'out, and with "rejected": [...] if the changeset is not atomic.';
 
+-- VOLATILE, although it only reads: PostgreSQL evaluates a STABLE function of a sub-select once for each reference to its result. Each
+-- evaluation takes a snapshot, and the cursor of one would not fit to the changes of the other.
 CREATE FUNCTION mana_sync.pull(
     user_id    text,
     app_id     text,
@@ -146,10 +149,11 @@ CREATE FUNCTION mana_sync.pull(
     as_records boolean DEFAULT false,
     echo       boolean DEFAULT false
 ) RETURNS json
-    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
 COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[], boolean, boolean) IS
     'Returns one page of the changes that the user may see and has not received yet, as {"serverChanges", '
-    '"conflicts", "syncedUntil", "hasMore"}. syncedUntil is the since argument of the next call.';
+    '"conflicts", "syncedUntil", "hasMore"}; with as_records the records that these changes made, under "records". '
+    'syncedUntil is the since argument of the next call. With echo, the changes of client_id are returned too.';
 
 CREATE FUNCTION mana_sync.sync(
     user_id   text,

@@ -86,6 +86,7 @@ mod benches {
                 table: None,
                 page_size: 100,
                 as_records: false,
+                excluded_client: None,
                 cursor_without_rows: true,
                 room: None,
             };

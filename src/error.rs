@@ -59,6 +59,14 @@ pub enum Error {
         /// The end of the sentence that says what is wrong: `must be …`.
         fault: String,
     },
+    /// A changeset or a change is of a later schema version than `mana_sync.max_schema_version`.
+    #[error("{path} is newer than this log supports: at most {greatest}")]
+    NewerSchema {
+        /// The place in the changeset: `changes[3].schemaVersion`.
+        path: String,
+        /// The greatest version.
+        greatest: i32,
+    },
     /// Row security refuses a change of a changeset.
     #[error("changes[{index}]: {error}")]
     Change {
@@ -155,7 +163,7 @@ impl Error {
             ),
             Error::EmptyUser => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: user_id.".into(), None),
             Error::Op => (ERRCODE_INVALID_PARAMETER_VALUE, "Argument: op.".into(), None),
-            Error::Changeset { path, .. } => (
+            Error::Changeset { path, .. } | Error::NewerSchema { path, .. } => (
                 ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("Argument: changeset. At {path}; changes are counted from 0. Nothing of it was recorded."),
                 None,

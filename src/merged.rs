@@ -78,11 +78,15 @@ pub struct MergedRecord<'m> {
 /// Leaves out the largest fields of a record that is too large to be sent, with a warning: a record that grew with many changes must
 /// not hide all others.
 fn leave_out_what_is_too_large(fields: &mut Vec<&Field<NodeBuf<'_>, Memory<'_>>>) {
-    if !bounds::is_too_large(fields.iter().map(|field| field.value.node())) {
+    /// About how many bytes a field takes beside its name and its value: its time, and the headers of both.
+    const OVERHEAD: usize = 48;
+    let rest = |field: &&Field<NodeBuf<'_>, Memory<'_>>| field.name().len() + OVERHEAD;
+    let are_few = fields.iter().map(rest).sum::<usize>() <= MOST_SENT / 4;
+    if are_few && !bounds::is_too_large(fields.iter().map(|field| field.value.node())) {
         return;
     }
     let text = |field: &&Field<NodeBuf<'_>, Memory<'_>>| {
-        Size::of(field.value.node()).text.max(field.value.node().stored_size())
+        rest(field) + Size::of(field.value.node()).text.max(field.value.node().stored_size())
     };
     fields.sort_by_cached_key(text);
     let mut total = 0;

@@ -129,9 +129,9 @@ impl<'a> Scope<'a> {
         Ok(Scope { user, spaces, memberships_known })
     }
 
-    /// The spaces of the user; `None` if the memberships are not known.
-    pub fn known_spaces(&self) -> Option<&[&'a [u8]]> {
-        self.memberships_known.then_some(&self.spaces)
+    /// Whether the memberships of the user are known. Otherwise `spaces` is empty.
+    pub fn memberships_known(&self) -> bool {
+        self.memberships_known
     }
 
     /// Whether the user may write into no space at all.

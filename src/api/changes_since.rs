@@ -29,7 +29,7 @@ fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
     let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 5000)?;
     Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        let request = PageArgs::request(scope, app, table, page_size, false);
+        let request = PageArgs::request(scope, app, table, page_size, false, client);
         let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
         page::read(spi, &request, (ClientFilter::Everywhere, client), start, &mut rows, |rows, page| {
             if let Some(last) = rows.last.take() {
@@ -76,9 +76,21 @@ impl<'a> PageArgs<'a> {
         table: Option<&'r [u8]>,
         page_size: usize,
         as_records: bool,
+        client: Option<&'r [u8]>,
     ) -> Request<'r> {
         let (user, spaces) = (scope.user, scope.spaces.as_slice());
-        Request { user, app, spaces, table, page_size, as_records, cursor_without_rows: false, room: None }
+        let excluded_client = client.filter(|_| as_records);
+        Request {
+            user,
+            app,
+            spaces,
+            table,
+            page_size,
+            as_records,
+            excluded_client,
+            cursor_without_rows: false,
+            room: None,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::scope::Scope;
 use crate::settings;
 use crate::wire::response::{End, Response};
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::page::{Request, Start};
+use mana_sync_cursor::page::{KnownSpaces, Request, Start};
 
 sql_functions!(pull, sync);
 
@@ -75,7 +75,17 @@ fn request<'r>(
     as_records: bool,
 ) -> Request<'r> {
     let (user, spaces) = (scope.user, scope.spaces.as_slice());
-    Request { user, app, spaces, table, page_size, as_records, cursor_without_rows: true, room: None }
+    Request {
+        user,
+        app,
+        spaces,
+        table,
+        page_size,
+        as_records,
+        excluded_client: None,
+        cursor_without_rows: true,
+        room: None,
+    }
 }
 
 /// Answering a request.
@@ -131,10 +141,23 @@ impl Answering<'_, '_> {
         Ok(response.finish(&End {
             synced_until: &cursor,
             more: page.more,
-            spaces: self.scope.known_spaces().filter(|_| page.spaces_changed),
+            spaces: self.spaces_to_tell(page.known_spaces),
             rejected: self.pushed.and_then(Pushed::rejected),
             resync_required: false,
         }))
+    }
+
+    /// The spaces of the scope, if the device has to be told.
+    ///
+    /// An application that never says which spaces a user is in has devices that know nothing of them. One that says it
+    /// sometimes has devices that hold records of spaces: these get no more of them, and are told.
+    fn spaces_to_tell(&self, known: KnownSpaces) -> Option<&[&[u8]]> {
+        let is_told = match known {
+            KnownSpaces::Nothing => self.scope.memberships_known(),
+            KnownSpaces::Same => false,
+            KnownSpaces::Others => true,
+        };
+        is_told.then_some(&self.scope.spaces)
     }
 
     /// A response without changes: the client has to begin again.

@@ -15,6 +15,8 @@ use crate::wire::changeset::{Change, Changeset, derive_times};
 use crate::wire::response::{Rejected, write_rejected};
 use batch::{Batch, NewRow, NotInserted};
 use mana_sync_merge::time::Time;
+use spaces::Spaces;
+use std::collections::HashSet;
 
 sql_functions!(push);
 
@@ -115,19 +117,26 @@ pub fn record<'a>(
         true => Refusals::Raise,
         false => Refusals::Return(changeset.rejected.clone()),
     };
-    let rows = new_rows(spi, scope, &changeset.changes, &mut refusals)?;
+    let mut rows = new_rows(spi, scope, &changeset.changes, &mut refusals)?;
     let (mut inserted, mut duplicates, mut skipped) = (0, 0, 0);
     if !rows.is_empty() {
         let batch = Batch::new(spi, scope.user, app, client);
-        let rows = batch.with_spaces(scope, rows);
-        let (count, sent) = match &mut refusals {
-            Refusals::Return(rejected) if batch::may_be_refused()? => batch.insert_what_is_not_refused(rows, rejected),
+        let spaces = Spaces::look_up(&batch, scope, &rows);
+        let is_refused = vec![false; rows.len()];
+        spaces.assign(&mut rows, &is_refused);
+        let (ids, sent) = match &mut refusals {
+            Refusals::Return(rejected) if batch::may_be_refused()? => {
+                batch.insert_what_is_not_refused(rows, &spaces, rejected)
+            }
             Refusals::Return(_) | Refusals::Raise => (batch.insert(&rows), rows),
         };
-        inserted = count;
+        inserted = ids.len();
         if inserted < sent.len() {
-            let others = batch.not_inserted(&sent)?;
-            duplicates = sent.len() - inserted - others.len();
+            // Of changes with the same id, the first one is inserted.
+            let mut new: HashSet<uuid::Uuid> = ids.into_iter().collect();
+            let rest: Vec<&NewRow<'_, 'a>> = sent.iter().filter(|row| !new.remove(&row.id)).collect();
+            let others = batch.not_inserted(&rest)?;
+            duplicates = rest.len() - others.len();
             for (row, why) in others {
                 let change = row.change;
                 match why {

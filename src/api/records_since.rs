@@ -23,7 +23,7 @@ fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
     let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 1000)?;
     Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        let request = PageArgs::request(scope, app, table, page_size, true);
+        let request = PageArgs::request(scope, app, table, page_size, true, client);
         let most = settings::max_page_bytes();
         let mut shown = ResultRecords { result: &result, memory: spi.memory(), most, bytes: 0, last: None };
         let mut rows = RecordRows::new(spi, &request, client, most, &mut shown);

@@ -78,6 +78,8 @@ const PORTION: (usize, usize) = (16, 256);
 pub struct RecordRows<'s, 'r, S> {
     spi: Spi<'s>,
     user: Datum<'s>,
+    /// The same as bytes.
+    user_id: &'r [u8],
     app: Datum<'s>,
     spaces: Datum<'s>,
     /// The client whose rows do not count.
@@ -106,7 +108,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
     /// The records of a page, without the rows of `excluded_client`. `shown` shows them.
     pub fn new(
         spi: Spi<'s>,
-        request: &Request<'_>,
+        request: &Request<'r>,
         excluded_client: Option<&[u8]>,
         most_bytes: usize,
         shown: &'r mut S,
@@ -115,6 +117,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         RecordRows {
             spi,
             user: memory.text(request.user),
+            user_id: request.user,
             app: memory.text(request.app),
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
             excluded_client: excluded_client.map(|client| memory.text(client)),
@@ -130,18 +133,8 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         }
     }
 
-    /// The tables and the ids of some records, as two parameters.
-    fn parameters<'k>(&self, keys: impl Iterator<Item = &'k RecordKey> + Clone) -> [Option<Datum<'s>>; 2] {
-        let memory = self.spi.memory();
-        let texts = |text: fn(&RecordKey) -> &[u8]| memory.array(TEXT, keys.clone().map(|key| memory.text(text(key))));
-        [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
-    }
-
     /// Adds the records of those rows to `passed` that earlier pages of the walk have shown.
     fn look_up_passed(&mut self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
-        let [tables, records] = self.parameters(rows.iter().map(|row| &row.key));
-        let memory = self.spi.memory();
-        let spaces = memory.array(TEXT, rows.iter().map(|row| memory.text(&row.space)));
         let position = |position: Position| {
             [
                 Some(Datum::from(i32::try_from(position.epoch.0).unwrap_or(i32::MAX))),
@@ -151,73 +144,87 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         };
         let [epoch, xact, seq] = position(reading.begins_at());
         let [last_epoch, last_xact, last_seq] = position(last);
-        let values = [
-            Some(self.app),
-            Some(self.user),
-            tables,
-            records,
-            Some(spaces),
-            epoch,
-            xact,
-            seq,
-            last_epoch,
-            last_xact,
-            last_seq,
-            self.excluded_client,
-        ];
         let passed = &mut self.passed;
-        with_index_scans(|| {
-            self.spi.for_each(&EARLIER_ROWS, &values, |row| {
-                let (place, position, origin) = earlier_row(&row)?;
-                if reading.has_passed(position, origin) {
-                    passed.insert(rows[place - 1].key.clone());
-                }
-                Ok(true)
+        with_scratch(|scratch| {
+            let [tables, records] = parameters(rows.iter().map(|row| &row.key), scratch);
+            let spaces = scratch.array(TEXT, rows.iter().map(|row| scratch.text(&row.space)));
+            let values = [
+                Some(self.app),
+                Some(self.user),
+                tables,
+                records,
+                Some(spaces),
+                epoch,
+                xact,
+                seq,
+                last_epoch,
+                last_xact,
+                last_seq,
+                self.excluded_client,
+            ];
+            with_index_scans(|| {
+                self.spi.for_each(&EARLIER_ROWS, &values, |row| {
+                    let (place, position, origin) = earlier_row(&row)?;
+                    if reading.has_passed(position, origin) {
+                        passed.insert(rows[place - 1].key.clone());
+                    }
+                    Ok(true)
+                })
             })
         })
     }
 
-    /// Reads the next records.
+    /// Reads the next records: a portion, or fewer where these have more text than a page.
     fn read_next(&mut self) -> Result<(), Error> {
         let count = self.portion.min(self.room.max(1)).min(self.next.len());
-        let [tables, records] = self.parameters(self.next.iter().take(count));
-        let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
-        // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
-        let mut read: Vec<Option<PageRecord<'s>>> = (0..count).map(|_| None).collect();
         let memory = self.spi.memory();
-        let (next, not_held) = (&self.next, &self.not_held);
+        // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
+        let mut read: Vec<Option<PageRecord<'s>>> = Vec::with_capacity(count);
+        let mut bytes = 0;
         with_scratch(|scratch| {
+            let [tables, records] = parameters(self.next.iter().take(count), scratch);
+            let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
             let mut current: Option<Merging<'_>> = None;
-            let mut end = |current: Option<Merging<'_>>| {
-                if let Some(merging) = current {
-                    let place = merging.place;
-                    read[place - 1] = merging.finish(next[place - 1].clone(), not_held, memory);
-                }
+            let mut end = |merging: Merging<'_>, read: &mut Vec<Option<PageRecord<'s>>>| {
+                read.resize_with(merging.place - 1, || None);
+                let record = merging.finish(self.next[read.len()].clone(), &self.not_held, memory);
+                bytes += record.as_ref().map_or(0, |record| record.size);
+                read.push(record);
+                bytes <= self.most_bytes
             };
+            let mut has_room = true;
             with_index_scans(|| {
                 self.spi.for_each(&RECORD_ROWS, &values, |row| {
                     let place = row.int8(1).ok_or(NULL)? as usize;
-                    let row = LogRow::new(row, &AFTER_ONE);
-                    if current.as_ref().is_none_or(|merging| merging.place != place) {
-                        end(current.replace(Merging::new(place, scratch)));
+                    if let Some(merging) = current.take_if(|merging| merging.place != place) {
+                        has_room = end(merging, &mut read);
+                        if !has_room {
+                            return Ok(false);
+                        }
                     }
-                    if let Some(merging) = &mut current {
-                        merging.add(&row, scratch)?;
-                    }
+                    let merging = current.get_or_insert_with(|| Merging::new(place, scratch));
+                    merging.add(&LogRow::new(row, &AFTER_ONE), self.user_id, scratch)?;
                     Ok(true)
                 })
             })?;
-            end(current.take());
+            if let Some(merging) = current {
+                has_room = end(merging, &mut read);
+            }
+            if has_room {
+                read.resize_with(count, || None);
+            }
             Ok::<_, Error>(())
         })?;
-        let bytes: usize = read.iter().flatten().map(|record| record.size).sum();
-        self.portion = match bytes > self.most_bytes / 4 {
-            true => (self.portion / 2).max(1),
-            false => (2 * self.portion).min(PORTION.1),
-        };
+        self.portion = (2 * self.portion).min(PORTION.1);
         self.read.extend(read);
         Ok(())
     }
+}
+
+/// The tables and the ids of some records, as two parameters.
+fn parameters<'k, 'm>(keys: impl Iterator<Item = &'k RecordKey> + Clone, memory: Memory<'m>) -> [Option<Datum<'m>>; 2] {
+    let texts = |text: fn(&RecordKey) -> &[u8]| memory.array(TEXT, keys.clone().map(|key| memory.text(text(key))));
+    [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
 }
 
 /// A record whose rows are being merged.
@@ -227,16 +234,19 @@ struct Merging<'m> {
     state: State<'m>,
     /// The spaces of the rows, ascending; the empty id stands for private rows.
     spaces: Vec<Box<[u8]>>,
+    /// Whether a row is the reader's own.
+    has_own: bool,
 }
 
 impl<'m> Merging<'m> {
     fn new(place: usize, memory: Memory<'m>) -> Merging<'m> {
-        Merging { place, state: State::new(memory), spaces: Vec::new() }
+        Merging { place, state: State::new(memory), spaces: Vec::new(), has_own: false }
     }
 
-    fn add(&mut self, row: &LogRow<'_>, memory: Memory<'m>) -> Result<(), Error> {
+    fn add(&mut self, row: &LogRow<'_>, user: &[u8], memory: Memory<'m>) -> Result<(), Error> {
         let space = row.text(Column::SpaceId);
         self.state.apply(&row.change()?, space, memory);
+        self.has_own |= row.text(Column::UserId) == Some(user);
         let id = space.unwrap_or_default();
         if let Err(place) = self.spaces.binary_search_by(|other| (**other).cmp(id)) {
             self.spaces.insert(place, id.into());
@@ -245,21 +255,30 @@ impl<'m> Merging<'m> {
     }
 
     /// The record in `memory`; `None` if the page need not show it.
-    ///
-    /// The page shows no deleted record that the reader cannot hold. It does show one with changes in several spaces: were one of these
-    /// spaces left, the record might live.
     fn finish<'s>(self, key: RecordKey, not_held: &NotHeld, memory: Memory<'s>) -> Option<PageRecord<'s>> {
-        let merged = self.state.merged(memory)?;
-        if merged.deleted_at.is_some() && self.spaces.len() == 1 {
-            let space = self.spaces.first().map(|id| &**id).filter(|id| !id.is_empty());
-            if not_held.contains(space) {
-                return None;
-            }
+        let is_deleted = self.state.0.deleted_at().is_some();
+        if is_deleted && !self.may_be_held(not_held) {
+            return None;
         }
+        let merged = self.state.merged(memory)?;
         let text = |value: Jsonb<'_>| value.with_root(|root| Size::of(root).text).0;
-        let values = if merged.deleted_at.is_some() { 0 } else { text(merged.data) + text(merged.field_timestamps) };
+        let values = if is_deleted { 0 } else { text(merged.data) + text(merged.field_timestamps) };
         let size = values + key.table.len() + key.record.len() + SIZE_OF_REST;
         Some(PageRecord { key, merged, spaces: self.spaces, size })
+    }
+
+    /// Whether the reader may hold the record, so that it has to be told that the record is deleted.
+    ///
+    /// A reader in the middle of whose walk a space joins may hold what it wrote there by itself. A record with changes in several
+    /// spaces is told of in any case: without one of these spaces it might live.
+    fn may_be_held(&self, not_held: &NotHeld) -> bool {
+        match self.spaces.as_slice() {
+            [space] => {
+                let space = Some(&**space).filter(|id| !id.is_empty());
+                !not_held.contains(space, self.has_own)
+            }
+            _ => true,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::memory::Memory;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::collections::VecDeque;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
 
 /// A row: a tuple and its descriptor, which exist for `'r`. Columns are numbered from 1.
@@ -384,39 +384,58 @@ pub fn last<T>(
     }
 }
 
-/// How many objects of each kind a table has that can refuse a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The names of what may refuse a row of a table.
+#[derive(Clone, Copy, Debug)]
 pub struct Guards {
     /// Triggers; foreign keys are triggers too.
-    pub triggers: usize,
+    pub triggers: &'static [&'static CStr],
     /// CHECK constraints.
-    pub checks: usize,
+    pub checks: &'static [&'static CStr],
     /// Indexes, which may be unique or exclude rows.
-    pub indexes: usize,
+    pub indexes: &'static [&'static CStr],
     /// Policies.
-    pub policies: usize,
-    /// Whether there are rules.
-    pub has_rules: bool,
+    pub policies: &'static [&'static CStr],
+    /// Columns that are NOT NULL.
+    pub not_null: &'static [&'static CStr],
 }
 
-/// The guards of `mana_sync.$table`.
-pub fn guards(table: &CStr) -> Result<Guards, Error> {
+/// Whether `mana_sync.$table` has a trigger, a constraint, an index, a policy, a rule, a NOT NULL or a generated column beside `own`.
+pub fn has_other_guards(table: &CStr, own: &Guards) -> Result<bool, Error> {
     let lock = pg_sys::AccessShareLock as i32;
-    // SAFETY: the relation is open, with its descriptors, while they are read. A list without elements is NULL.
+    // SAFETY: the relation is open, with its descriptors, while they are read. The arrays have the lengths that stand beside them, and
+    // the names are C strings. A list without elements is NULL.
     unsafe {
-        let length = |list: *const pg_sys::List| if list.is_null() { 0 } else { (*list).length as usize };
         let relation = pg_sys::table_open(relation_oid(table)?, lock);
-        let (triggers, constraints) = ((*relation).trigdesc, (*(*relation).rd_att).constr);
-        let policies = (*relation).rd_rsdesc;
-        let guards = Guards {
-            triggers: if triggers.is_null() { 0 } else { (*triggers).numtriggers as usize },
-            checks: if constraints.is_null() { 0 } else { (*constraints).num_check.into() },
-            indexes: length(pg_sys::RelationGetIndexList(relation)),
-            policies: if policies.is_null() { 0 } else { length((*policies).policies) },
-            has_rules: !(*relation).rd_rules.is_null(),
+        let is_own = |names: &[&CStr], name: *const c_char| !name.is_null() && names.contains(&CStr::from_ptr(name));
+        let list = |list: *mut pg_sys::List| match list.is_null() {
+            true => &[],
+            false => std::slice::from_raw_parts((*list).elements, (*list).length as usize),
         };
+        let triggers = match (*relation).trigdesc.as_ref() {
+            Some(all) => std::slice::from_raw_parts(all.triggers, all.numtriggers as usize),
+            None => &[],
+        };
+        let checks = match (*(*relation).rd_att).constr.as_ref() {
+            Some(all) if all.num_check > 0 => std::slice::from_raw_parts(all.check, all.num_check.into()),
+            _ => &[],
+        };
+        let policies = (*relation).rd_rsdesc.as_ref().map_or(&[][..], |all| list(all.policies));
+        let indexes = list(pg_sys::RelationGetIndexList(relation));
+        let descriptor = Descriptor::from_raw((*relation).rd_att);
+        let mut columns = (1..=descriptor.len()).map(|column| descriptor.attribute(column)).filter(|c| !c.attisdropped);
+        let has_others = !(*relation).rd_rules.is_null()
+            || triggers.iter().any(|trigger| !is_own(own.triggers, trigger.tgname))
+            || checks.iter().any(|check| !is_own(own.checks, check.ccname))
+            || indexes.iter().any(|index| !is_own(own.indexes, pg_sys::get_rel_name(index.oid_value)))
+            || policies.iter().any(|policy| {
+                let policy = policy.ptr_value.cast::<pg_sys::RowSecurityPolicy>();
+                !is_own(own.policies, (*policy).policy_name)
+            })
+            || columns.any(|column| {
+                column.attgenerated != 0 || (column.attnotnull && !is_own(own.not_null, column.attname.data.as_ptr()))
+            });
         pg_sys::table_close(relation, lock);
-        Ok(guards)
+        Ok(has_others)
     }
 }
 

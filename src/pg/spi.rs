@@ -110,6 +110,11 @@ impl<'s> Spi<'s> {
         self.execute(statement, values, false, pg_sys::SPI_OK_INSERT).count
     }
 
+    /// Runs an INSERT with a RETURNING clause, and returns the rows that the clause makes.
+    pub fn insert_returning(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> Rows<'s> {
+        self.execute(statement, values, false, pg_sys::SPI_OK_INSERT_RETURNING)
+    }
+
     /// Runs an UPDATE, and returns how many rows it changed.
     pub fn update(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
         self.execute(statement, values, false, pg_sys::SPI_OK_UPDATE).count

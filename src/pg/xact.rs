@@ -1,7 +1,7 @@
 //! Transactions and subtransactions: running one, and callbacks at their ends.
 
-use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgSqlErrorCode, pg_sys};
 use std::ffi::c_void;
 use std::panic::AssertUnwindSafe;
 use std::ptr;
@@ -96,6 +96,8 @@ impl SqlState {
 pub struct Failure {
     /// Its SQLSTATE, whether PostgreSQL knows it or not.
     pub code: SqlState,
+    /// Whether the role lacks a privilege on an object (`aclcheck_error` in `aclchk.c`).
+    pub lacks_privilege: bool,
     /// Its message.
     pub message: String,
     cause: CaughtError,
@@ -118,8 +120,8 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     // stack back when it catches an error. The subtransaction ends on both paths.
     let result = unsafe {
         let (context, owner) = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
+        // The memory context that is current in the subtransaction is its own, which is freed when it is rolled back.
         pg_sys::BeginInternalSubTransaction(ptr::null());
-        pg_sys::CurrentMemoryContext = context;
         let mut callback = pg_sys::ErrorContextCallback {
             previous: pg_sys::error_context_stack,
             callback: Some(note_code),
@@ -141,13 +143,20 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     };
     result.map_err(|cause| match &cause {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
-            Failure { code: SqlState::from_raw(raw_code), message: report.message().to_string(), cause }
+            // pgrx knows the SQLSTATEs that PostgreSQL defines, and takes every other one for an internal error.
+            let code = match report.sql_error_code() {
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR => raw_code,
+                code => code as i32,
+            };
+            let is_permission = code == PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32;
+            let lacks_privilege = is_permission && report.file().ends_with("aclchk.c");
+            Failure { code: SqlState::from_raw(code), lacks_privilege, message: report.message().to_string(), cause }
         }
         CaughtError::RustPanic { .. } => cause.rethrow(),
     })
 }
 
-/// Keeps the SQLSTATE of an error: pgrx knows only those that PostgreSQL defines.
+/// Keeps the SQLSTATE of the last error or message.
 ///
 /// # Safety
 /// PostgreSQL calls it while it reports an error or a message, with the place that [`in_subtransaction`] has for the code.

@@ -204,7 +204,7 @@ impl<'a> PlacedObject<'a> {
         match self.integer(key)? {
             None => Ok(default),
             Some(version) if version <= greatest => Ok(version.max(1)),
-            Some(_) => Err(self.place.fault(key, format!("is newer than this log supports: at most {greatest}"))),
+            Some(_) => Err(Error::NewerSchema { path: self.place.path(key), greatest }),
         }
     }
 
@@ -235,6 +235,8 @@ impl<'a> Changeset<'a> {
             match PlacedObject::new(change, place).and_then(|change| Change::parse(change, index, version, memory)) {
                 Ok(change) => parsed.push(change),
                 Err(error) if is_atomic => return Err(error),
+                // A later release of the application may take it: the device keeps the change, and tries again.
+                Err(error @ Error::NewerSchema { .. }) => return Err(error),
                 Err(error) => rejected.push(Rejected::new(index, &NamedRecord::of_malformed(change), &error)),
             }
         }

@@ -263,18 +263,20 @@ pub struct Rejected<'a> {
 impl<'a> Rejected<'a> {
     /// A change that the extension refuses.
     pub fn new(index: usize, named: &NamedRecord<'a>, error: &Error) -> Rejected<'a> {
-        let message = error.to_string();
-        Rejected { index, named: *named, code: error.sql_state(), message }
+        Rejected { index, named: *named, code: error.sql_state(), message: legible(error.to_string()) }
     }
 
     /// A change that a trigger, a constraint or a policy of the application refuses.
     pub fn by_application(index: usize, named: &NamedRecord<'a>, failure: Failure) -> Rejected<'a> {
-        // An error message may have characters that the encoding of the database has not.
-        let message = match server::is_utf8() {
-            true => failure.message,
-            false => failure.message.chars().map(|char| if char.is_ascii() { char } else { '?' }).collect(),
-        };
-        Rejected { index, named: *named, code: failure.code, message }
+        Rejected { index, named: *named, code: failure.code, message: legible(failure.message) }
+    }
+}
+
+/// The message, with `?` for the characters that the encoding of the database may not have.
+fn legible(message: String) -> String {
+    match server::is_utf8() {
+        true => message,
+        false => message.chars().map(|char| if char.is_ascii() { char } else { '?' }).collect(),
     }
 }
 

@@ -157,6 +157,7 @@ fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
         table: None,
         page_size,
         as_records: false,
+        excluded_client: None,
         cursor_without_rows: true,
         room: None,
     }

@@ -8,7 +8,8 @@
 //! spaces, joined, left = count *hash
 //! ```
 //!
-//! `flags` is a digit: 1 for a walk of records, 2 for a reader that may have held records when the walk began.
+//! `flags` is a digit: 1 for a walk of records, 2 for a reader that may have held records when the walk began, 4 for a
+//! coverage that was cut.
 //!
 //! A number is one digit that says how many digits follow, and then those digits. A hash, a fingerprint
 //! and the checksum have eight digits each. The digits are the 64 characters that a URL need not escape,
@@ -76,7 +77,7 @@ const DIGIT_BITS: usize = 6;
 
 /// The greatest number of partial transactions in a text. A reader is in one transaction at a time; the other partial
 /// transactions are prepared. If there are more, the text leaves out the oldest.
-const MOST_PARTIAL: usize = 16;
+pub(crate) const MOST_PARTIAL: usize = 16;
 
 /// The reason why a text is not a cursor of this version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -113,7 +114,8 @@ impl Cursor {
                 out.hashes(&walk.joined);
                 out.hashes(&walk.left);
                 out.hash(walk.table.0);
-                out.digits(u64::from(walk.as_records) | u64::from(walk.may_hold_records) << 1, 1);
+                let flags = [walk.as_records, walk.may_hold_records, walk.base_is_cut];
+                out.digits(flags.iter().rev().fold(0, |digit, &flag| digit << 1 | u64::from(flag)), 1);
                 match walk.created_after {
                     None => out.0.push(END),
                     Some(micros) => {
@@ -413,8 +415,17 @@ impl Reader<'_> {
                 false if self.take(MORE) => Some(unzigzag(self.number()?)),
                 false => return Err(Malformed),
             };
-            let (as_records, may_hold_records) = (flags & 1 != 0, flags & 2 != 0);
-            cursor.walk = Some(Walk { target, last, joined, left, table, created_after, as_records, may_hold_records });
+            cursor.walk = Some(Walk {
+                target,
+                last,
+                joined,
+                left,
+                table,
+                created_after,
+                as_records: flags & 1 != 0,
+                may_hold_records: flags & 2 != 0,
+                base_is_cut: flags & 4 != 0,
+            });
         }
         Ok(cursor)
     }
@@ -461,16 +472,17 @@ mod tests {
         let hashes = move || prop::collection::vec(hash(), 0..5);
         let position =
             (any::<(u32, u64)>(), 0..i64::MAX).prop_map(|((epoch, xact), seq)| Position::new(epoch, xact, seq));
-        let walk = (coverage(), position, hashes(), hashes(), hash(), any::<Option<i64>>(), any::<(bool, bool)>())
-            .prop_map(|(target, last, joined, left, table, created_after, (as_records, may_hold_records))| Walk {
+        let walk = (coverage(), position, hashes(), hashes(), hash(), any::<Option<i64>>(), any::<[bool; 3]>())
+            .prop_map(|(target, last, joined, left, table, created_after, flags)| Walk {
                 target,
                 last,
                 joined,
                 left,
                 table,
                 created_after,
-                as_records,
-                may_hold_records,
+                as_records: flags[0],
+                may_hold_records: flags[1],
+                base_is_cut: flags[2],
             });
         (hash(), prop::option::of(coverage()), hashes(), any::<u64>().prop_map(PurgeMark), prop::option::of(walk))
             .prop_map(|(reader, coverage, spaces, purges, walk)| Cursor { reader, coverage, spaces, purges, walk })
@@ -535,6 +547,7 @@ mod tests {
             created_after: Some(-1_000_000),
             as_records: false,
             may_hold_records: true,
+            base_is_cut: false,
         };
         let cursor = Cursor {
             reader: KeyedHash(0xa9ef_1c2a_fd7f),
@@ -671,6 +684,7 @@ mod tests {
                 created_after: Some(1 << 60),
                 as_records: true,
                 may_hold_records: true,
+                base_is_cut: true,
             };
             let spaces: Vec<KeyedHash> = (0..spaces as u64).map(KeyedHash).collect();
             let cursor = Cursor {

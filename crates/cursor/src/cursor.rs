@@ -40,6 +40,9 @@ pub struct Walk {
     /// Whether the reader may have held records when the walk began. A walk that began from a coverage always has such a
     /// reader; the flag tells it of a walk that began at the beginning of the log.
     pub may_hold_records: bool,
+    /// Whether a page of the walk was read with a coverage that this cursor had no room for. Its rows cannot be told from those
+    /// that were covered before the walk.
+    pub base_is_cut: bool,
 }
 
 impl Cursor {

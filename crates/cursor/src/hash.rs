@@ -39,6 +39,15 @@ impl Secret {
         }
     }
 
+    /// The hash of the filter of a walk: its table, and the client whose rows do not count.
+    pub fn filter(&self, table: Option<&[u8]>, excluded_client: Option<&[u8]>) -> KeyedHash {
+        let table = self.table(table);
+        match excluded_client {
+            Some(client) => self.hash(b'c', &[&table.0.to_be_bytes(), client]),
+            None => table,
+        }
+    }
+
     /// The hash that names the wake-up channel of a user or space. It has 128 bits, so that nobody can guess the name
     /// of a channel.
     pub fn channel(&self, kind: u8, id: &[u8]) -> u128 {

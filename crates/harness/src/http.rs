@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+pub use ureq::http::HeaderMap;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
@@ -163,16 +164,23 @@ impl HttpDevice {
 
     /// Sends a GET to any path of the front end.
     pub fn get(&self, path: &str) -> (u16, Value) {
-        read(self.response(path, ""))
+        read(self.response(path, None))
     }
 
-    fn response(&self, path: &str, last_event_id: &str) -> Response<Body> {
+    /// Sends a GET with a header `If-None-Match`. Returns the status, the headers and the body of the answer.
+    pub fn get_if_none_match(&self, path: &str, tag: &str) -> (u16, HeaderMap, String) {
+        let (head, body) = self.response(path, Some(("If-None-Match", tag))).into_parts();
+        let body = body.into_with_config().limit(1 << 26).read_to_string().expect("a body");
+        (head.status.as_u16(), head.headers, body)
+    }
+
+    fn response(&self, path: &str, header: Option<(&str, &str)>) -> Response<Body> {
         let mut request = self.agent.get(format!("{}{path}", self.url)).header("X-Client-Id", &self.client);
         if !self.token.is_empty() {
             request = request.header("Authorization", format!("Bearer {}", self.token));
         }
-        if !last_event_id.is_empty() {
-            request = request.header("Last-Event-ID", last_event_id);
+        if let Some((name, value)) = header {
+            request = request.header(name, value);
         }
         request.call().unwrap_or_else(|error| panic!("{path}: {error}"))
     }
@@ -208,7 +216,9 @@ impl HttpDevice {
 
     /// Opens `GET /sync/todo/stream` from the device's cursor, as after a lost connection.
     pub fn stream(&self, query: &str) -> Events {
-        let response = self.response(&format!("/sync/todo/stream?{query}"), &self.cursor);
+        let header = ("Last-Event-ID", self.cursor.as_str());
+        let response =
+            self.response(&format!("/sync/todo/stream?{query}"), (!self.cursor.is_empty()).then_some(header));
         assert_eq!(response.status().as_u16(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         let (sender, events) = channel();
@@ -308,6 +318,13 @@ pub fn polling(cluster: &Cluster, seconds: &str) -> Http {
 pub fn join(cluster: &Cluster, user: &str, space: &str) {
     let sql = "INSERT INTO memberships (user_id, space_id) VALUES ($1, $2)";
     cluster.superuser(DATABASE).execute(sql, &[&user, &space]).expect("a membership can be added");
+}
+
+/// Ends a user's membership of a space.
+pub fn leave(cluster: &Cluster, user: &str, space: &str) {
+    let sql = "DELETE FROM memberships WHERE user_id = $1 AND space_id = $2";
+    let left = cluster.superuser(DATABASE).execute(sql, &[&user, &space]).expect("a membership can be ended");
+    assert_eq!(left, 1, "{user} was in {space}");
 }
 
 /// An insert, as a device sends it.

@@ -1,9 +1,13 @@
 //! All SQL statements, which run through the pool. Each is one autocommitted, unnamed statement and leaves nothing in the
 //! session, so that a pooler in transaction mode works.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use deadpool_postgres::{BuildError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Config, NoTls, Row};
 
@@ -15,14 +19,11 @@ const TEXTS: Type = Type::TEXT_ARRAY;
 
 const MEMBERSHIPS: &str = "SELECT space_id FROM public.memberships WHERE user_id = $1";
 
-// The server says whether the body has resyncRequired, so that the body need not be parsed here.
-const SYNC: &str = "
-    SELECT body::text, body ->> 'resyncRequired' IS NOT NULL
-    FROM mana_sync.sync($1, $2, $3::text::jsonb, $4, $5) AS body";
+const SYNC: &str = "SELECT mana_sync.sync($1, $2, $3::text::jsonb, $4, $5)::text";
 
-const PULL: &str = "
-    SELECT body::text, body ->> 'resyncRequired' IS NOT NULL
-    FROM mana_sync.pull($1, $2, $3, $4, $5, $6, $7) AS body";
+// `pull` is STABLE, and works in a READ ONLY transaction. The statement is not put into one: that would take two more
+// statements, and would protect nothing.
+const PULL: &str = "SELECT mana_sync.pull($1, $2, $3, $4, $5, $6, $7, $8, $9)::text";
 
 // A cursor of a pull of one table is not valid for another table. Therefore this pulls all tables, and then removes the
 // tables that are not among the collections. The first column is NULL if no change is left.
@@ -44,11 +45,71 @@ const CHANNELS: &str = "
     UNION ALL SELECT mana_sync.space_channel(space_id) FROM unnest($2) AS space_id
     UNION ALL SELECT mana_sync.everyone_channel()";
 
-/// The largest number of changes in an answer, whatever limit the client asks for.
-const MOST_CHANGES: i32 = 5000;
+/// The largest number of changes or records in an answer, whatever limit the client asks for.
+const MOST_CHANGES: u32 = 5000;
 
-/// The body of an answer as the extension wrote it, and whether it has resyncRequired.
-pub type Answer = (String, bool);
+/// What a pull asks for. The fields are the parameters of its URL.
+#[derive(Deserialize)]
+pub struct PullQuery {
+    /// The one table to pull. Without it, or if it is empty, all tables are pulled.
+    collection: Option<String>,
+    /// The cursor to go on from. If it is empty, the pull begins at the beginning.
+    pub since: Option<String>,
+    /// The largest number of changes or records in the answer.
+    limit: Option<NonZeroU32>,
+    #[serde(default, rename = "as")]
+    form: Form,
+    /// Whether the device is sent its own changes too.
+    #[serde(default)]
+    echo: bool,
+}
+
+/// What an answer has: what was written, or what the records look like now.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Form {
+    #[default]
+    Changes,
+    Records,
+}
+
+/// An answer of the extension.
+pub struct Answer {
+    /// The body as the extension wrote it.
+    pub body: String,
+    /// The cursor in the body.
+    pub synced_until: String,
+    /// Whether the client has to begin again.
+    pub resync: bool,
+    /// Whether the body has nothing for the device but a cursor.
+    pub nothing_new: bool,
+}
+
+/// The keys of a body that the front end has to know. Changes and records are passed over without being parsed.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'b> {
+    #[serde(borrow)]
+    server_changes: &'b RawValue,
+    #[serde(borrow)]
+    records: Option<&'b RawValue>,
+    synced_until: String,
+    has_more: bool,
+    spaces: Option<IgnoredAny>,
+    #[serde(default)]
+    resync_required: bool,
+}
+
+impl Answer {
+    fn new(body: String) -> Result<Self, Error> {
+        let Body { server_changes, records, synced_until, has_more, spaces, resync_required: resync } =
+            serde_json::from_str(&body)?;
+        // The extension writes JSON without blanks.
+        let has_items = [Some(server_changes), records].into_iter().flatten().any(|items| items.get() != "[]");
+        let nothing_new = !has_items && !has_more && spaces.is_none() && !resync;
+        Ok(Self { body, synced_until, resync, nothing_new })
+    }
+}
 
 /// A page of a stream.
 pub struct Page {
@@ -94,31 +155,27 @@ impl Db {
     pub async fn sync(&self, caller: &Caller, changeset: &str) -> Result<Answer, Error> {
         let (Caller { user, app, client, .. }, spaces) = (caller, self.spaces(caller).await?);
         let values: Values = &[(user, TEXT), (app, TEXT), (&changeset, TEXT), (client, TEXT), (&spaces, TEXTS)];
-        let row = self.query_one(SYNC, values).await?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
+        Answer::new(self.query_one(SYNC, values).await?.try_get(0)?)
     }
 
     /// Calls `mana_sync.pull`.
-    pub async fn pull(
-        &self,
-        caller: &Caller,
-        collection: Option<String>,
-        since: Option<String>,
-        limit: Option<i32>,
-    ) -> Result<Answer, Error> {
+    pub async fn pull(&self, caller: &Caller, query: &PullQuery) -> Result<Answer, Error> {
         let (Caller { user, app, client, .. }, spaces) = (caller, self.spaces(caller).await?);
-        let limit = limit.unwrap_or(1000).min(MOST_CHANGES);
+        let PullQuery { collection, since, limit, form, echo } = query;
+        let limit = limit.and_then(|limit| i32::try_from(limit.get().min(MOST_CHANGES)).ok());
+        let as_records = matches!(form, Form::Records);
         let values: Values = &[
             (user, TEXT),
             (app, TEXT),
-            (&collection, TEXT),
-            (&since, TEXT),
+            (collection, TEXT),
+            (since, TEXT),
             (client, TEXT),
             (&limit, Type::INT4),
             (&spaces, TEXTS),
+            (&as_records, Type::BOOL),
+            (echo, Type::BOOL),
         ];
-        let row = self.query_one(PULL, values).await?;
-        Ok((row.try_get(0)?, row.try_get(1)?))
+        Answer::new(self.query_one(PULL, values).await?.try_get(0)?)
     }
 
     /// Pulls a page of these collections, or of all tables if there are none.

@@ -81,6 +81,13 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        tracing::error!("an answer of the database cannot be read: {error}");
+        internal()
+    }
+}
+
 /// Maps a SQLSTATE to a status. The client sees the server's message if the request is at fault. Other messages are only
 /// logged.
 fn from_sql(error: &DbError) -> Error {

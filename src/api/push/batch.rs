@@ -1,5 +1,6 @@
 //! The rows of a push, and the statements that insert and compare them.
 
+use super::spaces::Spaces;
 use crate::call::with_index_scans;
 use crate::epoch;
 use crate::error::Error;
@@ -79,10 +80,11 @@ impl<'s> Batch<'s> {
         Batch { spi, user: memory.text(user), app: memory.text(app), client }
     }
 
-    /// Inserts the rows whose ids are not taken, and returns how many.
-    pub fn insert(&self, rows: &[NewRow<'_, '_>]) -> usize {
+    /// Inserts the rows whose ids are not taken, and returns the ids of those that were inserted.
+    pub fn insert(&self, rows: &[NewRow<'_, '_>]) -> Vec<uuid::Uuid> {
         with_scratch(|memory| {
-            let columns = Columns { rows, memory };
+            let rows: Vec<&NewRow<'_, '_>> = rows.iter().collect();
+            let columns = Columns { rows: &rows, memory };
             let nothing = empty_object(memory);
             let times = rows.iter().map(|row| row.field_timestamps.unwrap_or(nothing).datum());
             let values = [
@@ -100,24 +102,25 @@ impl<'s> Batch<'s> {
                 columns.jsonbs(|row| row.change.actor),
                 columns.nullable_texts(|row| row.change.origin),
             ];
-            self.spi.insert(&INSERT, &values)
+            self.spi.insert_returning(&INSERT, &values).iter().filter_map(|row| row.uuid(1)).collect()
         })
     }
 
-    /// Inserts the rows that nothing in the database refuses. Returns how many were inserted, and the rows that were not refused; adds the
-    /// others to `rejected`.
+    /// Inserts the rows that nothing in the database refuses. Returns the ids of those that were inserted, and the rows that were not
+    /// refused; adds the others to `rejected`.
     ///
     /// A refused row rolls back its subtransaction. The number of rows that the statement had begun tells which row that was, unless the
     /// error came after all of them, as from an AFTER trigger: then both halves are tried. A row is rejected only where it was the only
     /// row of its statement, or the first one begun.
     pub fn insert_what_is_not_refused<'a>(
         &self,
-        rows: Vec<NewRow<'s, 'a>>,
+        mut rows: Vec<NewRow<'s, 'a>>,
+        spaces: &Spaces<'s>,
         rejected: &mut Vec<Rejected<'a>>,
-    ) -> (usize, Vec<NewRow<'s, 'a>>) {
+    ) -> (Vec<uuid::Uuid>, Vec<NewRow<'s, 'a>>) {
         /// The least number of rows that are tried at once, after others were refused.
         const LEAST: usize = 16;
-        let (mut inserted, mut is_refused) = (0, vec![false; rows.len()]);
+        let (mut inserted, mut is_refused) = (Vec::with_capacity(rows.len()), vec![false; rows.len()]);
         let mut most = rows.len();
         // The ranges of rows that are still to be tried, the next one last.
         let mut ranges = vec![0..rows.len()];
@@ -128,23 +131,26 @@ impl<'s> Batch<'s> {
             }
             let begun_before = epoch::rows_begun();
             let failure = match xact::in_subtransaction(|| self.insert(&rows[range.clone()])) {
-                Ok(count) => {
-                    inserted += count;
+                Ok(ids) => {
+                    inserted.extend(ids);
                     most = most.saturating_mul(2);
                     continue;
                 }
                 Err(failure) => failure,
             };
             let begun = epoch::rows_begun().wrapping_sub(begun_before) as usize;
-            // Before a row is begun, no row can be at fault: the role may lack a privilege.
-            if begun == 0 || !is_refusal(failure.code) {
+            // Before a row is begun, no row can be at fault. A role that lacks a privilege, on the log or on what a trigger uses, is
+            // a fault of the application.
+            if begun == 0 || failure.lacks_privilege || !is_refusal(failure.code) {
                 failure.raise();
             }
             most = (most / 4).max(LEAST);
             let parts = match (range.len(), begun) {
                 (1, _) | (_, 1) => {
-                    let change = rows[range.start].change;
                     is_refused[range.start] = true;
+                    // The rows after it may have their spaces from it.
+                    spaces.assign(&mut rows, &is_refused);
+                    let change = rows[range.start].change;
                     rejected.push(Rejected::by_application(change.index, &change.named(), failure));
                     [range.start + 1..range.end, 0..0, 0..0]
                 }
@@ -166,7 +172,7 @@ impl<'s> Batch<'s> {
     /// Why rows were not inserted, for those that are not duplicates. A duplicate was recorded before, with the same content.
     pub fn not_inserted<'r, 'a>(
         &self,
-        rows: &'r [NewRow<'s, 'a>],
+        rows: &[&'r NewRow<'s, 'a>],
     ) -> Result<Vec<(&'r NewRow<'s, 'a>, NotInserted)>, Error> {
         with_scratch(|memory| {
             let columns = Columns { rows, memory };
@@ -185,7 +191,7 @@ impl<'s> Batch<'s> {
             let Ok(found) = with_index_scans(|| Ok::<_, Infallible>(self.spi.select(&TAKEN, &values)));
             let mut not_inserted = Vec::new();
             for row in found.iter() {
-                let Some(new) = row.int8(1).and_then(|place| rows.get(place as usize - 1)) else { continue };
+                let Some(&new) = row.int8(1).and_then(|place| rows.get(place as usize - 1)) else { continue };
                 let why = match row.bool(2) {
                     Some(true) => NotInserted::Changed,
                     Some(false) => NotInserted::Taken,
@@ -206,11 +212,35 @@ fn id_exists(id: Datum<'_>) -> Result<bool, Error> {
     snapshot::with(Kind::Latest, || Ok(heap::last(index, &keys, |_| Ok(()))?.is_some()))
 }
 
-/// Whether the log has a trigger, a constraint, an index, a policy or a rule that is not the extension's, and that may refuse a row.
+/// Whether the log has something that is not the extension's and that may refuse a row.
 pub fn may_be_refused() -> Result<bool, Error> {
     /// What `sql/tables.sql` and `sql/policies.sql` create.
-    const OWN: Guards = Guards { triggers: 1, checks: 1, indexes: 4, policies: 2, has_rules: false };
-    Ok(heap::guards(c"sync_changes")? != OWN)
+    const OWN: Guards = Guards {
+        triggers: &[c"sync_changes_note"],
+        checks: &[c"sync_changes_op_and_user_id_check"],
+        indexes: &[
+            c"sync_changes_pkey",
+            c"sync_changes_own_idx",
+            c"sync_changes_space_idx",
+            c"sync_changes_record_idx",
+        ],
+        policies: &[c"sync_changes_user_isolation", c"sync_changes_space_member_read"],
+        not_null: &[
+            c"id",
+            c"created_at",
+            c"xact",
+            c"epoch",
+            c"schema_version",
+            c"user_id",
+            c"app_id",
+            c"table_name",
+            c"record_id",
+            c"op",
+            c"client_id",
+            c"seq",
+        ],
+    };
+    heap::has_other_guards(c"sync_changes", &OWN)
 }
 
 /// Whether an error is a refusal of a change, and not a fault of the server or of the application.
@@ -228,7 +258,7 @@ fn is_refusal(code: SqlState) -> bool {
 
 /// Rows as arrays, one for each column.
 struct Columns<'r, 's, 'a, 'm> {
-    rows: &'r [NewRow<'s, 'a>],
+    rows: &'r [&'r NewRow<'s, 'a>],
     memory: Memory<'m>,
 }
 

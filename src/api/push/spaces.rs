@@ -15,20 +15,21 @@ use std::convert::Infallible;
 
 static SPACE_OF: Statement = statement!("space_of.sql", [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY]);
 
-impl<'s> Batch<'s> {
-    /// The rows with the spaces of their records.
-    pub fn with_spaces<'a>(&self, scope: &Scope<'_>, mut rows: Vec<NewRow<'s, 'a>>) -> Vec<NewRow<'s, 'a>>
-    where
-        'a: 's,
-    {
-        let is_named = |row: &NewRow<'_, '_>| row.change.space.is_some();
+/// What the log says of the spaces of records.
+pub struct Spaces<'s> {
+    /// The space of each record that a change without a space needs; `None` where no change needs one.
+    known: Option<HashMap<RecordKey<'s>, Option<&'s [u8]>>>,
+}
+
+impl<'s> Spaces<'s> {
+    /// Looks up the spaces that the rows need.
+    pub fn look_up<'a: 's>(batch: &Batch<'s>, scope: &Scope<'_>, rows: &[NewRow<'s, 'a>]) -> Spaces<'s> {
         if rows.iter().all(is_named) || scope.may_write_no_space() || !settings::space_of_record() {
-            return rows;
+            return Spaces { known: None };
         }
-        // The space of each record, after the changes so far; at first, what the log says.
         let mut known: HashMap<RecordKey<'s>, Option<&'s [u8]>> = HashMap::new();
         let mut wanted: Vec<RecordKey<'s>> = Vec::new();
-        for row in &rows {
+        for row in rows {
             known.entry(row.change.key()).or_insert_with(|| {
                 if !is_named(row) {
                     wanted.push(row.change.key());
@@ -36,11 +37,11 @@ impl<'s> Batch<'s> {
                 None
             });
         }
-        let memory = self.spi.memory();
+        let memory = batch.spi.memory();
         let tables = Some(memory.array(TEXT, wanted.iter().map(|record| memory.text(record.0))));
         let records = Some(memory.array(TEXT, wanted.iter().map(|record| memory.text(record.1))));
-        let values = [Some(self.user), Some(self.app), tables, records];
-        let Ok(found) = with_index_scans(|| Ok::<_, Infallible>(self.spi.select(&SPACE_OF, &values)));
+        let values = [Some(batch.user), Some(batch.app), tables, records];
+        let Ok(found) = with_index_scans(|| Ok::<_, Infallible>(batch.spi.select(&SPACE_OF, &values)));
         for row in found.iter() {
             let record = row.int8(1).and_then(|place| wanted.get(place as usize - 1));
             let space = row.text(2).filter(|space| scope.may_write(space).is_ok());
@@ -48,15 +49,24 @@ impl<'s> Batch<'s> {
                 known.insert(*record, Some(space));
             }
         }
-        for row in &mut rows {
+        Spaces { known: Some(known) }
+    }
+
+    /// Gives each row without a space that of its record, after the rows before it that are not refused.
+    pub fn assign<'a: 's>(&self, rows: &mut [NewRow<'s, 'a>], is_refused: &[bool]) {
+        let Some(mut known) = self.known.clone() else { return };
+        for (row, is_refused) in rows.iter_mut().zip(is_refused) {
             let key: RecordKey<'s> = row.change.key();
-            match is_named(row) {
-                true => {
-                    known.insert(key, row.space);
-                }
-                false => row.space = known.get(&key).copied().flatten(),
+            match (is_refused, is_named(row)) {
+                (true, _) => {}
+                (false, true) => drop(known.insert(key, row.space)),
+                (false, false) => row.space = known.get(&key).copied().flatten(),
             }
         }
-        rows
     }
+}
+
+/// Whether the change says in which space it is.
+fn is_named(row: &NewRow<'_, '_>) -> bool {
+    row.change.space.is_some()
 }

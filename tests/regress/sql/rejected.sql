@@ -28,7 +28,6 @@ SELECT mana_sync.push('ada', 'own', $$ {"atomic": false, "changes": [
     {"table": "t", "id": "f", "op": "delete", "spaceId": "a,b"},
     {"table": "t", "id": "g", "op": "insert", "data": {"n": 1e5000}},
     {"table": "t", "id": "h", "op": "delete", "eventId": "7"},
-    {"table": "t", "id": "i", "op": "delete", "schemaVersion": 2},
     {"table": "t", "id": "j", "op": "delete", "eventId": "0190f5fe-7c00-7000-8000-000000000002"}]} $$, space_ids => '{home}');
 SELECT * FROM recorded('own');
 -- The same again: nothing is inserted, and the same is rejected.
@@ -51,6 +50,8 @@ SELECT mana_sync.push('ada', 'own', '{"atomic": 0, "changes": []}');
 SELECT mana_sync.push('ada', 'own', '{"atomic": false, "clientId": 7, "changes": []}');
 SELECT mana_sync.push('ada', 'own', '{"atomic": false, "changes": []}');
 SELECT mana_sync.push('ada', 'own', '{"atomic": true, "changes": [{"table": "t", "id": "y", "op": "upsert"}]}');
+-- A change of a later schema is not rejected: the device keeps it, and the server may know its schema later.
+SELECT mana_sync.push('ada', 'own', '{"atomic": false, "changes": [{"table": "t", "id": "i", "op": "delete", "schemaVersion": 2}, {"table": "t", "id": "y", "op": "upsert"}]}');
 -- sync tells it too.
 SELECT body -> 'rejected' AS rejected, json_array_length(body -> 'serverChanges') AS changes
     FROM mana_sync.sync('ada', 'sync', '{"atomic": false, "changes": [{"table": "t", "id": "y", "op": "upsert"}, {"table": "t", "id": "z", "op": "delete"}]}') AS body;
@@ -67,6 +68,7 @@ BEGIN
         WHEN NEW.record_id LIKE 'left out%' THEN RETURN NULL;
         WHEN NEW.record_id = 'locked' THEN RAISE lock_not_available USING MESSAGE = 'try again later';
         WHEN NEW.record_id = 'faulty' THEN PERFORM 1 FROM nowhere;
+        WHEN NEW.record_id = 'denied' THEN PERFORM 1 FROM mana_sync.epochs;
         WHEN NEW.record_id = 'writes' THEN
             INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id)
                 SELECT 'audit', 't', 'of ' || NEW.record_id || n, NEW.user_id, 'insert', '' FROM generate_series(1, 5) AS n;
@@ -98,9 +100,48 @@ SELECT records FROM recorded('left out');
 SELECT mana_sync.push('ada', 'left out', '{"changes": [{"table": "t", "id": "left out 3", "op": "delete"}, {"table": "t", "id": "c", "op": "delete"}]}');
 SELECT * FROM push('writes', '{a,writes,b,bad,c,d,e,f,g,h}');
 SELECT records FROM recorded('writes');
+-- A change that has its space from a refused change is private.
+SELECT mana_sync.push('ada', 'spaces', '{"atomic": false, "changes": [
+    {"table": "t", "id": "a", "op": "insert", "data": {}},
+    {"table": "t", "id": "bad", "op": "insert", "data": {}, "spaceId": "home"}, {"table": "t", "id": "a", "op": "update", "fields": {"n": {"value": 1}}},
+    {"table": "t", "id": "c", "op": "insert", "data": {}, "spaceId": "home"}, {"table": "t", "id": "c", "op": "update", "fields": {"n": {"value": 1}}}]}', space_ids => '{home}') ->> 'inserted';
+RESET ROLE;
+CREATE FUNCTION no_home() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.op = 'insert' AND NEW.space_id = 'home' THEN
+        BEGIN
+            RAISE check_violation USING MESSAGE = 'inner';
+        EXCEPTION WHEN OTHERS THEN
+            RAISE WARNING 'no inserts here';
+            RAISE;
+        END;
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER no_home BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION no_home();
+SET ROLE regress_app;
+SET client_min_messages = error;
+SELECT mana_sync.push('ada', 'spaces', '{"atomic": false, "changes": [
+    {"table": "t", "id": "d", "op": "insert", "data": {}, "spaceId": "home"}, {"table": "t", "id": "d", "op": "update", "fields": {"n": {"value": 1}}}]}', space_ids => '{home}');
+RESET client_min_messages;
+SELECT record_id, op, space_id FROM mana_sync.changes_since('ada', 'spaces', space_ids => '{home}');
+RESET ROLE;
+DROP TRIGGER no_home ON mana_sync.sync_changes;
+-- A trigger that changes a row: the change is recorded, and not rejected as another. Sent again, it is another.
+CREATE FUNCTION edit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.data := NEW.data || '{"edited": true}'; RETURN NEW; END $$;
+CREATE TRIGGER edit BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW WHEN (NEW.app_id = 'edited') EXECUTE FUNCTION edit();
+SET ROLE regress_app;
+SELECT * FROM push('edited', '{a}');
+SELECT * FROM push('edited', '{b,left out,c}');
+SELECT * FROM push('edited', '{a,d,left out}');
+RESET ROLE;
+DROP TRIGGER edit ON mana_sync.sync_changes;
+SET ROLE regress_app;
 -- What is no refusal ends the call, and nothing of it is recorded: a lock, a fault of the trigger, a missing privilege.
 SELECT * FROM push('ended', '{a,bad,locked,b}');
 SELECT code, message FROM outcome($$ SELECT push('ended', '{a,faulty,b}') $$);
+SELECT code, message FROM outcome($$ SELECT push('ended', '{a,denied,b}') $$);
 SELECT * FROM recorded('ended');
 RESET ROLE;
 CREATE ROLE regress_reader;
@@ -144,6 +185,13 @@ SET ROLE regress_app;
 SELECT * FROM push('constraint', '{a,bad 1,b,bad 2}');
 RESET ROLE;
 ALTER TABLE mana_sync.sync_changes DROP CONSTRAINT short;
+TRUNCATE mana_sync.sync_changes;
+ALTER TABLE mana_sync.sync_changes ALTER COLUMN origin SET NOT NULL;
+SET ROLE regress_app;
+SELECT mana_sync.push('ada', 'not null', '{"atomic": false, "changes": [{"table": "t", "id": "a", "op": "delete", "origin": "user"}, {"table": "t", "id": "b", "op": "delete"}]}')
+    ->> 'inserted';
+RESET ROLE;
+ALTER TABLE mana_sync.sync_changes ALTER COLUMN origin DROP NOT NULL;
 CREATE UNIQUE INDEX once ON mana_sync.sync_changes (app_id, record_id) WHERE app_id = 'unique';
 SET ROLE regress_app;
 SELECT * FROM push('unique', '{a,b}');
@@ -165,4 +213,4 @@ SELECT * FROM recorded('plain');
 
 RESET ROLE;
 DROP EXTENSION mana_sync;
-DROP FUNCTION recorded, push, judge, judge_all;
+DROP FUNCTION recorded, push, judge, judge_all, no_home, edit;

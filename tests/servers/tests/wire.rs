@@ -1,7 +1,8 @@
 //! Whole request bodies: `push`, `pull` and `sync` on a real server.
 //!
 //! Fails if a push that is sent again is stored again; if a change does not come back as it was sent; or if a bad
-//! changeset leaves something behind or is not refused properly.
+//! changeset leaves something behind or is not refused properly; or if a change of a changeset that is not atomic is both recorded and
+//! rejected, or neither.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Barrier;
@@ -544,4 +545,120 @@ fn mutated_changesets_come_back_equal_or_are_refused() {
     println!("{COUNT} changesets: {outcomes:?}");
     assert!(outcomes["stored"] > COUNT / 10 && outcomes["22023"] > COUNT / 10, "{outcomes:?}");
     assert!(!cluster.server_log().contains("PANIC"));
+}
+
+/// A seeded fuzz test of changesets that are not atomic. What is recorded and what is rejected together are what was sent, no change
+/// is both or neither, and a second push of the same inserts nothing and rejects the same. The second half of the changesets goes
+/// into a log with a trigger of the application, which refuses some changes.
+#[test]
+fn what_is_recorded_and_what_is_rejected_are_what_was_sent() {
+    const COUNT: usize = 20_000;
+    let seed = seed("fuzz of rejected changes", 12);
+    let cluster = Cluster::with_log(Options::default());
+    for half in 0..2 {
+        if half == 1 {
+            cluster
+                .superuser(DATABASE)
+                .batch_execute(
+                    "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                     BEGIN
+                         IF NEW.record_id LIKE '%milk%' OR NEW.op = 'delete' AND NEW.record_id LIKE '%y%' THEN
+                             RAISE EXCEPTION 'refused by the application';
+                         END IF;
+                         RETURN NEW;
+                     END
+                     $$;
+                     CREATE TRIGGER refuse BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW EXECUTE FUNCTION refuse()",
+                )
+                .expect("a trigger can be created");
+        }
+        let counts: Vec<BTreeMap<String, usize>> = thread::scope(|scope| {
+            let run = |thread: usize| {
+                let (mut client, mut fuzz) = (cluster.app(DATABASE), Fuzz(rng(seed, (2 * half + thread) as u64)));
+                let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+                for i in 0..COUNT / 4 {
+                    let outcome = push_not_atomic(&mut client, &format!("user {half} {thread} {i}"), &mut fuzz);
+                    outcome.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+                }
+                counts
+            };
+            let runs: Vec<_> = (0..2).map(|thread| scope.spawn(move || run(thread))).collect();
+            runs.into_iter().map(|run| run.join().expect("every outcome is allowed")).collect()
+        });
+        let mut sum: BTreeMap<String, usize> = BTreeMap::new();
+        counts.into_iter().flatten().for_each(|(what, count)| *sum.entry(what).or_default() += count);
+        println!("half {half}: {sum:?}");
+        let judged = sum.get("P0001").copied().unwrap_or_default();
+        assert!(sum["recorded"] > 1000 && sum["22023"] > 100 && (judged > 100) == (half == 1), "{sum:?}");
+    }
+}
+
+/// Pushes a mutated changeset twice. Returns what became of its changes, by SQLSTATE.
+fn push_not_atomic(client: &mut Client, user: &str, fuzz: &mut Fuzz) -> BTreeMap<String, usize> {
+    let mut changeset = fuzz.changeset();
+    for _ in 0..fuzz.0.random_range(0..4) {
+        fuzz.mutate(&mut changeset);
+    }
+    let mut counts = BTreeMap::new();
+    let Some(object) = changeset.as_object_mut() else { return counts };
+    object.insert("atomic".into(), json!(false));
+    // A change that names no id would be another one the second time.
+    let mut ids: Vec<Option<Uuid>> = Vec::new();
+    for change in object.get_mut("changes").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(change) = change.as_object_mut() {
+            if change.get("eventId").is_none_or(Value::is_null) {
+                change.insert("eventId".into(), json!(Uuid::from_u128(fuzz.0.random()).to_string()));
+            }
+        }
+        ids.push(change["eventId"].as_str().and_then(|id| id.parse().ok()));
+    }
+    let text = changeset.to_string();
+    let mut send = || -> Result<Value, Error> {
+        let row = client.query_one(PUSH, &[&user, &"app", &text])?;
+        Ok(serde_json::from_str(row.get(0)).expect("an answer in JSON"))
+    };
+    let (first, second) = match (send(), send()) {
+        (Ok(first), Ok(second)) => (first, second),
+        (Err(first), Err(second)) => {
+            let code = first.code().expect("an error of the server");
+            assert_eq!(Some(code), second.code(), "{text}");
+            // A fault of the whole changeset.
+            assert!(["22023", "22P02", "22P05", "22003", "54001"].contains(&code.code()), "{first} for {text}");
+            *counts.entry("an error".to_string()).or_default() += 1;
+            return counts;
+        }
+        (first, second) => panic!("{first:?} and then {second:?} for {text}"),
+    };
+    let rejected = first["rejected"].as_array().expect("what was rejected");
+    let number = |answer: &Value, key: &str| answer[key].as_u64().expect("a number") as usize;
+    let (inserted, duplicates) = (number(&first, "inserted"), number(&first, "duplicates"));
+    assert_eq!(inserted + duplicates + rejected.len(), ids.len(), "{first} for {text}");
+    assert_eq!(first["skipped"], Value::Null, "{first}");
+    assert_eq!((number(&second, "inserted"), number(&second, "duplicates")), (0, inserted + duplicates), "{text}");
+    assert_eq!(second["rejected"], first["rejected"], "{text}");
+    let mut device = Device::new(user, "app", &[]);
+    let back = pull_all(client, &mut device, || 100);
+    let recorded: HashSet<Uuid> =
+        back.iter().map(|change| change["eventId"].as_str().unwrap().parse().unwrap()).collect();
+    let refused: HashSet<usize> = rejected.iter().map(|change| change["index"].as_u64().unwrap() as usize).collect();
+    assert_eq!((recorded.len(), refused.len()), (inserted, rejected.len()), "{first} for {text}");
+    for (index, id) in ids.iter().enumerate() {
+        match (refused.contains(&index), id) {
+            (false, Some(id)) => assert!(recorded.contains(id), "changes[{index}] is neither: {first} for {text}"),
+            (false, None) => panic!("changes[{index}] has no id and is not rejected: {first} for {text}"),
+            // An id may be that of another change of the changeset.
+            (true, Some(id)) if ids.iter().filter(|other| *other == &Some(*id)).count() == 1 => {
+                assert!(!recorded.contains(id), "changes[{index}] is both: {first} for {text}");
+            }
+            (true, _) => {}
+        }
+    }
+    for change in rejected {
+        let code = change["code"].as_str().expect("a code");
+        assert!(["22023", "23505", "P0001"].contains(&code), "{change} for {text}");
+        assert!(change["error"].as_str().is_some_and(|error| !error.is_empty()), "{change}");
+        *counts.entry(code.to_string()).or_default() += 1;
+    }
+    *counts.entry("recorded".to_string()).or_default() += inserted;
+    counts
 }

@@ -24,6 +24,7 @@ impl ReaderState {
                 created_after: self.created_after,
                 as_records: request.as_records,
                 may_hold_records: self.may_hold_records,
+                base_is_cut: walk.base_is_cut,
             }),
         };
         // The server knows the epoch of every coverage here: it made the coverage, or shares its history.
@@ -42,7 +43,7 @@ impl ReaderState {
         cursor.reader = secret.reader(request.user, request.app);
         cursor.spaces = hashes(&|i| self.covered[i]);
         if let (Some(walk), Some(state)) = (&mut cursor.walk, &self.walk) {
-            walk.table = secret.table(request.table);
+            walk.table = secret.filter(request.table, request.excluded_client);
             walk.joined = hashes(&|i| state.spaces[i] != SpaceMode::Skip && !self.covered[i]);
             // A space that was left during the walk stays in the cursor, so that a reader which goes back to the start of
             // the walk gets nothing twice. It is also named as left, so that the end of the walk does not cover it.
@@ -55,6 +56,10 @@ impl ReaderState {
             }
         }
         self.cut(&mut cursor, request);
+        if let (Some(walk), Some(cut), Some(local)) = (&mut cursor.walk, &cursor.coverage, &self.coverage) {
+            let coverage = &local.coverage;
+            walk.base_is_cut |= cut != coverage || coverage.snapshot.partial().len() > codec::MOST_PARTIAL;
+        }
         cursor
     }
 

@@ -53,6 +53,8 @@ pub struct Request<'a> {
     pub page_size: usize,
     /// Whether the page shows records, and not changes.
     pub as_records: bool,
+    /// The client whose rows do not count, for a page of records. A walk keeps it.
+    pub excluded_client: Option<&'a [u8]>,
     /// Whether a page without rows has a cursor too. Making a cursor takes time for each space.
     pub cursor_without_rows: bool,
     /// The number of bytes that the cursor has for open transactions. `None` is [`crate::codec::room_for_open`]; tests set
@@ -105,8 +107,19 @@ pub struct Page {
     pub next: NextCursor,
     /// Whether the page was filled, so that there may be more rows now.
     pub more: bool,
-    /// Whether the spaces of the scope are others than those of the reader's last page, or the reader has had no page.
-    pub spaces_changed: bool,
+    /// What the reader knows of the spaces of the scope.
+    pub known_spaces: KnownSpaces,
+}
+
+/// What a reader knows of the spaces of its scope, from the page before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KnownSpaces {
+    /// The reader has had no page.
+    Nothing,
+    /// The spaces are those of the page before, or this server cannot tell.
+    Same,
+    /// The spaces are others than those of the page before.
+    Others,
 }
 
 /// The cursor at which the next page begins.
@@ -165,15 +178,15 @@ pub fn read_page<S: Source>(
         // Without an epoch, no row of this log has been committed, or replayed by this standby. A cursor may come from a
         // transaction that is prepared now.
         return match start {
-            Start::Cursor(_) => Ok(unchanged(false)),
+            Start::Cursor(_) => Ok(unchanged(KnownSpaces::Same)),
             Start::Beginning(_) => {
-                Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false, spaces_changed: true })
+                Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false, known_spaces: KnownSpaces::Nothing })
             }
         };
     };
     let mut state = match ReaderState::at(server, request, &start, purges) {
         Resumption::Ready(state) => *state,
-        Resumption::Wait => return Ok(unchanged(false)),
+        Resumption::Wait => return Ok(unchanged(KnownSpaces::Same)),
         Resumption::Resync(why) => return Err(Error::Resync(why)),
     };
     // The reader may have got rows of a later epoch than this snapshot is of, or be in a walk to a target that this
@@ -181,14 +194,14 @@ pub fn read_page<S: Source>(
     if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
         || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
     {
-        return Ok(unchanged(state.spaces_changed));
+        return Ok(unchanged(state.known_spaces));
     }
     // This comes after the check above, because a standby that lags does not know of the latest purges.
     if state.stale {
         return Err(Error::Resync(Resync::Purged));
     }
-    let spaces_changed = state.spaces_changed;
-    let page = |next, more| Page { next, more, spaces_changed };
+    let known_spaces = state.known_spaces;
+    let page = |next, more| Page { next, more, known_spaces };
     let (mut shown, mut passed) = (0, 0);
     // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
     // state between two walks may have no room for all that the reader has been given. The reader would come back to it
@@ -258,8 +271,8 @@ pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut
     }
 }
 
-fn unchanged(spaces_changed: bool) -> Page {
-    Page { next: NextCursor::Unchanged, more: false, spaces_changed }
+fn unchanged(known_spaces: KnownSpaces) -> Page {
+    Page { next: NextCursor::Unchanged, more: false, known_spaces }
 }
 
 /// How a walk reads a space of the scope.
@@ -285,6 +298,8 @@ struct WalkState {
     left: Vec<KeyedHash>,
     /// The position of the last row that earlier pages have passed.
     resumed_at: Position,
+    /// Whether an earlier page was read with a coverage that its cursor had no room for.
+    base_is_cut: bool,
 }
 
 /// The state of a reader in this call.
@@ -300,8 +315,7 @@ struct ReaderState {
     created_after: Option<i64>,
     /// Whether the reader may hold records from an earlier walk.
     may_hold_records: bool,
-    /// Whether the spaces of the scope are others than those that the reader was last told of.
-    spaces_changed: bool,
+    known_spaces: KnownSpaces,
     /// The mark of the latest purge.
     purges: PurgeMark,
     /// Whether the reader may hold a record whose delete was purged before the reader could get it.
@@ -330,8 +344,14 @@ impl ReaderState {
             }
         };
         // The spaces that were left are found when the cursor is issued.
-        self.walk =
-            Some(WalkState { target, last: Position::START, spaces, left: Vec::new(), resumed_at: Position::START });
+        self.walk = Some(WalkState {
+            target,
+            last: Position::START,
+            spaces,
+            left: Vec::new(),
+            resumed_at: Position::START,
+            base_is_cut: false,
+        });
     }
 
     /// Whether a row of the walk has been read.

@@ -37,9 +37,10 @@ pub struct NotHeld {
 }
 
 impl NotHeld {
-    /// Whether the reader cannot hold a record whose changes are in this space, or private (`None`).
-    pub fn contains(&self, space: Option<&[u8]>) -> bool {
-        self.everything || space.is_some_and(|space| self.spaces.iter().any(|id| **id == *space))
+    /// Whether the reader cannot hold a record all of whose changes are in this space, or private (`None`). `has_own` is whether
+    /// some of them are the reader's own: it may hold these from before it joined the space.
+    pub fn contains(&self, space: Option<&[u8]>, has_own: bool) -> bool {
+        self.everything || (!has_own && space.is_some_and(|space| self.spaces.iter().any(|id| **id == *space)))
     }
 }
 
@@ -102,9 +103,13 @@ impl<'a> Reading<'a> {
         ranges.map(|range| range.from).min().unwrap_or(Position::START)
     }
 
-    /// Whether earlier pages of the walk have passed this row.
+    /// Whether earlier pages of the walk have passed this row. It is false for some rows that they have passed, where the base of
+    /// the walk was cut: rows that the reader had before the walk look the same.
     pub fn has_passed(&self, position: Position, row: RowOrigin<'_>) -> bool {
-        if position > self.walk.resumed_at || self.state.created_after.is_some_and(|after| row.created_at <= after) {
+        if self.walk.base_is_cut
+            || position > self.walk.resumed_at
+            || self.state.created_after.is_some_and(|after| row.created_at <= after)
+        {
             return false;
         }
         match row.space.and_then(|space| self.mode(space)) {

@@ -1,6 +1,6 @@
 //! Resuming from a cursor: what it means to this server, to this scope and after the purges since.
 
-use super::{ReaderState, Request, SpaceMode, Start, WalkState, scope_hashes};
+use super::{KnownSpaces, ReaderState, Request, SpaceMode, Start, WalkState, scope_hashes};
 use crate::cursor::{Cursor, Walk};
 use crate::epoch::{Coverage, LocalCoverage, Resolution, Server};
 use crate::id::KeyedHash;
@@ -76,7 +76,7 @@ impl ReaderState {
             walk: None,
             created_after: None,
             may_hold_records: false,
-            spaces_changed: true,
+            known_spaces: KnownSpaces::Nothing,
             purges: purges.mark(),
             stale: false,
         }
@@ -106,21 +106,20 @@ impl ReaderState {
             return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
         };
         let scope = scope_hashes(secret, request);
-        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
-        let spaces_changed = match &cursor.walk {
-            Some(walk) => !knows_spaces(&cursor.spaces, walk, &scope),
-            None => cursor.spaces.len() != scope.len() || covered.contains(&false),
+        let is_covered = |hash: &KeyedHash| cursor.spaces.binary_search(hash).is_ok();
+        let knows_spaces = match &cursor.walk {
+            Some(walk) => knows_spaces(&cursor.spaces, walk, &scope),
+            None => cursor.spaces.len() == scope.len() && scope.iter().all(is_covered),
         };
-        if target.is_none() {
-            cursor.walk = None;
-        }
         // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
+        let filter = secret.filter(request.table, request.excluded_client);
         let is_same_walk =
-            |walk: &Walk| walk.table == secret.table(request.table) && walk.as_records == request.as_records;
-        let begins_again = cursor.walk.as_ref().is_some_and(|walk| !is_same_walk(walk));
-        if begins_again {
-            cursor.walk = None;
+            |walk: &Walk| target.is_some() && walk.table == filter && walk.as_records == request.as_records;
+        if let Some(walk) = cursor.walk.take_if(|walk| !is_same_walk(walk)) {
+            // The reader may have dropped the spaces that were left during the walk.
+            cursor.spaces.retain(|hash| walk.left.binary_search(hash).is_err());
         }
+        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
         let mut state = ReaderState {
             coverage,
             cursor_spaces: cursor.spaces,
@@ -129,7 +128,7 @@ impl ReaderState {
             walk: None,
             created_after: None,
             may_hold_records: true,
-            spaces_changed,
+            known_spaces: if knows_spaces { KnownSpaces::Same } else { KnownSpaces::Others },
             purges: purges.mark(),
             stale,
         };
@@ -152,8 +151,8 @@ impl ReaderState {
                     SpaceMode::Whole
                 }
             });
-            let (last, resumed_at) = (walk.last, walk.last);
-            state.walk = Some(WalkState { target, last, spaces: spaces.collect(), left, resumed_at });
+            let (last, resumed_at, base_is_cut) = (walk.last, walk.last, walk.base_is_cut);
+            state.walk = Some(WalkState { target, last, spaces: spaces.collect(), left, resumed_at, base_is_cut });
             state.created_after = walk.created_after;
             state.may_hold_records = !from_beginning || walk.may_hold_records;
         }

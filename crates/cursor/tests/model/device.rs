@@ -178,6 +178,7 @@ impl Device {
             table: None,
             page_size,
             as_records: self.as_records,
+            excluded_client: None,
             cursor_without_rows: true,
             room: self.room,
         };
