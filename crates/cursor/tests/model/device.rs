@@ -7,7 +7,7 @@ use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::Coverage;
 use mana_sync_cursor::id::{Lsn, TransactionId};
-use mana_sync_cursor::page::{Error, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
+use mana_sync_cursor::page::{Error, KnownSpaces, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -228,7 +228,8 @@ impl Device {
         }
         if let Some(held) = &mut self.records {
             // A server that cannot tell more for now need not tell the spaces either. A later page tells them.
-            if !page.spaces_changed && !is_unchanged && held.told.as_ref() != Some(&self.spaces) {
+            let tells_spaces = page.known_spaces != KnownSpaces::Same;
+            if !tells_spaces && !is_unchanged && held.told.as_ref() != Some(&self.spaces) {
                 let expected = format!("the spaces {:?}, because the device was told {:?}", self.spaces, held.told);
                 return Err(wrong(expected, "no spaces in the page"));
             }
@@ -239,7 +240,7 @@ impl Device {
                     not_shown.iter().for_each(|(record, rows)| held.pass(*record, rows));
                 }
             }
-            if held.end_page(page.spaces_changed.then_some(&self.spaces), page.more) {
+            if held.end_page(tells_spaces.then_some(&self.spaces), page.more) {
                 self.cursor = None;
                 return Ok(true);
             }

@@ -84,7 +84,8 @@ impl<'a> RecordPage<'a> {
             return true;
         }
         let space = rows[0].space.map(space_id);
-        !self.not_held.contains(space.as_ref().map(|id| id.as_bytes()))
+        let has_own = rows.iter().any(|row| row.user == self.user);
+        !self.not_held.contains(space.as_ref().map(|id| id.as_bytes()), has_own)
     }
 }
 
