@@ -203,7 +203,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
                         }
                     }
                     let merging = current.get_or_insert_with(|| Merging::new(place, scratch));
-                    merging.add(&LogRow::new(row, &AFTER_ONE), self.user_id, scratch)?;
+                    merging.add(&LogRow::new(row, &AFTER_ONE).deform(), self.user_id, scratch)?;
                     Ok(true)
                 })
             })?;

@@ -526,12 +526,12 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
 /// private rows of the others, and a later page of a walk must not read the history of its records again.
 #[test]
 fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
-    const USERS: i64 = 200;
-    const RECORDS: i64 = 50;
-    const CHANGES: i64 = 6;
+    const USERS: i32 = 200;
+    const RECORDS: i32 = 50;
+    const CHANGES: i32 = 6;
     let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
     let (mut superuser, mut early) = (cluster.superuser(DATABASE), Explained::new(&cluster));
-    let page = |since: Option<&str>, page_size: i64| {
+    let page = |since: Option<&str>, page_size: i32| {
         let since = since.map_or("NULL".into(), |since| format!("'{since}'"));
         format!(
             "SELECT record_id, data ->> 'n' AS n, cursor
@@ -551,7 +551,7 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
             &[&USERS, &RECORDS, &CHANGES],
         )
         .unwrap();
-    let mut read_page = |since: Option<&str>, page_size: i64| {
+    let mut read_page = |since: Option<&str>, page_size: i32| {
         let sql = page(since, page_size);
         let plans = early.run(&sql);
         let rows = early.client.query(&sql, &[]).unwrap();
@@ -580,7 +580,7 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
             analyze(&mut superuser);
         }
         // Own rows, and those of the members of s3: users 3, 43, 83, 123 and 163. The walk reads each, and so does the merge.
-        let visible = 1 + RECORDS * CHANGES * 6;
+        let visible = i64::from(1 + RECORDS * CHANGES * 6);
         let whole = read_page(None, 1000);
         assert_eq!(whole.rows, RECORDS as usize);
         let seen = rows_seen(&whole);

@@ -106,10 +106,13 @@ impl ReaderState {
             return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
         };
         let scope = scope_hashes(secret, request);
-        let is_covered = |hash: &KeyedHash| cursor.spaces.binary_search(hash).is_ok();
+        let covered = |cursor: &Cursor| -> Vec<bool> {
+            scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect()
+        };
+        let mut covered_spaces = covered(&cursor);
         let knows_spaces = match &cursor.walk {
             Some(walk) => knows_spaces(&cursor.spaces, walk, &scope),
-            None => cursor.spaces.len() == scope.len() && scope.iter().all(is_covered),
+            None => cursor.spaces.len() == scope.len() && !covered_spaces.contains(&false),
         };
         // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
         let filter = secret.filter(request.table, request.excluded_client);
@@ -118,13 +121,13 @@ impl ReaderState {
         if let Some(walk) = cursor.walk.take_if(|walk| !is_same_walk(walk)) {
             // The reader may have dropped the spaces that were left during the walk.
             cursor.spaces.retain(|hash| walk.left.binary_search(hash).is_err());
+            covered_spaces = covered(&cursor);
         }
-        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
         let mut state = ReaderState {
             coverage,
             cursor_spaces: cursor.spaces,
             scope: None,
-            covered,
+            covered: covered_spaces,
             walk: None,
             created_after: None,
             may_hold_records: true,
