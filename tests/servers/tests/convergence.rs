@@ -222,6 +222,48 @@ fn devices_converge_over_a_failover() {
     assert!(total.tally.from_standbys > 100 && total.tally.records > 500);
 }
 
+/// The standby lacks the last changes that devices were given. No answer says so: a device that only goes on keeps these changes. After such
+/// a failover the devices have to pull from the beginning.
+#[test]
+fn devices_that_begin_again_converge_over_a_failover_that_lost_changes() {
+    let seed = seed("convergence over a failover that lost changes", 22);
+    let primary = Cluster::with_log(Options::default().durable());
+    let standbys = [primary.standby("standby")];
+    let mut servers = connect(&primary, &standbys, DATABASE);
+    let plan = |number| Plan { purges: false, ..plan(number) };
+    let mut schedules: Vec<Schedule> = (0..40)
+        .map(|number| Schedule::new(&format!("app {number}"), seed * 1_000_000 + number, plan(number)))
+        .collect();
+    for _ in 0..4 {
+        schedules.iter_mut().for_each(|schedule| schedule.play(&mut servers, 5));
+    }
+    primary.wait_until_caught_up(&standbys[0]);
+    servers.reconnect(connect(&primary, &[], DATABASE));
+    standbys[0].superuser(DATABASE).batch_execute("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    standbys[0].restart();
+    schedules.iter_mut().for_each(|schedule| schedule.play(&mut servers, 10));
+    let count = "SELECT count(*) FROM mana_sync.sync_changes";
+    let had: i64 = servers.keeper.query_one(count, &[]).unwrap().get(0);
+    primary.kill();
+    standbys[0].promote();
+    servers.reconnect(connect(&standbys[0], &[], DATABASE));
+    let has: i64 = servers.keeper.query_one(count, &[]).unwrap().get(0);
+    assert!(has < had - 50, "{has} of {had} changes are left");
+    let mut total = Total::default();
+    for schedule in &mut schedules {
+        schedule.begin_again();
+        schedule.play(&mut servers, 10);
+    }
+    schedules.iter_mut().for_each(|schedule| schedule.push_all(&mut servers));
+    for schedule in &mut schedules {
+        let found = schedule.finish(&mut servers);
+        total.add(schedule, &found);
+    }
+    println!("{} of {had} changes lost; {:?}", had - has, total.tally);
+    total.assert_none_failed();
+    assert!(total.tally.records > 300);
+}
+
 /// A device of ann pulls pages of one record or change. On every pair of pages, ann's spaces change and change back: a space is left and
 /// rejoined, or joined and left. No answer leaves records of a space on the device of which ann is no member.
 #[test]

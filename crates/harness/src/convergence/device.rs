@@ -90,7 +90,7 @@ pub struct Device {
     is_refused: bool,
     /// How many changes were rejected.
     pub rejected: usize,
-    /// How often it pulled from the beginning after it had left a space.
+    /// How often it pulled from the beginning, except for resyncs.
     pub begun_again: usize,
     /// How many answers, changes or records, and bytes it was given.
     pub received: (usize, usize, usize),
@@ -173,6 +173,13 @@ impl Device {
         if loses_answer { Outcome::Lost } else { self.take(&answer) }
     }
 
+    /// Pulls from the beginning, and removes what that walk does not bring.
+    pub fn begin_again(&mut self) {
+        self.begun_again += 1;
+        self.cursor = None;
+        self.store.begin_again();
+    }
+
     /// Calls the server. Returns `None` if it refused the whole call.
     fn call(&self, client: &mut Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Option<Answer> {
         match client.query_one(sql, parameters) {
@@ -212,9 +219,7 @@ impl Device {
         let is_at_end = !has_more && cursor != self.cursor;
         self.cursor = cursor;
         if self.store.apply(json, is_at_end) == Next::BeginAgain {
-            self.begun_again += 1;
-            self.cursor = None;
-            self.store.begin_again();
+            self.begin_again();
             return Outcome::More;
         }
         match has_more {
