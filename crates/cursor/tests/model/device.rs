@@ -6,7 +6,7 @@ use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::Coverage;
 use mana_sync_cursor::id::{Lsn, TransactionId};
-use mana_sync_cursor::page::{Error, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
+use mana_sync_cursor::page::{Error, KnownSpaces, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,6 +40,8 @@ pub struct Device {
     pub received: BTreeMap<u32, u32>,
     /// The spaces that the device joined after its first pull. Their rows may come again.
     pub rejoined: BTreeSet<usize>,
+    /// The spaces that the device was told of.
+    pub told: BTreeSet<usize>,
     /// Rows that the device may hold or lack: deletes that some server has purged, and the changes that they deleted. A
     /// reader of that server does not get them. A reader of a server that lost the purge in a failover gets them.
     pub excused: BTreeSet<u32>,
@@ -60,6 +62,7 @@ impl Device {
             delivered: BTreeMap::new(),
             received: BTreeMap::new(),
             rejoined: BTreeSet::new(),
+            told: BTreeSet::new(),
             excused: BTreeSet::new(),
             writes_in: None,
             room: None,
@@ -145,11 +148,26 @@ impl Device {
             return Err(wrong(expected, format!("{} rows", rows.len())));
         }
         assert!(rows.windows(2).all(|pair| pair[0].at < pair[1].at) || rows.len() > 1, "order");
+        let mut is_issued = false;
         match page.next {
-            NextCursor::Issue(cursor) => self.cursor = Some(cursor.to_text()),
+            NextCursor::Issue(cursor) => {
+                self.cursor = Some(cursor.to_text());
+                is_issued = true;
+            }
             NextCursor::Unchanged if rows.is_empty() => {}
             NextCursor::Unchanged => return Err(wrong("a new cursor with the rows", "the cursor unchanged")),
             NextCursor::NotWanted => return Err(wrong("a cursor", "no cursor")),
+        }
+        if page.known_spaces != KnownSpaces::Same {
+            let is_in = page.is_in;
+            self.told = spaces.iter().zip(is_in).filter(|(_, is_in)| *is_in).map(|(space, _)| *space).collect();
+        }
+        // What is not told now would not be told later: the next page knows the spaces of this page's cursor.
+        if is_issued && !self.told.is_subset(&self.spaces) {
+            return Err(wrong(
+                format!("that the device is in {:?}", self.spaces),
+                format!("that it is in {:?}", self.told),
+            ));
         }
         for row in rows {
             *self.delivered.entry(row.id).or_default() += 1;
