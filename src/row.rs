@@ -153,6 +153,11 @@ impl<'r> LogRow<'r> {
         LogRow::new(row, &TABLE)
     }
 
+    /// The row for a reader that needs most of its columns.
+    pub fn deform(&self) -> LogRow<'r> {
+        LogRow { row: self.row.deform(), ..*self }
+    }
+
     /// The row without its layout.
     pub fn row(&self) -> &Row<'r> {
         &self.row

@@ -14,7 +14,7 @@ use crate::scope::Scope;
 use crate::settings;
 use crate::wire::response::{End, Response};
 use mana_sync_cursor::cursor::Cursor;
-use mana_sync_cursor::page::{KnownSpaces, Request, Start};
+use mana_sync_cursor::page::{KnownSpaces, Page, Request, Start};
 
 sql_functions!(pull, sync);
 
@@ -138,26 +138,28 @@ impl Answering<'_, '_> {
             (None, Some(unchanged)) => unchanged.to_string(),
             (None, None) => Cursor::default().to_text(),
         };
+        let spaces = self.spaces_to_tell(&page);
         Ok(response.finish(&End {
             synced_until: &cursor,
             more: page.more,
-            spaces: self.spaces_to_tell(page.known_spaces),
+            spaces: spaces.as_deref(),
             rejected: self.pushed.and_then(Pushed::rejected),
             resync_required: false,
         }))
     }
 
-    /// The spaces of the scope, if the device has to be told.
+    /// The device's spaces, if it has to be told.
     ///
     /// An application that never says which spaces a user is in has devices that know nothing of them. One that says it
     /// sometimes has devices that hold records of spaces: these get no more of them, and are told.
-    fn spaces_to_tell(&self, known: KnownSpaces) -> Option<&[&[u8]]> {
-        let is_told = match known {
+    fn spaces_to_tell(&self, page: &Page) -> Option<Vec<&[u8]>> {
+        let is_told = match page.known_spaces {
             KnownSpaces::Nothing => self.scope.memberships_known(),
             KnownSpaces::Same => false,
             KnownSpaces::Others => true,
         };
-        is_told.then_some(&self.scope.spaces)
+        let spaces = || self.scope.spaces.iter().zip(&page.is_in).filter(|(_, is_in)| **is_in).map(|(id, _)| *id);
+        is_told.then(|| spaces().collect())
     }
 
     /// A response without changes: the client has to begin again.

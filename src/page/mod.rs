@@ -22,7 +22,7 @@ use mana_sync_cursor::codec::looks_like_cursor;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::{Server, WriteEpoch};
 use mana_sync_cursor::id::{Lsn, Timeline};
-use mana_sync_cursor::page::{self, KnownSpaces, NextCursor, Page, Request, Resync, Rows, Start, read_page};
+use mana_sync_cursor::page::{self, Page, Request, Resync, Rows, Start, read_page};
 use mana_sync_merge::time::Time;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
@@ -165,7 +165,7 @@ pub fn read<'s, R: TakeRows<'s>>(
                 read_page(known, (snapshot, active.lsn), request, start, &mut source, &mut PurgeTables, rows)
             }
             // Nothing that this transaction can tell would be certain. The next one knows.
-            false => Ok(Page { next: NextCursor::Unchanged, more: false, known_spaces: KnownSpaces::Same }),
+            false => Ok(Page::UNCHANGED),
         };
         match page {
             Ok(page) => end(rows, &page).map(|()| Ok(page)),

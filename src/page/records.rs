@@ -81,6 +81,12 @@ pub struct RecordRows<'s, 'r, S> {
     /// The same as bytes.
     user_id: &'r [u8],
     app: Datum<'s>,
+    /// The spaces of the scope.
+    scope: &'r [&'r [u8]],
+    /// For each space of the scope, whether it is one of `spaces`.
+    is_read: Vec<bool>,
+    /// The spaces of the scope that the walk reads. The records are those of a reader that is in these alone: the reader has not been told of
+    /// the others.
     spaces: Datum<'s>,
     /// The client whose rows do not count.
     excluded_client: Option<Datum<'s>>,
@@ -119,6 +125,8 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             user: memory.text(request.user),
             user_id: request.user,
             app: memory.text(request.app),
+            scope: request.spaces,
+            is_read: vec![true; request.spaces.len()],
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
             excluded_client: excluded_client.map(|client| memory.text(client)),
             shown,
@@ -203,7 +211,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
                         }
                     }
                     let merging = current.get_or_insert_with(|| Merging::new(place, scratch));
-                    merging.add(&LogRow::new(row, &AFTER_ONE), self.user_id, scratch)?;
+                    merging.add(&LogRow::new(row, &AFTER_ONE).deform(), self.user_id, scratch)?;
                     Ok(true)
                 })
             })?;
@@ -309,6 +317,12 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
     fn prepare(&mut self, rows: &[(Position, RecordRow)], reading: &Reading<'_>) {
         debug_assert!(self.next.is_empty() && self.read.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
+        if !reading.reads_spaces().eq(self.is_read.iter().copied()) {
+            self.is_read = reading.reads_spaces().collect();
+            let memory = self.spi.memory();
+            let read = self.scope.iter().zip(&self.is_read).filter(|(_, is_read)| **is_read);
+            self.spaces = memory.array(TEXT, read.map(|(id, _)| memory.text(id)));
+        }
         // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
         if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();

@@ -18,6 +18,8 @@ pub struct Row<'r> {
     descriptor: Descriptor<'r>,
     /// The memory into which detoasted copies go.
     memory: Memory<'r>,
+    /// The values of all columns, if they have been taken out of the tuple. One that is NULL is zero.
+    deformed: Option<(&'r [pg_sys::Datum], &'r [bool])>,
 }
 
 /// Names and types of the columns of a row.
@@ -96,7 +98,7 @@ impl<'r> Row<'r> {
     /// # Safety
     /// The tuple exists for `'r`, and has the columns of the descriptor.
     pub(super) unsafe fn from_raw(tuple: pg_sys::HeapTuple, descriptor: Descriptor<'r>, memory: Memory<'r>) -> Row<'r> {
-        Row { tuple, descriptor, memory }
+        Row { tuple, descriptor, memory, deformed: None }
     }
 
     pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
@@ -118,7 +120,7 @@ impl<'r> Row<'r> {
     where
         'r: 'n,
     {
-        Row { tuple: self.tuple, descriptor: self.descriptor, memory }
+        Row { tuple: self.tuple, descriptor: self.descriptor, memory, deformed: self.deformed }
     }
 
     /// A copy in other memory. Values that are stored out of line are not copied.
@@ -137,10 +139,26 @@ impl<'r> Row<'r> {
         unsafe { (*self.tuple).t_len as usize }
     }
 
+    /// The row with the values of all columns taken out of its tuple, for a reader that needs most of them: PostgreSQL looks for a
+    /// column behind a `text` or `jsonb` from the beginning of the tuple.
+    pub fn deform(&self) -> Row<'r> {
+        let count = self.descriptor.len();
+        let (values, nulls) = (self.memory.zeroed::<pg_sys::Datum>(count), self.memory.zeroed::<bool>(count));
+        // SAFETY: the tuple has the columns of the descriptor, and both arrays have room for all of them.
+        unsafe {
+            pg_sys::heap_deform_tuple(self.tuple, self.descriptor.raw, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+        Row { deformed: Some((values, nulls)), ..*self }
+    }
+
     /// A column as it is stored.
     #[inline]
     pub fn datum(&self, column: usize) -> Option<Datum<'r>> {
         assert!((1..=self.descriptor.len()).contains(&column), "a row has no such column");
+        if let Some((values, nulls)) = self.deformed {
+            // SAFETY: the values are those of the tuple, which exists.
+            return (!nulls[column - 1]).then(|| unsafe { Datum::from_raw(values[column - 1]) });
+        }
         let mut null = false;
         // SAFETY: the tuple has the columns of the descriptor, and the column is one of them. (PostgreSQL reads trailing columns
         // that an older tuple does not have as NULL.)

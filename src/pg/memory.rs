@@ -156,6 +156,18 @@ impl<'m> Memory<'m> {
         }
     }
 
+    /// An array of `count` values in this context, whose bytes are all zero.
+    pub(super) fn zeroed<T: Copy>(self, count: usize) -> &'m mut [T] {
+        const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };
+        let place = self.allocate_bytes((size_of::<T>() * count).max(1)).cast::<T>();
+        // SAFETY: the block has the size of so many values, is aligned to MAXIMUM_ALIGNOF, and exists as long as the context. It is
+        // used for numbers, pointers and booleans alone, of which zero is a value.
+        unsafe {
+            place.write_bytes(0, count);
+            std::slice::from_raw_parts_mut(place, count)
+        }
+    }
+
     /// Moves a value into this context. The value is never dropped.
     pub(super) fn keep<T>(self, value: T) -> NonNull<T> {
         const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };

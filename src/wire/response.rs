@@ -18,7 +18,7 @@ use crate::settings;
 use crate::wire::changeset::NamedRecord;
 use mana_sync_cursor::Position;
 use mana_sync_cursor::page::{Rows, Taken};
-use mana_sync_merge::change::{Change, Op};
+use mana_sync_merge::change::{Change, INSERT_TIME_KEY, Op};
 use mana_sync_merge::time::Time;
 
 /// A response that is being written. It is not longer than a page may be.
@@ -109,7 +109,7 @@ impl<'s> TakeRows<'s> for Response<'_> {
 impl Rows<PageRow<'_>> for Response<'_> {
     fn take(&mut self, position: Position, row: PageRow<'_>) -> Taken {
         let fits = self.add(|json| {
-            if let Err(error) = write_change(json, &row.log_row(), position) {
+            if let Err(error) = write_change(json, &row.log_row().deform(), position) {
                 raise(error);
             }
         });
@@ -126,6 +126,7 @@ impl<'s> ShowRecords<'s> for Response<'_> {
 fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>, position: Position) -> Result<(), Error> {
     let text = |column| row.text(column);
     let change = row.change_at(position)?;
+    let recorded = ServerTime { time: change.created_at, text: change.created_at.to_rfc3339() };
     json.raw("{\"eventId\":\"");
     json.raw(row.id()?.hyphenated().encode_lower(&mut [0; 36]));
     json.raw("\",\"schemaVersion\":");
@@ -139,7 +140,7 @@ fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>, position: Position) -
     let (data, times, actor) = (value(Column::Data), value(Column::FieldTimestamps), value(Column::Actor));
     match bounds::is_too_large([data, times, actor].into_iter().flatten()) {
         true => json.raw(",\"valuesOmitted\":true"),
-        false => write_values(json, &change, data, actor),
+        false => write_values(json, &change, &recorded, (data, actor)),
     }
     for (key, column) in [(",\"spaceId\":", Column::SpaceId), (",\"origin\":", Column::Origin)] {
         if let Some(text) = text(column) {
@@ -148,15 +149,37 @@ fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>, position: Position) -
         }
     }
     json.raw(",\"recordedAt\":\"");
-    json.raw(&row.created_at()?.to_rfc3339());
+    json.raw(&recorded.text);
     json.raw("\",\"position\":\"");
     json.raw(&position.to_text());
     json.raw("\"}");
     Ok(())
 }
 
+/// When the server recorded a change. Writes without a time of the device have this one.
+struct ServerTime {
+    time: Time,
+    text: String,
+}
+
+impl ServerTime {
+    /// Writes a time, in the device's spelling if there is one.
+    fn write(&self, json: &mut JsonText<'_>, time: Time, device_time: Option<&[u8]>) {
+        match device_time {
+            Some(text) => json.string(text),
+            None if time == self.time => json.string(self.text.as_bytes()),
+            None => json.string(time.to_rfc3339().as_bytes()),
+        }
+    }
+}
+
 /// Writes what a change did, and when: each time is the one that counts.
-fn write_values(json: &mut JsonText<'_>, change: &Change<Object<'_>>, data: Option<Node<'_>>, actor: Option<Node<'_>>) {
+fn write_values(
+    json: &mut JsonText<'_>,
+    change: &Change<Object<'_>>,
+    recorded: &ServerTime,
+    (data, actor): (Option<Node<'_>>, Option<Node<'_>>),
+) {
     let (whole, whole_text) = (change.stamp().time, change.device_time());
     match (change.op, data) {
         (Op::Update, _) if change.data.is_some() => {
@@ -169,7 +192,7 @@ fn write_values(json: &mut JsonText<'_>, change: &Change<Object<'_>>, data: Opti
                 json.raw(":{\"value\":");
                 json.value(write.value);
                 json.raw(",\"at\":");
-                write_time(json, write.stamp.time, write.device_time);
+                recorded.write(json, write.stamp.time, write.device_time);
                 json.raw("}");
             }
             json.raw(if separator == "{" { "{}" } else { "}" });
@@ -178,7 +201,7 @@ fn write_values(json: &mut JsonText<'_>, change: &Change<Object<'_>>, data: Opti
         (Op::Update, None) => json.raw(",\"fields\":{}"),
         (Op::Delete, _) => {
             json.raw(",\"deletedAt\":");
-            write_time(json, whole, whole_text);
+            recorded.write(json, whole, whole_text);
         }
         (Op::Insert | Op::Update, Some(data)) => {
             json.raw(",\"data\":");
@@ -188,28 +211,23 @@ fn write_values(json: &mut JsonText<'_>, change: &Change<Object<'_>>, data: Opti
     }
     if change.op == Op::Insert {
         json.raw(",\"at\":");
-        write_time(json, whole, whole_text);
+        recorded.write(json, whole, whole_text);
         // An insert may have been recorded with times of its fields, though not by a changeset.
-        let mut separator = ",\"fieldTimestamps\":{";
-        for write in change.writes().filter(|write| write.stamp.time != whole) {
-            json.raw(std::mem::replace(&mut separator, ","));
-            json.string(write.name);
-            json.raw(":");
-            write_time(json, write.stamp.time, write.device_time);
+        let is_of_field = |(key, _): (Node<'_>, Node<'_>)| key.text() != Some(INSERT_TIME_KEY.as_bytes());
+        if change.field_timestamps.is_some_and(|times| times.pairs().any(is_of_field)) {
+            let mut separator = ",\"fieldTimestamps\":{";
+            for write in change.writes().filter(|write| write.stamp.time != whole) {
+                json.raw(std::mem::replace(&mut separator, ","));
+                json.string(write.name);
+                json.raw(":");
+                recorded.write(json, write.stamp.time, write.device_time);
+            }
+            json.raw(if separator == "," { "}" } else { "" });
         }
-        json.raw(if separator == "," { "}" } else { "" });
     }
     if let Some(actor) = actor {
         json.raw(",\"actor\":");
         json.value(actor);
-    }
-}
-
-/// Writes a time in the device's spelling, or in that of the server.
-fn write_time(json: &mut JsonText<'_>, time: Time, device_time: Option<&[u8]>) {
-    match device_time {
-        Some(text) => json.string(text),
-        None => json.string(time.to_rfc3339().as_bytes()),
     }
 }
 

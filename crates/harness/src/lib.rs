@@ -7,6 +7,7 @@
 //! - [`device`]: a reader with its cursor and everything that it was given
 //! - [`naive`]: readers with simpler cursors, which lose changes or make them wait
 //! - [`merged`]: merged records, by the extension and by a simple implementation
+//! - [`convergence`]: devices that know only the wire format, and whether they end with the data of the server
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
 //! - [`original_device`]: a device of the service that the extension replaces, as users have it
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
@@ -17,6 +18,7 @@
 
 pub mod bouncer;
 pub mod cluster;
+pub mod convergence;
 pub mod device;
 pub mod history;
 pub mod http;

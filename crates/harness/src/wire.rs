@@ -13,9 +13,9 @@ pub fn remove_added(change: &mut Value, sent: &Value) {
     let position = object.remove("position").expect("a change has a position");
     assert!(!position.as_str().expect("a position is a string").is_empty());
     let data = object.get("data").cloned().unwrap_or_default();
-    let of_record = ["updatedAt", "createdAt"].iter().find_map(|key| {
-        data[key].as_str().filter(|time| DateTime::parse_from_rfc3339(time).is_ok()).map(Value::from)
-    });
+    let of_record = ["updatedAt", "createdAt"]
+        .iter()
+        .find_map(|key| data[key].as_str().filter(|time| DateTime::parse_from_rfc3339(time).is_ok()).map(Value::from));
     match object.get("op").and_then(Value::as_str) {
         Some("insert") => remove_time(object, "at", sent, &[of_record.as_ref().unwrap_or(&recorded), &recorded]),
         Some("delete") => remove_time(object, "deletedAt", sent, &[&recorded]),

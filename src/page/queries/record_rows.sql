@@ -25,10 +25,15 @@ CROSS JOIN LATERAL (
       AND c.table_name OPERATOR(pg_catalog.=) r.table_name
     UNION ALL
     SELECT c.*
-    FROM mana_sync.sync_changes AS c
-    WHERE c.app_id OPERATOR(pg_catalog.=) $2
-      AND c.record_id OPERATOR(pg_catalog.=) r.record_id
-      AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) ANY ($5::pg_catalog._text)
-      AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.<>) $1
-      AND c.table_name OPERATOR(pg_catalog.=) r.table_name
+    FROM pg_catalog.unnest($5::pg_catalog._text) AS part (space_id)
+    CROSS JOIN LATERAL (
+        SELECT c.*
+        FROM mana_sync.sync_changes AS c
+        WHERE c.app_id OPERATOR(pg_catalog.=) $2
+          AND c.record_id OPERATOR(pg_catalog.=) r.record_id
+          AND CASE WHEN c.space_id IS NULL THEN '' ELSE c.space_id END OPERATOR(pg_catalog.=) part.space_id
+          AND c.user_id COLLATE pg_catalog."POSIX" OPERATOR(pg_catalog.<>) $1
+          AND c.table_name OPERATOR(pg_catalog.=) r.table_name
+        OFFSET 0 -- a scan of the index for each space; PostgreSQL would read the record in all spaces for = ANY
+    ) AS c
 ) AS c

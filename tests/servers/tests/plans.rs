@@ -526,12 +526,12 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
 /// private rows of the others, and a later page of a walk must not read the history of its records again.
 #[test]
 fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
-    const USERS: i64 = 200;
-    const RECORDS: i64 = 50;
-    const CHANGES: i64 = 6;
+    const USERS: i32 = 200;
+    const RECORDS: i32 = 50;
+    const CHANGES: i32 = 6;
     let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
     let (mut superuser, mut early) = (cluster.superuser(DATABASE), Explained::new(&cluster));
-    let page = |since: Option<&str>, page_size: i64| {
+    let page = |since: Option<&str>, page_size: i32| {
         let since = since.map_or("NULL".into(), |since| format!("'{since}'"));
         format!(
             "SELECT record_id, data ->> 'n' AS n, cursor
@@ -551,7 +551,7 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
             &[&USERS, &RECORDS, &CHANGES],
         )
         .unwrap();
-    let mut read_page = |since: Option<&str>, page_size: i64| {
+    let mut read_page = |since: Option<&str>, page_size: i32| {
         let sql = page(since, page_size);
         let plans = early.run(&sql);
         let rows = early.client.query(&sql, &[]).unwrap();
@@ -572,7 +572,8 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
         for scan in &scans {
             assert_eq!(scan["Node Type"], "Index Scan", "{scan:#}");
         }
-        assert!(scans.iter().any(|scan| scan["Index Name"] == "sync_changes_record_idx"), "{:#?}", pull.plans);
+        let reads_records = scans.iter().any(|scan| scan["Index Name"] == "sync_changes_record_idx");
+        assert_eq!(reads_records, pull.rows > 0, "{:#?}", pull.plans);
         pull
     };
     for analyzed in [false, true] {
@@ -580,7 +581,7 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
             analyze(&mut superuser);
         }
         // Own rows, and those of the members of s3: users 3, 43, 83, 123 and 163. The walk reads each, and so does the merge.
-        let visible = 1 + RECORDS * CHANGES * 6;
+        let visible = i64::from(1 + RECORDS * CHANGES * 6);
         let whole = read_page(None, 1000);
         assert_eq!(whole.rows, RECORDS as usize);
         let seen = rows_seen(&whole);
@@ -588,8 +589,9 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
             "rows read for {RECORDS} records with {visible} changes among {USERS} users: {seen}, buffers {}",
             whole.buffers
         );
-        assert!(seen <= 2 * visible, "{seen} rows for {visible} changes");
-        // A walk of five pages: each record of a page is merged once, and looked up at most once on each page.
+        assert!(2 * seen <= 5 * visible, "{seen} rows for {visible} changes");
+        // A walk of five pages. Each reads a portion of the walk, which is larger than these pages; each record is merged once, and
+        // searched for once on each page.
         let (mut since, mut read, mut records) = (None::<String>, 0, 0);
         loop {
             let pull = read_page(since.as_deref(), RECORDS / 5);
@@ -602,6 +604,6 @@ fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
         }
         assert_eq!(records, RECORDS as usize);
         println!("the same in pages of {}: {read} rows", RECORDS / 5);
-        assert!(read <= 5 * visible, "{read} rows for {visible} changes");
+        assert!(read <= 10 * visible, "{read} rows for {visible} changes");
     }
 }

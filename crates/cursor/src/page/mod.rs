@@ -107,11 +107,16 @@ pub struct Page {
     pub next: NextCursor,
     /// Whether the page was filled, so that there may be more rows now.
     pub more: bool,
-    /// What the reader knows of the spaces of the scope.
+    /// What the reader knows of its spaces.
     pub known_spaces: KnownSpaces,
+    /// The reader's spaces: for each space of the scope, whether the reader is in it now.
+    ///
+    /// They follow from the cursor of the page, so that the next page knows what the reader was told. A space that the walk does not
+    /// read yet is not among them. If it were told, and left before the next walk, no cursor would say that it was told.
+    pub is_in: Vec<bool>,
 }
 
-/// What a reader knows of the spaces of its scope, from the page before.
+/// What a reader knows of its spaces, from the page before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownSpaces {
     /// The reader has had no page.
@@ -120,6 +125,13 @@ pub enum KnownSpaces {
     Same,
     /// The spaces are others than those of the page before.
     Others,
+}
+
+impl Page {
+    /// The page of a server that cannot tell more for now. It does not say which spaces the reader has left: the cursor stays as it was,
+    /// and would still cover a space that the reader has dropped.
+    pub const UNCHANGED: Page =
+        Page { next: NextCursor::Unchanged, more: false, known_spaces: KnownSpaces::Same, is_in: Vec::new() };
 }
 
 /// The cursor at which the next page begins.
@@ -178,15 +190,17 @@ pub fn read_page<S: Source>(
         // Without an epoch, no row of this log has been committed, or replayed by this standby. A cursor may come from a
         // transaction that is prepared now.
         return match start {
-            Start::Cursor(_) => Ok(unchanged(KnownSpaces::Same)),
+            Start::Cursor(_) => Ok(Page::UNCHANGED),
             Start::Beginning(_) => {
-                Ok(Page { next: NextCursor::Issue(Cursor::default()), more: false, known_spaces: KnownSpaces::Nothing })
+                let is_in = vec![true; request.spaces.len()];
+                let next = NextCursor::Issue(Cursor::default());
+                Ok(Page { next, more: false, known_spaces: KnownSpaces::Nothing, is_in })
             }
         };
     };
     let mut state = match ReaderState::at(server, request, &start, purges) {
         Resumption::Ready(state) => *state,
-        Resumption::Wait => return Ok(unchanged(KnownSpaces::Same)),
+        Resumption::Wait => return Ok(Page::UNCHANGED),
         Resumption::Resync(why) => return Err(Error::Resync(why)),
     };
     // The reader may have got rows of a later epoch than this snapshot is of, or be in a walk to a target that this
@@ -194,14 +208,14 @@ pub fn read_page<S: Source>(
     if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
         || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
     {
-        return Ok(unchanged(state.known_spaces));
+        return Ok(Page::UNCHANGED);
     }
     // This comes after the check above, because a standby that lags does not know of the latest purges.
     if state.stale {
         return Err(Error::Resync(Resync::Purged));
     }
-    let known_spaces = state.known_spaces;
-    let page = |next, more| Page { next, more, known_spaces };
+    let end = |state: &ReaderState| (NextCursor::Issue(state.cursor(server, request)), state.spaces());
+    let page = |(next, (known_spaces, is_in)), more| Ok(Page { next, more, known_spaces, is_in });
     let (mut shown, mut passed) = (0, 0);
     // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
     // state between two walks may have no room for all that the reader has been given. The reader would come back to it
@@ -225,11 +239,11 @@ pub fn read_page<S: Source>(
         for (position, row) in found {
             match rows.take(position, row) {
                 Taken::Full => {
-                    let cursor = match walk_end {
+                    let end = match walk_end {
                         Some(walk_end) if !state.is_under_way() => walk_end,
-                        _ => state.cursor(server, request),
+                        _ => end(&state),
                     };
-                    return Ok(page(NextCursor::Issue(cursor), true));
+                    return page(end, true);
                 }
                 Taken::Shown => shown += 1,
                 Taken::Passed => passed += 1,
@@ -243,21 +257,27 @@ pub fn read_page<S: Source>(
                 false => shown == request.page_size,
             };
             if is_full {
-                return Ok(page(NextCursor::Issue(state.cursor(server, request)), true));
+                return page(end(&state), true);
             }
         }
         if !is_last_portion {
             continue;
         }
         if shown > 0 && state.is_under_way() && !state.leads_to(&now) {
-            walk_end = Some(state.cursor(server, request));
+            walk_end = Some(end(&state));
         }
+        let has_skipped = state.walk.as_ref().is_some_and(|walk| walk.spaces.contains(&SpaceMode::Skip));
         if state.finish(&now) {
-            let next = match request.cursor_without_rows || shown > 0 {
-                true => NextCursor::Issue(state.cursor(server, request)),
-                false => NextCursor::NotWanted,
+            let end = match request.cursor_without_rows || shown > 0 {
+                true => end(&state),
+                false => (NextCursor::NotWanted, (KnownSpaces::Same, Vec::new())),
             };
-            return Ok(page(next, false));
+            return page(end, false);
+        }
+        // The next walk reads a space that this one has skipped. The records so far are those of a reader that is not in the space, and
+        // the reader must not be told in one answer with them that it is.
+        if let Some(walk_end) = walk_end.take_if(|_| has_skipped && request.as_records) {
+            return page(walk_end, true);
         }
     }
 }
@@ -269,10 +289,6 @@ pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut
         Resumption::Ready(_) | Resumption::Wait => Ok(()),
         Resumption::Resync(why) => Err(why),
     }
-}
-
-fn unchanged(known_spaces: KnownSpaces) -> Page {
-    Page { next: NextCursor::Unchanged, more: false, known_spaces }
 }
 
 /// How a walk reads a space of the scope.
@@ -302,6 +318,14 @@ struct WalkState {
     base_is_cut: bool,
 }
 
+/// The spaces that a reader was told of.
+struct Told {
+    /// For each space of the scope, whether it is one of them.
+    of_scope: Vec<bool>,
+    /// How many there are, in the scope or not.
+    count: usize,
+}
+
 /// The state of a reader in this call.
 struct ReaderState {
     coverage: Option<LocalCoverage>,
@@ -315,7 +339,8 @@ struct ReaderState {
     created_after: Option<i64>,
     /// Whether the reader may hold records from an earlier walk.
     may_hold_records: bool,
-    known_spaces: KnownSpaces,
+    /// The spaces that the reader was told of when it got its cursor. `None` without a cursor.
+    told: Option<Told>,
     /// The mark of the latest purge.
     purges: PurgeMark,
     /// Whether the reader may hold a record whose delete was purged before the reader could get it.
@@ -362,6 +387,22 @@ impl ReaderState {
     /// Whether the walk ends with everything that `now` covers.
     fn leads_to(&self, now: &LocalCoverage) -> bool {
         self.walk.as_ref().is_some_and(|walk| walk.target.contains(now) && !walk.spaces.contains(&SpaceMode::Skip))
+    }
+
+    /// What the reader knows of its spaces, and its spaces when it gets the cursor of this state.
+    fn spaces(&self) -> (KnownSpaces, Vec<bool>) {
+        let is_in: Vec<bool> = match &self.walk {
+            Some(walk) => walk.spaces.iter().map(|mode| *mode != SpaceMode::Skip).collect(),
+            None => self.covered.clone(),
+        };
+        let known = match &self.told {
+            None => KnownSpaces::Nothing,
+            Some(told) if told.of_scope == is_in && told.count == is_in.iter().filter(|is_in| **is_in).count() => {
+                KnownSpaces::Same
+            }
+            Some(_) => KnownSpaces::Others,
+        };
+        (known, is_in)
     }
 
     /// Ends the walk. Returns whether the reader has then been given all that `now` covers.

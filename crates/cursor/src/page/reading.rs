@@ -89,6 +89,11 @@ impl<'a> Reading<'a> {
         Some(self.walk.resumed_at).filter(|&position| position != Position::START)
     }
 
+    /// For each space of the scope, whether the walk reads it.
+    pub fn reads_spaces(&self) -> impl Iterator<Item = bool> + '_ {
+        self.walk.spaces.iter().map(|mode| *mode != SpaceMode::Skip)
+    }
+
     /// Whether this call began the walk and has passed no row of it yet.
     pub fn is_new_walk(&self) -> bool {
         self.walk.last == Position::START

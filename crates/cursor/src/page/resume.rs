@@ -1,6 +1,6 @@
 //! Resuming from a cursor: what it means to this server, to this scope and after the purges since.
 
-use super::{KnownSpaces, ReaderState, Request, SpaceMode, Start, WalkState, scope_hashes};
+use super::{ReaderState, Request, SpaceMode, Start, Told, WalkState, scope_hashes};
 use crate::cursor::{Cursor, Walk};
 use crate::epoch::{Coverage, LocalCoverage, Resolution, Server};
 use crate::id::KeyedHash;
@@ -76,7 +76,7 @@ impl ReaderState {
             walk: None,
             created_after: None,
             may_hold_records: false,
-            known_spaces: KnownSpaces::Nothing,
+            told: None,
             purges: purges.mark(),
             stale: false,
         }
@@ -106,10 +106,13 @@ impl ReaderState {
             return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
         };
         let scope = scope_hashes(secret, request);
-        let is_covered = |hash: &KeyedHash| cursor.spaces.binary_search(hash).is_ok();
-        let knows_spaces = match &cursor.walk {
-            Some(walk) => knows_spaces(&cursor.spaces, walk, &scope),
-            None => cursor.spaces.len() == scope.len() && scope.iter().all(is_covered),
+        let covered = |cursor: &Cursor| -> Vec<bool> {
+            scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect()
+        };
+        let mut covered_spaces = covered(&cursor);
+        let told = match &cursor.walk {
+            Some(walk) => Told::in_walk(&cursor.spaces, walk, &scope),
+            None => Told { of_scope: covered_spaces.clone(), count: cursor.spaces.len() },
         };
         // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
         let filter = secret.filter(request.table, request.excluded_client);
@@ -118,17 +121,17 @@ impl ReaderState {
         if let Some(walk) = cursor.walk.take_if(|walk| !is_same_walk(walk)) {
             // The reader may have dropped the spaces that were left during the walk.
             cursor.spaces.retain(|hash| walk.left.binary_search(hash).is_err());
+            covered_spaces = covered(&cursor);
         }
-        let covered: Vec<bool> = scope.iter().map(|hash| cursor.spaces.binary_search(hash).is_ok()).collect();
         let mut state = ReaderState {
             coverage,
             cursor_spaces: cursor.spaces,
             scope: None,
-            covered,
+            covered: covered_spaces,
             walk: None,
             created_after: None,
             may_hold_records: true,
-            known_spaces: if knows_spaces { KnownSpaces::Same } else { KnownSpaces::Others },
+            told: Some(told),
             purges: purges.mark(),
             stale,
         };
@@ -161,11 +164,13 @@ impl ReaderState {
     }
 }
 
-/// Whether the spaces of the scope are those that the reader was told of when it got a cursor in the middle of a walk.
-fn knows_spaces(covered: &[KeyedHash], walk: &Walk, scope: &[KeyedHash]) -> bool {
-    let is_kept = |hash: &KeyedHash| covered.binary_search(hash).is_ok() && walk.left.binary_search(hash).is_err();
-    let is_joined = |hash: &KeyedHash| walk.joined.binary_search(hash).is_ok();
-    let kept = covered.iter().filter(|hash| is_kept(hash)).count();
-    let joined = walk.joined.iter().filter(|hash| !is_kept(hash)).count();
-    kept + joined == scope.len() && scope.iter().all(|hash| is_kept(hash) || is_joined(hash))
+impl Told {
+    /// What the reader was told when it got a cursor in the middle of a walk.
+    fn in_walk(covered: &[KeyedHash], walk: &Walk, scope: &[KeyedHash]) -> Told {
+        let is_kept = |hash: &KeyedHash| covered.binary_search(hash).is_ok() && walk.left.binary_search(hash).is_err();
+        let is_joined = |hash: &KeyedHash| walk.joined.binary_search(hash).is_ok();
+        let kept = covered.iter().filter(|hash| is_kept(hash)).count();
+        let joined = walk.joined.iter().filter(|hash| !is_kept(hash)).count();
+        Told { of_scope: scope.iter().map(|hash| is_kept(hash) || is_joined(hash)).collect(), count: kept + joined }
+    }
 }

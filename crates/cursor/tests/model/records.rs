@@ -15,7 +15,10 @@ const EARLIER_ROWS: usize = 4;
 pub struct RecordPage<'a> {
     state: &'a State<'a>,
     user: usize,
-    spaces: &'a BTreeSet<usize>,
+    /// The spaces of the scope.
+    scope: &'a BTreeSet<usize>,
+    /// Those of them that the walk reads.
+    spaces: BTreeSet<usize>,
     /// How many more records the page has room for.
     room: usize,
     /// The records of the page, each with the rows that the device sees.
@@ -32,11 +35,12 @@ pub struct RecordPage<'a> {
 }
 
 impl<'a> RecordPage<'a> {
-    pub fn new(state: &'a State<'a>, user: usize, spaces: &'a BTreeSet<usize>, room: usize) -> RecordPage<'a> {
+    pub fn new(state: &'a State<'a>, user: usize, scope: &'a BTreeSet<usize>, room: usize) -> RecordPage<'a> {
         RecordPage {
             state,
             user,
-            spaces,
+            scope,
+            spaces: BTreeSet::new(),
             room,
             shown: Vec::new(),
             not_shown: Vec::new(),
@@ -67,7 +71,7 @@ impl<'a> RecordPage<'a> {
 
     /// The rows of a record that the device sees; `None` if the page need not show the record.
     fn read(&mut self, record: usize) -> Option<Vec<Row>> {
-        let rows = visible_rows(self.state, record, self.user, self.spaces);
+        let rows = visible_rows(self.state, record, self.user, &self.spaces);
         if rows.is_empty() {
             return None;
         }
@@ -93,6 +97,8 @@ impl Rows<Row> for RecordPage<'_> {
     fn prepare(&mut self, rows: &[(Position, Row)], reading: &Reading<'_>) {
         assert!(self.next.is_empty(), "all rows before these have been taken");
         self.not_held = reading.not_held();
+        let read = self.scope.iter().zip(reading.reads_spaces()).filter(|(_, is_read)| *is_read);
+        self.spaces = read.map(|(space, _)| *space).collect();
         if reading.is_new_walk() {
             self.passed.clear();
         }
