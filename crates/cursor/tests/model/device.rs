@@ -58,6 +58,9 @@ impl Shown {
     }
 }
 
+/// The cursor of a device, the spaces that it was told of, and its records.
+type Before = (Option<String>, BTreeSet<usize>, Option<Held>);
+
 #[derive(Clone, Debug)]
 pub struct Device {
     pub user: usize,
@@ -80,9 +83,9 @@ pub struct Device {
     pub records: Option<Held>,
     /// Whether the device pulls records now.
     pub as_records: bool,
-    /// The cursor and the records from before the device entered its last transaction. A client keeps what it got in a
+    /// The cursor, the spaces and the records from before the device entered its last transaction. A client keeps what it got in a
     /// transaction of its own only if that commits.
-    before: Option<(u64, Option<String>, Option<Held>)>,
+    before: Option<(u64, Before)>,
     /// The open transaction on the primary in which the device writes and reads.
     pub writes_in: Option<u64>,
     /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
@@ -115,28 +118,30 @@ impl Device {
     /// The device enters a transaction.
     pub fn enter(&mut self, xact: u64) {
         self.writes_in = Some(xact);
-        self.before = Some((xact, self.cursor.clone(), self.records.clone()));
+        self.before = Some((xact, (self.cursor.clone(), self.told.clone(), self.records.clone())));
     }
 
     /// The transaction that the device entered last ended, if it is `xact`. A device that pulls records forgets what it got
     /// in a transaction that did not commit.
     pub fn end(&mut self, xact: u64, is_committed: bool) {
-        let Some((_, cursor, records)) = self.before.take_if(|(before, ..)| *before == xact) else { return };
+        let Some((_, before)) = self.before.take_if(|(before, _)| *before == xact) else { return };
         if !is_committed && self.records.is_some() {
-            (self.cursor, self.records) = (cursor, records);
+            (self.cursor, self.told, self.records) = before;
         }
     }
 
     /// From now on the device pulls records. It keeps the changes that it has.
     pub fn pull_records(&mut self) {
         self.as_records = true;
-        self.records.get_or_insert_with(|| Held::new(Kept::Records));
+        if self.records.is_none() {
+            (self.cursor, self.records) = (None, Some(Held::new(Kept::Records)));
+        }
     }
 
     /// From now on the device pulls changes, and merges them into records. If it has pulled records, it lacks changes, and
     /// so it begins again.
     pub fn pull_changes(&mut self) {
-        if std::mem::take(&mut self.as_records) {
+        if std::mem::take(&mut self.as_records) || self.records.is_none() {
             (self.cursor, self.records, self.before) = (None, None, None);
         }
         self.records.get_or_insert_with(|| Held::new(Kept::Changes));
