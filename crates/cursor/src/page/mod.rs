@@ -207,6 +207,8 @@ pub fn read_page<S: Source>(
     // server has not reached in full. The server then shows no rows, because it could not show all.
     if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
         || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
+        // A record is shown with its state now. It would lack the changes that the reader was given and this server does not show.
+        || (request.as_records && state.coverage.as_ref().is_some_and(|local| !now.contains(local)))
     {
         return Ok(Page::UNCHANGED);
     }
