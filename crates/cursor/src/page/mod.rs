@@ -339,7 +339,8 @@ struct ReaderState {
     covered: Vec<bool>,
     walk: Option<WalkState>,
     created_after: Option<i64>,
-    /// Whether the reader may hold records from an earlier walk.
+    /// Whether the reader may hold records of what its walk reads from the beginning: of the whole log, or of the spaces that
+    /// joined. An earlier walk that was not read to its end may have shown them.
     may_hold_records: bool,
     /// The spaces that the reader was told of when it got its cursor. `None` without a cursor.
     told: Option<Told>,
@@ -413,7 +414,7 @@ impl ReaderState {
         self.covered = walk.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();
         self.cursor_spaces.clear();
         self.created_after = None;
-        self.may_hold_records = true;
+        self.may_hold_records = false;
         let is_at_target = walk.target.contains(now);
         let coverage = match self.coverage.take() {
             Some(coverage) => coverage.union(&walk.target),

@@ -127,8 +127,11 @@ impl<'a> Reading<'a> {
 
     /// The records that the reader cannot hold.
     pub fn not_held(&self) -> NotHeld {
+        if self.state.may_hold_records {
+            return NotHeld::default();
+        }
         if self.is_from_beginning() {
-            return NotHeld { everything: !self.state.may_hold_records, spaces: Vec::new() };
+            return NotHeld { everything: true, spaces: Vec::new() };
         }
         let modes = self.request.spaces.iter().zip(&self.walk.spaces);
         let joined = modes.filter(|(_, mode)| **mode == SpaceMode::Whole).map(|(id, _)| Box::from(*id));
