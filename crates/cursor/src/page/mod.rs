@@ -229,7 +229,7 @@ pub fn read_page<S: Source>(
         }
         let least = if request.as_records { LEAST_PORTION_OF_RECORDS } else { 1 };
         let room = request.page_size.saturating_sub(shown).clamp(least, PORTION);
-        let found = match Reading::new(request, &state) {
+        let found = match Reading::new(server, request, &state) {
             None => Vec::new(),
             Some(reading) => {
                 let found = reading.read(room, source).map_err(Error::Source)?;
