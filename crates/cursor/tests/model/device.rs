@@ -335,8 +335,7 @@ impl Device {
             return None;
         }
         let is_committed = |id: u32| {
-            let is_row =
-                |e: &Event| matches!(e, Event::Row(row) if row.id == id && state.ended.get(&row.at.xact.0) == Some(&true));
+            let is_row = |e: &Event| matches!(e, Event::Row(row) if row.id == id && state.ended.get(&row.at.xact.0) == Some(&true));
             node.events[..length].iter().any(is_row)
         };
         let excuses = Excuses {

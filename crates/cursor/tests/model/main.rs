@@ -80,7 +80,14 @@ fn schedules_that_once_lost_changes() {
         let set = |name| std::env::var_os(name).is_some();
         let (cut, forks) = (set("MANA_SYNC_MODEL_CUT"), set("MANA_SYNC_MODEL_FORKS"));
         let purges = set("MANA_SYNC_MODEL_PURGES");
-        let world = World { cut, spaces_change: !purges, forks, crashes: forks, purges, records: set("MANA_SYNC_MODEL_RECORDS") };
+        let world = World {
+            cut,
+            spaces_change: !purges,
+            forks,
+            crashes: forks,
+            purges,
+            records: set("MANA_SYNC_MODEL_RECORDS"),
+        };
         run(world, &choices).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }

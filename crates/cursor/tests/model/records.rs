@@ -226,7 +226,8 @@ impl Held {
         }
         let mut left = BTreeSet::new();
         if let Some(spaces) = spaces {
-            left = self.told.iter().flatten().filter(|space| !spaces.contains(space)).map(|space| Some(*space)).collect();
+            left =
+                self.told.iter().flatten().filter(|space| !spaces.contains(space)).map(|space| Some(*space)).collect();
             self.told = Some(spaces.clone());
         }
         let Some(told) = &self.told else { return false };

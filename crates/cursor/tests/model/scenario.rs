@@ -460,7 +460,8 @@ fn shortened(text: &str) -> String {
         error.filter(|error| error.contains("expected:"))
     };
     let lines = text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
-    let mut steps: Vec<Step> = lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a step")).collect();
+    let mut steps: Vec<Step> =
+        lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a step")).collect();
     let mut error = failure(&steps).expect("the scenario fails");
     // The same step fails, and it expects the same kind of thing.
     let kind = |error: &str| -> Vec<String> {
