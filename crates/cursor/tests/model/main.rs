@@ -62,7 +62,10 @@ fn check(world: World, choices: &Choices) -> Result<(), TestCaseError> {
 /// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model schedules -- --nocapture` also runs the schedule with these
 /// numbers, and prints its steps and what they do. With `MANA_SYNC_MODEL_CUT=1` cursors are cut. With
 /// `MANA_SYNC_MODEL_FORKS=1` servers fork and crash. With `MANA_SYNC_MODEL_PURGES=1` deletes are purged, and spaces
-/// stay as they are.
+/// stay as they are. With `MANA_SYNC_MODEL_RECORDS=1` devices pull records.
+///
+/// `MANA_SYNC_MODEL_SHORTEN=FILE cargo test --test model scenario -- --nocapture` prints the scenario in this file, which fails,
+/// without the steps that it fails without.
 #[test]
 fn schedules_that_once_lost_changes() {
     const JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT: &[u8] = &[
@@ -96,8 +99,8 @@ fn schedules_that_once_lost_changes() {
 #[test]
 fn schedules_read_back_as_scenarios() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 100, ..config() });
-    let outcome = runner.run(&(schedule(), any::<bool>()), |(choices, purges)| {
-        let world = World { cut: true, spaces_change: !purges, forks: true, crashes: true, purges, ..World::default() };
+    let outcome = runner.run(&(schedule(), any::<bool>(), any::<bool>()), |(choices, purges, records)| {
+        let world = World { cut: true, spaces_change: !purges, forks: true, crashes: true, purges, records };
         for line in run(world, &choices.0).map_err(TestCaseError::fail)?.lines() {
             let step: step::Step = line.parse().map_err(TestCaseError::fail)?;
             prop_assert_eq!(step.to_string(), line);
