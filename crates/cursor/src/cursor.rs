@@ -37,8 +37,8 @@ pub struct Walk {
     pub created_after: Option<i64>,
     /// Whether the pages of the walk show records, and not changes.
     pub as_records: bool,
-    /// Whether the reader may have held records when the walk began. A walk that began from a coverage always has such a
-    /// reader; the flag tells it of a walk that began at the beginning of the log.
+    /// Whether the reader may have held records, when the walk began, of what the walk reads from the beginning: of the
+    /// whole log, or of the spaces that joined.
     pub may_hold_records: bool,
     /// Whether a page of the walk was read with a coverage that this cursor had no room for. Its rows cannot be told from those
     /// that were covered before the walk.

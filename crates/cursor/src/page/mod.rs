@@ -216,6 +216,8 @@ pub fn read_page<S: Source>(
     // server has not reached in full. The server then shows no rows, because it could not show all.
     if state.coverage.as_ref().is_some_and(|local| local.coverage.order() > now.coverage.order())
         || state.walk.as_ref().is_some_and(|walk| !now.contains(&walk.target))
+        // A record is shown with its state now. It would lack the changes that the reader was given and this server does not show.
+        || (request.as_records && state.coverage.as_ref().is_some_and(|local| !now.contains(local)))
     {
         return Ok(Page::UNCHANGED);
     }
@@ -237,7 +239,7 @@ pub fn read_page<S: Source>(
         }
         let least = if request.as_records { LEAST_PORTION_OF_RECORDS } else { 1 };
         let room = request.page_size.saturating_sub(shown).clamp(least, PORTION);
-        let found = match Reading::new(request, &state) {
+        let found = match Reading::new(server, request, &state) {
             None => Vec::new(),
             Some(reading) => {
                 let found = reading.read(room, source).map_err(Error::Source)?;
@@ -347,7 +349,8 @@ struct ReaderState {
     covered: Vec<bool>,
     walk: Option<WalkState>,
     created_after: Option<i64>,
-    /// Whether the reader may hold records from an earlier walk.
+    /// Whether the reader may hold records of what its walk reads from the beginning: of the whole log, or of the spaces that
+    /// joined. An earlier walk that was not read to its end may have shown them.
     may_hold_records: bool,
     /// Whether the reader was given rows that are not in this log.
     holds_foreign_rows: bool,
@@ -423,7 +426,7 @@ impl ReaderState {
         self.covered = walk.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();
         self.cursor_spaces.clear();
         self.created_after = None;
-        self.may_hold_records = true;
+        self.may_hold_records = false;
         let is_at_target = walk.target.contains(now);
         let coverage = match self.coverage.take() {
             Some(coverage) => coverage.union(&walk.target),

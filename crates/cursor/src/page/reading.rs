@@ -2,6 +2,7 @@
 
 use super::{ReaderState, Request, SpaceMode, WalkState};
 use crate::Position;
+use crate::epoch::Server;
 use crate::plan::Plan;
 use crate::scan::{Filter, Source, Stream, StreamScan, merge_scans};
 
@@ -14,6 +15,8 @@ pub struct Reading<'a> {
     delta: Plan<'a>,
     /// What is read of the streams that begin at the beginning of the log.
     whole: Plan<'a>,
+    /// Whether the server is a standby.
+    is_standby: bool,
 }
 
 /// The properties of a row that decide whether it belongs to a walk, beside its position.
@@ -46,11 +49,11 @@ impl NotHeld {
 
 impl<'a> Reading<'a> {
     /// What is read in the walk of `state`. There is nothing to read without a walk.
-    pub(super) fn new(request: &'a Request<'a>, state: &'a ReaderState) -> Option<Reading<'a>> {
+    pub(super) fn new(server: &Server, request: &'a Request<'a>, state: &'a ReaderState) -> Option<Reading<'a>> {
         let walk = state.walk.as_ref()?;
         let delta = Plan::new(state.coverage.as_ref(), &walk.target);
         let whole = Plan::new(None, &walk.target);
-        Some(Reading { request, state, walk, delta, whole })
+        Some(Reading { request, state, walk, delta, whole, is_standby: server.in_recovery() })
     }
 
     /// Reads the next `room` rows. There are fewer only at the end of the walk.
@@ -109,9 +112,11 @@ impl<'a> Reading<'a> {
     }
 
     /// Whether earlier pages of the walk have passed this row. It is false for some rows that they have passed, where the base of
-    /// the walk was cut: rows that the reader had before the walk look the same.
+    /// the walk was cut: rows that the reader had before the walk look the same. It is false on a standby too: an earlier page may
+    /// come from the primary, after a compaction that removed the row and that the standby has not replayed.
     pub fn has_passed(&self, position: Position, row: RowOrigin<'_>) -> bool {
-        if self.walk.base_is_cut
+        if self.is_standby
+            || self.walk.base_is_cut
             || position > self.walk.resumed_at
             || self.state.created_after.is_some_and(|after| row.created_at <= after)
         {
@@ -127,8 +132,11 @@ impl<'a> Reading<'a> {
 
     /// The records that the reader cannot hold.
     pub fn not_held(&self) -> NotHeld {
+        if self.state.may_hold_records {
+            return NotHeld::default();
+        }
         if self.is_from_beginning() {
-            return NotHeld { everything: !self.state.may_hold_records, spaces: Vec::new() };
+            return NotHeld { everything: true, spaces: Vec::new() };
         }
         let modes = self.request.spaces.iter().zip(&self.walk.spaces);
         let joined = modes.filter(|(_, mode)| **mode == SpaceMode::Whole).map(|(id, _)| Box::from(*id));

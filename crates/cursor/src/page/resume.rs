@@ -121,7 +121,10 @@ impl ReaderState {
         let filter = secret.filter(request.table, request.excluded_client);
         let is_same_walk =
             |walk: &Walk| target.is_some() && walk.table == filter && walk.as_records == request.as_records;
+        // The reader may hold what earlier pages of that walk have shown.
+        let mut may_hold_records = coverage.is_none();
         if let Some(walk) = cursor.walk.take_if(|walk| !is_same_walk(walk)) {
+            may_hold_records |= !walk.joined.is_empty() || walk.may_hold_records;
             // The reader may have dropped the spaces that were left during the walk.
             cursor.spaces.retain(|hash| walk.left.binary_search(hash).is_err());
             covered_spaces = covered(&cursor);
@@ -133,7 +136,7 @@ impl ReaderState {
             covered: covered_spaces,
             walk: None,
             created_after: None,
-            may_hold_records: true,
+            may_hold_records,
             holds_foreign_rows,
             told: Some(told),
             purges: purges.mark(),
@@ -161,7 +164,7 @@ impl ReaderState {
             let (last, resumed_at, base_is_cut) = (walk.last, walk.last, walk.base_is_cut);
             state.walk = Some(WalkState { target, last, spaces: spaces.collect(), left, resumed_at, base_is_cut });
             state.created_after = walk.created_after;
-            state.may_hold_records = !from_beginning || walk.may_hold_records;
+            state.may_hold_records = walk.may_hold_records;
         }
         state.scope = Some((*secret, scope));
         Ok(Box::new(state))

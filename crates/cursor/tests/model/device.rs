@@ -1,6 +1,7 @@
 //! Devices: readers, each with its cursor and the rows that it was given.
 
-use crate::server::{Node, Row, Table};
+use crate::records::{Excuses, Held, Kept, RecordPage, WrongRecord};
+use crate::server::{Event, Node, Row, State, Table};
 use crate::wrong;
 use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
@@ -29,6 +30,37 @@ impl Rows<Row> for Room {
     }
 }
 
+/// The id of a space in requests.
+pub fn space_id(space: usize) -> String {
+    format!("space {space}")
+}
+
+/// What a page shows: changes, or records with the rows that the device sees of each.
+enum Shown {
+    Changes(Vec<Row>),
+    /// The last value has the deleted records that the page does not show.
+    Records(Vec<(usize, Vec<Row>)>, Vec<(usize, Vec<Row>)>),
+}
+
+impl Shown {
+    fn count(&self) -> usize {
+        match self {
+            Shown::Changes(rows) => rows.len(),
+            Shown::Records(records, _) => records.len(),
+        }
+    }
+
+    fn into_rows(self) -> Vec<Row> {
+        match self {
+            Shown::Changes(rows) => rows,
+            Shown::Records(records, _) => records.into_iter().flat_map(|(_, rows)| rows).collect(),
+        }
+    }
+}
+
+/// The cursor of a device, the spaces that it was told of, and its records.
+type Before = (Option<String>, BTreeSet<usize>, Option<Held>);
+
 #[derive(Clone, Debug)]
 pub struct Device {
     pub user: usize,
@@ -45,6 +77,15 @@ pub struct Device {
     /// Rows that the device may hold or lack: deletes that some server has purged, and the changes that they deleted. A
     /// reader of that server does not get them. A reader of a server that lost the purge in a failover gets them.
     pub excused: BTreeSet<u32>,
+    /// Updates that a compaction has removed from some server.
+    pub compacted: BTreeSet<u32>,
+    /// The records that the device holds, if it pulls records now or has done so before.
+    pub records: Option<Held>,
+    /// Whether the device pulls records now.
+    pub as_records: bool,
+    /// The cursor, the spaces and the records from before the device entered its last transaction. A client keeps what it got in a
+    /// transaction of its own only if that commits.
+    before: Option<(u64, Before)>,
     /// The open transaction on the primary in which the device writes and reads.
     pub writes_in: Option<u64>,
     /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
@@ -64,10 +105,46 @@ impl Device {
             rejoined: BTreeSet::new(),
             told: BTreeSet::new(),
             excused: BTreeSet::new(),
+            compacted: BTreeSet::new(),
+            records: None,
+            as_records: false,
+            before: None,
             writes_in: None,
             room: None,
             ends_pages_early: false,
         }
+    }
+
+    /// The device enters a transaction.
+    pub fn enter(&mut self, xact: u64) {
+        self.writes_in = Some(xact);
+        self.before = Some((xact, (self.cursor.clone(), self.told.clone(), self.records.clone())));
+    }
+
+    /// The transaction that the device entered last ended, if it is `xact`. A device that pulls records forgets what it got
+    /// in a transaction that did not commit.
+    pub fn end(&mut self, xact: u64, is_committed: bool) {
+        let Some((_, before)) = self.before.take_if(|(before, _)| *before == xact) else { return };
+        if !is_committed && self.records.is_some() {
+            (self.cursor, self.told, self.records) = before;
+        }
+    }
+
+    /// From now on the device pulls records. It keeps the changes that it has.
+    pub fn pull_records(&mut self) {
+        self.as_records = true;
+        if self.records.is_none() {
+            (self.cursor, self.records) = (None, Some(Held::new(Kept::Records)));
+        }
+    }
+
+    /// From now on the device pulls changes, and merges them into records. If it has pulled records, it lacks changes, and
+    /// so it begins again.
+    pub fn pull_changes(&mut self) {
+        if std::mem::take(&mut self.as_records) || self.records.is_none() {
+            (self.cursor, self.records, self.before) = (None, None, None);
+        }
+        self.records.get_or_insert_with(|| Held::new(Kept::Changes));
     }
 
     /// Pulls one page. Returns whether there is more.
@@ -99,7 +176,7 @@ impl Device {
         let open = open.into_iter().map(TransactionId).collect();
         let snapshot = Snapshot::new(TransactionId(xmax), open, own.into_iter().collect());
         let spaces: Vec<usize> = self.spaces.iter().copied().collect();
-        let names: Vec<String> = spaces.iter().map(|space| format!("space {space}")).collect();
+        let names: Vec<String> = spaces.iter().copied().map(space_id).collect();
         let ids: Vec<&[u8]> = names.iter().map(|name| name.as_bytes()).collect();
         let user = format!("user {}", self.user);
         let request = Request {
@@ -108,7 +185,7 @@ impl Device {
             spaces: &ids,
             table: None,
             page_size,
-            as_records: false,
+            as_records: self.as_records,
             excluded_client: None,
             cursor_without_rows: true,
             room: self.room,
@@ -119,57 +196,73 @@ impl Device {
             0 if self.ends_pages_early => 1 + self.delivered.len() % 4,
             _ => page_size,
         };
+        let (server, now) = (&state.server, (snapshot, Lsn(length as u64)));
         let mut rows = Room { rows: Vec::new(), room };
-        let page = read_page(
-            &state.server,
-            (snapshot, Lsn(length as u64)),
-            &request,
-            start,
-            &mut table,
-            &mut &state,
-            &mut rows,
-        );
-        let (page, rows) = match page {
-            Ok(page) => (page, rows.rows),
+        let mut records = RecordPage::new(&state, self.user, &self.spaces, page_size.min(room));
+        let page = match self.as_records {
+            true => read_page(server, now, &request, start, &mut table, &mut &state, &mut records),
+            false => read_page(server, now, &request, start, &mut table, &mut &state, &mut rows),
+        };
+        let shown = match self.as_records {
+            true => Shown::Records(records.shown, records.not_shown),
+            false => Shown::Changes(rows.rows),
+        };
+        let page = match page {
+            Ok(page) => page,
             Err(Error::Resync(Resync::Purged)) => {
                 if self.cursor.is_none() {
                     return Err(wrong("rows, as the device has no cursor", "an error: the cursor is purged"));
                 }
                 self.cursor = None;
                 self.delivered.clear();
+                self.records = self.records.as_ref().map(|records| Held::new(records.kept));
                 return Ok(true);
             }
             Err(error) => return Err(wrong("a page", format!("{error:?}"))),
         };
         let room = page_size.min(room);
-        if rows.len() > page_size || (page.more && rows.len() != room) {
+        let count = shown.count();
+        // A page of records may end with a walk, before the next walk reads a space that this one has skipped.
+        let is_short = if self.as_records { count == 0 } else { count != room };
+        if count > page_size.min(room) || (page.more && is_short) {
             let expected =
                 if page.more { format!("a page of {room} rows") } else { format!("at most {page_size} rows") };
-            return Err(wrong(expected, format!("{} rows", rows.len())));
+            return Err(wrong(expected, format!("{count} rows")));
         }
-        assert!(rows.windows(2).all(|pair| pair[0].at < pair[1].at) || rows.len() > 1, "order");
-        let mut is_issued = false;
+        let is_issued = matches!(page.next, NextCursor::Issue(_));
         match page.next {
-            NextCursor::Issue(cursor) => {
-                self.cursor = Some(cursor.to_text());
-                is_issued = true;
-            }
-            NextCursor::Unchanged if rows.is_empty() => {}
+            NextCursor::Issue(cursor) => self.cursor = Some(cursor.to_text()),
+            NextCursor::Unchanged if count == 0 => {}
             NextCursor::Unchanged => return Err(wrong("a new cursor with the rows", "the cursor unchanged")),
             NextCursor::NotWanted => return Err(wrong("a cursor", "no cursor")),
         }
+        let is_in = page.is_in.iter().zip(&spaces).filter(|(is_in, _)| **is_in).map(|(_, space)| *space);
+        let is_in: BTreeSet<usize> = is_in.collect();
         if page.known_spaces != KnownSpaces::Same {
-            let is_in = page.is_in;
-            self.told = spaces.iter().zip(is_in).filter(|(_, is_in)| *is_in).map(|(space, _)| *space).collect();
+            self.told = is_in.clone();
         }
         // What is not told now would not be told later: the next page knows the spaces of this page's cursor.
-        if is_issued && !self.told.is_subset(&self.spaces) {
-            return Err(wrong(
-                format!("that the device is in {:?}", self.spaces),
-                format!("that it is in {:?}", self.told),
-            ));
+        if is_issued && self.told != is_in {
+            return Err(wrong(format!("that the device is in {is_in:?}"), format!("that it is in {:?}", self.told)));
         }
-        for row in rows {
+        if is_issued && !is_in.is_subset(&self.spaces) {
+            return Err(wrong(format!("at most the spaces {:?}", self.spaces), format!("the spaces {is_in:?}")));
+        }
+        if let Some(held) = &mut self.records {
+            match &shown {
+                Shown::Changes(rows) => rows.iter().for_each(|row| held.add(row.record, vec![row.clone()])),
+                Shown::Records(records, not_shown) => {
+                    records.iter().for_each(|(record, rows)| held.replace(*record, rows.clone()));
+                    not_shown.iter().for_each(|(record, rows)| held.pass(*record, rows));
+                }
+            }
+            let told = (page.known_spaces != KnownSpaces::Same).then_some(&is_in);
+            if held.end_page(told, page.more) {
+                self.cursor = None;
+                return Ok(true);
+            }
+        }
+        for row in shown.into_rows() {
             *self.delivered.entry(row.id).or_default() += 1;
             *self.received.entry(row.id).or_default() += 1;
         }
@@ -179,8 +272,8 @@ impl Device {
     /// Pulls pages until the device is at rest.
     pub fn pull(&mut self, node: &Node, length: usize, in_recovery: bool, page_size: usize) -> Result<(), String> {
         self.received.clear();
-        // Each page has new rows or begins a walk.
-        let pages = 10 + 5 * length;
+        // Each page has new rows or begins a walk. A device that pulls records may have to pull from the beginning.
+        let pages = (10 + 5 * length) * if self.records.is_some() { 2 } else { 1 };
         for _ in 0..pages {
             if !self.next_page(node, length, in_recovery, page_size)? {
                 return Ok(());
@@ -193,6 +286,20 @@ impl Device {
     /// must be none.
     pub fn missing(&self, node: &Node, length: usize, in_recovery: bool) -> Vec<u32> {
         let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
+        let Some(ahead) = self.is_ahead(&state, in_recovery) else { return Vec::new() };
+        let missing = state.rows.iter().filter(|row| {
+            let shared = row
+                .space
+                .is_some_and(|space| self.spaces.contains(&space) && !(ahead && self.rejoined.contains(&space)));
+            !self.delivered.contains_key(&row.id)
+                && !self.excused.contains(&row.id)
+                && (row.user == self.user || shared)
+        });
+        missing.map(|row| row.id).collect()
+    }
+
+    /// Whether the cursor covers rows that the server does not show. `None` if the server may not be able to show anything.
+    fn is_ahead(&self, state: &State<'_>, in_recovery: bool) -> Option<bool> {
         // The cursor may cover rows that this server does not show: rows of the reader's own transaction that is
         // prepared now. Then the history of a joined space is not delivered yet.
         let cursor = self.cursor.as_ref().map(|text| Cursor::from_text(text.as_bytes()).expect("its own cursor"));
@@ -204,20 +311,39 @@ impl Device {
         let named =
             cursor.iter().flat_map(|cursor| cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target)));
         if in_recovery && named.into_iter().any(|seen| state.server.secret(seen.epoch).is_none()) {
-            return Vec::new();
+            return None;
         }
         // A walk whose target covers such rows does not go on either.
         if cursor.and_then(|cursor| cursor.walk).is_some_and(|walk| elsewhere(&walk.target)) {
-            return Vec::new();
+            return None;
         }
-        let missing = state.rows.iter().filter(|row| {
-            let shared = row
-                .space
-                .is_some_and(|space| self.spaces.contains(&space) && !(ahead && self.rejoined.contains(&space)));
-            !self.delivered.contains_key(&row.id)
-                && !self.excused.contains(&row.id)
-                && (row.user == self.user || shared)
-        });
-        missing.map(|row| row.id).collect()
+        Some(ahead)
+    }
+
+    /// A record of which the device holds something else than the server shows to it, if it pulls records and has pulled
+    /// from a server that shows everything that was written. There must be none.
+    pub fn wrong_record(
+        &self,
+        node: &Node,
+        length: usize,
+        in_recovery: bool,
+        has_failed_over: bool,
+    ) -> Option<WrongRecord> {
+        let held = self.records.as_ref()?;
+        let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
+        if self.is_ahead(&state, in_recovery) != Some(false) {
+            return None;
+        }
+        let is_committed = |id: u32| {
+            let is_row = |e: &Event| matches!(e, Event::Row(row) if row.id == id && state.ended.get(&row.at.xact.0) == Some(&true));
+            node.events[..length].iter().any(is_row)
+        };
+        let excuses = Excuses {
+            removed: &|row| self.excused.contains(&row) || self.compacted.contains(&row),
+            // A device may hold rows of a transaction of its own that was rolled back, and of a tail that was lost.
+            lost: &|row| has_failed_over || !is_committed(row),
+            skips_removed: has_failed_over,
+        };
+        held.wrong_record(&state, self.user, &self.spaces, &excuses)
     }
 }

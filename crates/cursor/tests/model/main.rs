@@ -8,6 +8,7 @@
 //! there in the same way.
 
 mod device;
+mod records;
 mod scenario;
 mod schedule;
 mod server;
@@ -72,14 +73,21 @@ fn schedules_that_once_lost_changes() {
         132, 1, 28, 16, 0, 46, 162, 0, 0, 0, 174, 231, 132, 0, 39, 2, 0, 0, 0, 58, 0, 45, 131, 0, 0, 109, 75, 23, 0, 2,
         0, 0, 0,
     ];
-    let world = World { cut: true, spaces_change: true, forks: false, crashes: false, purges: false };
+    let world = World { cut: true, spaces_change: true, ..World::default() };
     run(world, JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT).unwrap_or_else(|failure| panic!("{failure}"));
     if let Ok(choices) = std::env::var("MANA_SYNC_MODEL_TRACE") {
         let choices: Vec<u8> = choices.split(',').filter_map(|choice| choice.trim().parse().ok()).collect();
         let set = |name| std::env::var_os(name).is_some();
         let (cut, forks) = (set("MANA_SYNC_MODEL_CUT"), set("MANA_SYNC_MODEL_FORKS"));
         let purges = set("MANA_SYNC_MODEL_PURGES");
-        let world = World { cut, spaces_change: !purges, forks, crashes: forks, purges };
+        let world = World {
+            cut,
+            spaces_change: !purges,
+            forks,
+            crashes: forks,
+            purges,
+            records: set("MANA_SYNC_MODEL_RECORDS"),
+        };
         run(world, &choices).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
@@ -89,7 +97,7 @@ fn schedules_that_once_lost_changes() {
 fn schedules_read_back_as_scenarios() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 100, ..config() });
     let outcome = runner.run(&(schedule(), any::<bool>()), |(choices, purges)| {
-        let world = World { cut: true, spaces_change: !purges, forks: true, crashes: true, purges };
+        let world = World { cut: true, spaces_change: !purges, forks: true, crashes: true, purges, ..World::default() };
         for line in run(world, &choices.0).map_err(TestCaseError::fail)?.lines() {
             let step: step::Step = line.parse().map_err(TestCaseError::fail)?;
             prop_assert_eq!(step.to_string(), line);
@@ -104,41 +112,82 @@ proptest! {
 
     #[test]
     fn nothing_is_lost_and_nothing_repeated(choices in schedule()) {
-        check(World { cut: false, spaces_change: false, forks: false, crashes: false, purges: false }, &choices)?;
+        check(World::default(), &choices)?;
     }
 
     #[test]
     fn spaces_come_and_go(choices in schedule()) {
-        check(World { cut: false, spaces_change: true, forks: false, crashes: false, purges: false }, &choices)?;
+        check(World { spaces_change: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn nothing_is_lost_in_crashes(choices in schedule()) {
-        check(World { cut: false, spaces_change: true, forks: false, crashes: true, purges: false }, &choices)?;
+        check(World { spaces_change: true, crashes: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn nothing_is_lost_where_cursors_are_cut(choices in schedule()) {
-        check(World { cut: true, spaces_change: true, forks: false, crashes: false, purges: false }, &choices)?;
+        check(World { cut: true, spaces_change: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn nothing_is_lost_where_servers_fork_and_cursors_are_cut(choices in schedule()) {
-        check(World { cut: true, spaces_change: true, forks: true, crashes: true, purges: false }, &choices)?;
+        check(World { cut: true, spaces_change: true, forks: true, crashes: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn nothing_is_lost_where_servers_fork(choices in schedule()) {
-        check(World { cut: false, spaces_change: true, forks: true, crashes: true, purges: false }, &choices)?;
+        check(World { spaces_change: true, forks: true, crashes: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn what_was_purged_lives_on_no_device(choices in schedule()) {
-        check(World { cut: false, spaces_change: false, forks: false, crashes: false, purges: true }, &choices)?;
+        check(World { purges: true, ..World::default() }, &choices)?;
     }
 
     #[test]
     fn what_was_purged_lives_on_no_device_where_servers_fork(choices in schedule()) {
-        check(World { cut: true, spaces_change: false, forks: true, crashes: true, purges: true }, &choices)?;
+        check(World { cut: true, forks: true, crashes: true, purges: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn devices_hold_the_records_that_the_server_shows(choices in schedule()) {
+        check(World { records: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn devices_hold_the_records_of_spaces_that_come_and_go(choices in schedule()) {
+        check(World { records: true, spaces_change: true, crashes: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn no_record_is_lost_where_cursors_are_cut(choices in schedule()) {
+        check(World { records: true, cut: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn no_record_is_lost_where_spaces_change_and_cursors_are_cut(choices in schedule()) {
+        check(World { records: true, cut: true, spaces_change: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn no_record_is_lost_where_servers_fork(choices in schedule()) {
+        check(World { records: true, spaces_change: true, forks: true, crashes: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn no_record_is_lost_where_servers_fork_and_cursors_are_cut(choices in schedule()) {
+        let world = World { records: true, cut: true, spaces_change: true, forks: true, crashes: true, purges: false };
+        check(world, &choices)?;
+    }
+
+    #[test]
+    fn what_was_purged_lives_in_no_record(choices in schedule()) {
+        check(World { records: true, purges: true, ..World::default() }, &choices)?;
+    }
+
+    #[test]
+    fn what_was_purged_lives_in_no_record_where_servers_fork(choices in schedule()) {
+        check(World { records: true, cut: true, forks: true, crashes: true, purges: true, ..World::default() }, &choices)?;
     }
 }

@@ -5,7 +5,7 @@
 //! spaces, transactions and rows are free.
 
 use crate::device::Device;
-use crate::server::{Event, Node};
+use crate::server::{Event, Node, Op, Row};
 use crate::step::{End, Server, Step};
 use crate::{history, wrong};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +37,7 @@ pub struct Scenario {
     users: Names,
     spaces: Names,
     rows: Names,
+    records: Names,
     transactions: BTreeMap<String, u64>,
     pub devices: BTreeMap<String, Device>,
 }
@@ -51,6 +52,7 @@ impl Scenario {
             users: Names::default(),
             spaces: Names::default(),
             rows: Names::default(),
+            records: Names::default(),
             transactions: BTreeMap::new(),
             devices: BTreeMap::new(),
         }
@@ -76,6 +78,8 @@ impl Scenario {
             }
             Step::Room { device, transactions } => self.device(device)?.room = Some(*transactions),
             Step::ShortPages { device } => self.device(device)?.ends_pages_early = true,
+            Step::PullsRecords { device } => self.device(device)?.pull_records(),
+            Step::PullsChanges { device } => self.device(device)?.pull_changes(),
             Step::Join { device, space } => {
                 let space = self.spaces.number(space);
                 let device = self.device(device)?;
@@ -96,42 +100,62 @@ impl Scenario {
             }
             Step::Enter { device, transaction } => {
                 let xact = self.transaction(transaction)?;
-                self.device(device)?.writes_in = Some(xact);
+                let entering = self.device(device)?;
+                if entering.writes_in.is_some() {
+                    return Err(format!("{device} is in a transaction"));
+                }
+                entering.enter(xact);
             }
-            Step::Write { transaction, row, user, space, on } => {
-                let (xact, user) = (self.transaction(transaction)?, self.users.number(user));
-                let space = space.as_ref().map(|space| self.spaces.number(space));
-                let id = self.rows.number(row) as u32;
-                self.writable(*on)?.write(xact, user, space, id, None);
+            Step::Write { transaction, row, user, space, record, on } => {
+                // Without a name, each row has a record of its own.
+                let record = self.records.number(record.as_ref().unwrap_or(row));
+                self.write(transaction, row, (record, user, space.as_deref()), Op::Insert, *on)?;
+            }
+            Step::Update { transaction, row, user, space, record, on } => {
+                let record = self.records.number(record);
+                self.write(transaction, row, (record, user, space.as_deref()), Op::Update, *on)?;
             }
             Step::Delete { transaction, row, deleted, on } => {
                 let xact = self.transaction(transaction)?;
                 let (deleted_id, id) = (self.rows.number(deleted) as u32, self.rows.number(row) as u32);
                 let node = self.writable(*on)?;
                 let state = node.state(node.events.len(), false, Some(xact));
-                let found = state.rows.iter().find(|row| row.id == deleted_id && row.deletes.is_none());
-                let (user, space) =
-                    found.map(|row| (row.user, row.space)).ok_or(format!("{transaction} does not see {deleted}"))?;
-                node.write(xact, user, space, id, Some(deleted_id));
+                let found = state.rows.iter().find(|row| row.id == deleted_id && row.deletes().is_none());
+                let group = found.map(|row| row.group()).ok_or(format!("{transaction} does not see {deleted}"))?;
+                node.write(xact, id, group, Op::Delete(deleted_id));
             }
             Step::Purge { transaction, deletes } => {
                 let xact = self.transaction(transaction)?;
                 let ids: BTreeSet<u32> = deletes.iter().map(|row| self.rows.number(row) as u32).collect();
                 let mut rows = self.primary.purgeable();
-                rows.retain(|row| ids.contains(&row.id));
+                rows.retain(|(delete, _)| ids.contains(&delete.id));
                 if rows.len() != ids.len() || rows.is_empty() {
                     return Err("a purge removes deletes that are visible and that no other purge removes".into());
                 }
                 if self.primary.is_purging() {
                     return Err("another purge is in progress".into());
                 }
-                let removed: Vec<u32> =
-                    rows.iter().flat_map(|delete| [Some(delete.id), delete.deletes]).flatten().collect();
-                self.devices.values_mut().for_each(|device| device.excused.extend(removed.iter()));
-                self.primary.purge(xact, rows);
+                let removed: Vec<Row> = rows.into_iter().flat_map(|(_, removed)| removed).collect();
+                let ids = removed.iter().map(|row| row.id);
+                self.devices.values_mut().for_each(|device| device.excused.extend(ids.clone()));
+                self.primary.purge(xact, removed);
+            }
+            Step::Compact { transaction, rows } => {
+                let xact = self.transaction(transaction)?;
+                let removed: Vec<u32> = rows.iter().map(|row| self.rows.number(row) as u32).collect();
+                let superfluous = self.primary.superfluous();
+                if !removed.iter().all(|row| superfluous.contains(row)) {
+                    return Err("a compaction removes updates that later updates replace".into());
+                }
+                self.devices.values_mut().for_each(|device| device.compacted.extend(&removed));
+                self.primary.events.push(Event::Compact(xact, removed));
             }
             Step::End { transaction, end, on } => {
                 let xact = self.transaction(transaction)?;
+                let node = self.writable(*on)?;
+                if !node.live().contains(&xact) && !node.prepared().contains(&xact) {
+                    return Err(format!("{transaction} has ended"));
+                }
                 let event = match end {
                     End::Commit => Event::End(xact, true),
                     End::Rollback => Event::End(xact, false),
@@ -139,6 +163,9 @@ impl Scenario {
                 };
                 self.writable(*on)?.events.push(event);
                 if *on == Server::Primary {
+                    if *end != End::Prepare {
+                        self.devices.values_mut().for_each(|device| device.end(xact, *end == End::Commit));
+                    }
                     let devices = self.devices.values_mut().filter(|device| device.writes_in == Some(xact));
                     devices.for_each(|device| device.writes_in = None);
                 }
@@ -161,7 +188,7 @@ impl Scenario {
                 self.primary.events.truncate(self.primary.flushed);
                 self.primary.lose_live();
                 self.standby = self.standby.min(self.primary.flushed);
-                self.devices.values_mut().for_each(|device| device.writes_in = None);
+                self.leave_transactions();
             }
             Step::Failover => {
                 let timeline = self.primary.history.timeline.0 + 1;
@@ -176,7 +203,7 @@ impl Scenario {
                 self.old_primaries.push(std::mem::replace(&mut self.primary, promoted));
                 self.standby = self.primary.events.len();
                 self.has_failed_over = true;
-                self.devices.values_mut().for_each(|device| device.writes_in = None);
+                self.leave_transactions();
             }
             Step::LoseOldPrimary => drop(self.old_primaries.pop().ok_or("there is no old primary")?),
             Step::Gets { device, rows } => self.expect_rows(rows, &self.known_device(device)?.received)?,
@@ -203,7 +230,9 @@ impl Scenario {
             return device.pull(node, length, in_recovery, page_size);
         }
         device.pull(node, length, in_recovery, page_size)?;
-        if length == node.events.len() {
+        if length == node.events.len() && device.records.is_some() {
+            self.holds_records(&self.devices[name], self.node(from), length, in_recovery)?;
+        } else if length == node.events.len() {
             let missing = device.missing(node, length, in_recovery);
             if !missing.is_empty() {
                 let missing = self.list(missing.into_iter().map(|id| (id, 1)));
@@ -218,14 +247,41 @@ impl Scenario {
         Ok(())
     }
 
+    fn node(&self, server: Server) -> &Node {
+        match server {
+            Server::Primary | Server::Standby => &self.primary,
+            Server::OldPrimary(number) => {
+                let place = number.map_or(self.old_primaries.len() - 1, |number| number - 1);
+                &self.old_primaries[place]
+            }
+        }
+    }
+
+    /// Whether a device that pulls records holds each record as the server shows it to the device.
+    fn holds_records(&self, device: &Device, node: &Node, length: usize, in_recovery: bool) -> Result<(), String> {
+        let Some(wrong_record) = device.wrong_record(node, length, in_recovery, self.has_failed_over) else {
+            return Ok(());
+        };
+        let text = |rows: &BTreeSet<u32>| match rows.is_empty() {
+            true => "nothing".to_string(),
+            false => self.list(rows.iter().map(|id| (*id, 1))),
+        };
+        let (expected, found) = (text(&wrong_record.expected), text(&wrong_record.found));
+        let name = &self.records.0[wrong_record.record];
+        Err(wrong(format!("record {name} of {expected}"), format!("record {name} of {found}")))
+    }
+
     /// Whether a device holds what its scope allows: each row at least once, and exactly once where the contract says so.
     fn is_complete(&self, device: &Device) -> Result<(), String> {
+        if device.records.is_some() {
+            return self.holds_records(device, &self.primary, self.primary.events.len(), false);
+        }
         let state = self.primary.now();
         let row = |id: u32| self.list([(id, 1)]);
         let held = || self.list(device.delivered.clone());
         for delete in &state.purged {
             let holds = |id: u32| device.delivered.contains_key(&id);
-            let deleted = delete.deletes.expect("a delete");
+            let deleted = delete.deletes().expect("a delete");
             if holds(deleted) && !holds(delete.id) {
                 let (deleted, delete) = (row(deleted), row(delete.id));
                 return Err(wrong(
@@ -268,22 +324,51 @@ impl Scenario {
         Ok(())
     }
 
+    /// The transactions in progress that the devices are in have ended, in a crash.
+    fn leave_transactions(&mut self) {
+        for device in self.devices.values_mut() {
+            if let Some(xact) = device.writes_in.take() {
+                device.end(xact, false);
+            }
+        }
+    }
+
     /// Whether the user of a device is in a space.
     pub fn is_in(&mut self, device: &str, space: &str) -> bool {
         let space = self.spaces.number(space);
         self.devices[device].spaces.contains(&space)
     }
 
-    /// The number of the last row of a user and space that a transaction sees on a server. Deletes do not count.
+    /// The number of the last row of a user and space that a transaction sees on a server, of one record or of any.
+    /// Deletes do not count.
     pub fn last_written(
         &mut self,
         on: Server,
         xact: u64,
         user: &str,
         space: Option<&str>,
+        record: Option<&str>,
     ) -> Result<Option<u32>, String> {
         let (user, space) = (self.users.number(user), space.map(|space| self.spaces.number(space)));
-        Ok(self.writable(on)?.last_written(xact, user, space))
+        let record = record.map(|record| self.records.number(record));
+        Ok(self.writable(on)?.last_written(xact, user, space, record))
+    }
+
+    /// Writes a row of a record, a user and a space.
+    fn write(
+        &mut self,
+        transaction: &str,
+        row: &str,
+        (record, user, space): (usize, &str, Option<&str>),
+        op: Op,
+        on: Server,
+    ) -> Result<(), String> {
+        let xact = self.transaction(transaction)?;
+        let user = self.users.number(user);
+        let space = space.map(|space| self.spaces.number(space));
+        let id = self.rows.number(row) as u32;
+        self.writable(on)?.write(xact, id, (record, user, space), op);
+        Ok(())
     }
 
     fn expect_rows(&self, expected: &[String], found: &BTreeMap<u32, u32>) -> Result<(), String> {
@@ -361,4 +446,41 @@ fn scenarios() {
         }
     }
     assert!(failures.is_empty(), "\n{failures}");
+    if let Some(file) = std::env::var_os("MANA_SYNC_MODEL_SHORTEN") {
+        let text = std::fs::read_to_string(file).expect("a scenario that fails");
+        println!("{}", shortened(&text));
+    }
+}
+
+/// The steps of a scenario that fails, without those that it fails without, and how it fails then.
+fn shortened(text: &str) -> String {
+    let failure = |steps: &[Step]| {
+        let mut scenario = Scenario::new();
+        let error = steps.iter().find_map(|step| scenario.play(step).err());
+        error.filter(|error| error.contains("expected:"))
+    };
+    let lines = text.lines().filter_map(|line| line.split('#').next()).map(str::trim);
+    let mut steps: Vec<Step> =
+        lines.filter(|line| !line.is_empty()).map(|line| line.parse().expect("a step")).collect();
+    let mut error = failure(&steps).expect("the scenario fails");
+    // The same step fails, and it expects the same kind of thing.
+    let kind = |error: &str| -> Vec<String> {
+        let words = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        error.lines().take(2).map(words).collect()
+    };
+    let mut width = steps.len() / 2;
+    while width > 0 {
+        let (mut place, mut is_shorter) = (0, false);
+        while place < steps.len() {
+            let mut fewer = steps.clone();
+            fewer.drain(place..(place + width).min(steps.len()));
+            match failure(&fewer).filter(|found| kind(found) == kind(&error)) {
+                Some(found) => (steps, error, is_shorter) = (fewer, found, true),
+                None => place += width,
+            }
+        }
+        width = if is_shorter && width == 1 { 1 } else { width / 2 };
+    }
+    let steps: Vec<String> = steps.iter().map(Step::to_string).collect();
+    format!("{}\n# {}", steps.join("\n"), error.replace('\n', "\n# "))
 }

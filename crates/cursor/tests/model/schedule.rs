@@ -2,16 +2,16 @@
 
 use crate::device::Device;
 use crate::scenario::Scenario;
-use crate::server::Row;
 use crate::step::{End, Server, Step};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 const USERS: usize = 3;
 const SPACES: usize = 3;
+const RECORDS: usize = 3;
 
 /// What may happen in a schedule.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub struct World {
     /// Whether cursors have room for only a few open transactions, or for none.
     pub cut: bool,
@@ -19,6 +19,8 @@ pub struct World {
     pub forks: bool,
     pub crashes: bool,
     pub purges: bool,
+    /// Whether the rows are changes of a few records, and devices pull records.
+    pub records: bool,
 }
 
 /// An endless sequence of small numbers, made from the given ones.
@@ -74,6 +76,10 @@ fn space_name(space: usize) -> String {
     format!("s{space}")
 }
 
+fn record_name(record: usize) -> String {
+    format!("k{record}")
+}
+
 fn row_name(row: u32) -> String {
     format!("r{row}")
 }
@@ -109,14 +115,21 @@ impl Schedule<'_> {
                 let transactions = self.choose.below(20);
                 self.play(Step::Room { device: device.clone(), transactions })?;
             }
-            self.play(Step::ShortPages { device })?;
+            self.play(Step::ShortPages { device: device.clone() })?;
+            if world.records {
+                let step = match self.choose.below(3) {
+                    0 => Step::PullsChanges { device },
+                    _ => Step::PullsRecords { device },
+                };
+                self.play(step)?;
+            }
         }
         Ok(())
     }
 
     /// Plays one action. It may have several steps. It has none if there is no transaction, server or delete for it.
     fn act(&mut self, world: World) -> Result<(), String> {
-        match self.choose.below(16) {
+        match self.choose.below(if world.records { 20 } else { 16 }) {
             0 | 1 => {
                 let transaction = self.begin()?;
                 if self.choose.below(4) == 0 {
@@ -126,7 +139,7 @@ impl Schedule<'_> {
             2..=4 => {
                 if let Some(xact) = self.one_of(self.scenario.primary.live()) {
                     let user = self.choose.below(USERS);
-                    self.write(xact, user, Server::Primary)?;
+                    self.write(world, xact, user, Server::Primary)?;
                 }
             }
             5 | 6 => {
@@ -196,7 +209,7 @@ impl Schedule<'_> {
                         xact
                     }
                 };
-                self.write(xact, user, Server::Primary)?;
+                self.write(world, xact, user, Server::Primary)?;
                 let page_size = 1 + self.choose.below(3);
                 self.pull(device, Server::Primary, page_size)?;
             }
@@ -208,21 +221,29 @@ impl Schedule<'_> {
                     let on = Server::OldPrimary(Some(self.scenario.old_primaries.len()));
                     for xact in self.scenario.old_primaries.last().expect("the old primary").live() {
                         let user = self.choose.below(USERS);
-                        self.write(xact, user, on)?;
+                        self.write(world, xact, user, on)?;
                         self.end_transaction(xact, End::Commit, on)?;
                     }
                 } else {
                     self.play(Step::LoseOldPrimary)?;
                 }
             }
+            16 | 17 => {
+                let device = self.device();
+                let page_size = 1 + self.choose.below(2);
+                self.play(Step::Page { device, page_size })?;
+            }
+            18 => self.change_kind()?,
+            19 if world.purges => self.purge_at_once()?,
+            19 => self.compact()?,
             // If spaces change, the arm above matches 12.
-            12 if world.purges => {
+            12 if world.purges && !world.records => {
                 let xact = self.scenario.primary.next_xact;
                 let transaction = self.begin()?;
                 let mut deletes = self.scenario.primary.purgeable();
                 deletes.retain(|_| self.choose.below(3) == 0);
                 if !deletes.is_empty() && !self.scenario.primary.is_purging() {
-                    let deletes = deletes.iter().map(|row: &Row| row_name(row.id)).collect();
+                    let deletes = deletes.iter().map(|(delete, _)| row_name(delete.id)).collect();
                     self.play(Step::Purge { transaction, deletes })?;
                 }
                 if self.choose.below(3) != 0 {
@@ -239,6 +260,45 @@ impl Schedule<'_> {
             _ => {}
         }
         Ok(())
+    }
+
+    /// A device goes on with records in the place of changes, or the other way round.
+    fn change_kind(&mut self) -> Result<(), String> {
+        let device = self.device();
+        let step = match self.scenario.devices[&device].as_records {
+            true => Step::PullsChanges { device },
+            false => Step::PullsRecords { device },
+        };
+        self.play(step)
+    }
+
+    /// Purges deletes of records that no transaction in progress changes. The age of the deletes that a purge removes makes
+    /// sure of this.
+    fn purge_at_once(&mut self) -> Result<(), String> {
+        let mut deletes = self.scenario.primary.purgeable();
+        deletes.retain(|(delete, _)| !self.scenario.primary.is_being_changed(delete.record));
+        deletes.retain(|_| self.choose.below(3) != 0);
+        if deletes.is_empty() {
+            return Ok(());
+        }
+        let xact = self.scenario.primary.next_xact;
+        let transaction = self.begin()?;
+        let deletes = deletes.iter().map(|(delete, _)| row_name(delete.id)).collect();
+        self.play(Step::Purge { transaction, deletes })?;
+        self.end_transaction(xact, End::Commit, Server::Primary)
+    }
+
+    /// Removes some of the updates that later updates replace.
+    fn compact(&mut self) -> Result<(), String> {
+        let mut rows = self.scenario.primary.superfluous();
+        rows.retain(|_| self.choose.below(3) != 0);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let xact = self.scenario.primary.next_xact;
+        let transaction = self.begin()?;
+        self.play(Step::Compact { transaction, rows: rows.into_iter().map(row_name).collect() })?;
+        self.end_transaction(xact, End::Commit, Server::Primary)
     }
 
     /// Everything commits, each device pulls until it is at rest, and then it must be complete.
@@ -283,17 +343,29 @@ impl Schedule<'_> {
 
     /// Writes a row, or deletes the last one of the same user and space: every second row is a delete, if there is a
     /// row to delete.
-    fn write(&mut self, xact: u64, user: usize, on: Server) -> Result<(), String> {
+    fn write(&mut self, world: World, xact: u64, user: usize, on: Server) -> Result<(), String> {
         let space = Some(self.choose.below(SPACES + 1)).filter(|space| *space < SPACES).map(space_name);
         let (transaction, user, id) = (self.transactions[&xact].clone(), user_name(user), self.written);
         self.written += 1;
         let deleted = match id % 2 {
             0 => None,
-            _ => self.scenario.last_written(on, xact, &user, space.as_deref())?,
+            _ => self.scenario.last_written(on, xact, &user, space.as_deref(), None)?,
         };
         let row = row_name(id);
+        if world.records {
+            let record = record_name(self.choose.below(RECORDS));
+            let step = match self.choose.below(4) {
+                0 => match self.scenario.last_written(on, xact, &user, space.as_deref(), Some(&record))? {
+                    Some(deleted) => Step::Delete { transaction, row, deleted: row_name(deleted), on },
+                    None => Step::Update { transaction, row, user, space, record, on },
+                },
+                1 => Step::Write { transaction, row, user, space, record: Some(record), on },
+                _ => Step::Update { transaction, row, user, space, record, on },
+            };
+            return self.play(step);
+        }
         self.play(match deleted {
-            None => Step::Write { transaction, row, user, space, on },
+            None => Step::Write { transaction, row, user, space, record: None, on },
             Some(deleted) => Step::Delete { transaction, row, deleted: row_name(deleted), on },
         })
     }

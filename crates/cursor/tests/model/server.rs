@@ -15,8 +15,32 @@ pub struct Row {
     pub id: u32,
     pub user: usize,
     pub space: Option<usize>,
+    /// The record that the row changes.
+    pub record: usize,
+    pub op: Op,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    Insert,
+    Update,
+    /// The row deletes its record, of which it names an earlier row of the same user and space.
+    Delete(u32),
+}
+
+impl Row {
     /// The row that this row deletes, if it is a delete.
-    pub deletes: Option<u32>,
+    pub fn deletes(&self) -> Option<u32> {
+        match self.op {
+            Op::Delete(row) => Some(row),
+            Op::Insert | Op::Update => None,
+        }
+    }
+
+    /// The group of the row: the rows of one record by one user in one space.
+    pub fn group(&self) -> (usize, usize, Option<usize>) {
+        (self.record, self.user, self.space)
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -30,6 +54,8 @@ pub enum Event {
     /// A transaction purges deletes and the rows that they deleted. The last number is the mark of the purge, which no
     /// other purge has.
     Purge(u64, Vec<Row>, u64),
+    /// A transaction removes updates that later updates have made superfluous.
+    Compact(u64, Vec<u32>),
     End(u64, bool),
     /// Recovery ended. All transactions with smaller ids have ended, except the prepared ones.
     Recovered(u64),
@@ -77,12 +103,18 @@ impl Node {
         }
         let visible = |xact: &u64| ended.get(xact) == Some(&true) || own == Some(*xact);
         let visible_purges = events.iter().filter_map(|e| match e {
-            Event::Purge(by, deletes, mark) if visible(by) => Some((deletes, *mark)),
+            Event::Purge(by, removed, mark) if visible(by) => Some((removed, *mark)),
             _ => None,
         });
         let mark = visible_purges.clone().next_back().map_or(0, |(_, mark)| mark);
-        let purged: Vec<&Row> = visible_purges.flat_map(|(deletes, _)| deletes).collect();
-        let is_gone = |row: &Row| purged.iter().any(|delete| delete.id == row.id || delete.deletes == Some(row.id));
+        let compacted = events.iter().filter_map(|e| match e {
+            Event::Compact(by, removed) if visible(by) => Some(removed),
+            _ => None,
+        });
+        let mut gone: BTreeSet<u32> = compacted.flatten().copied().collect();
+        gone.extend(visible_purges.clone().flat_map(|(removed, _)| removed).map(|row| row.id));
+        let is_gone = |row: &Row| gone.contains(&row.id);
+        let purged = visible_purges.flat_map(|(removed, _)| removed).filter(|row| row.deletes().is_some()).collect();
         let rows = events
             .iter()
             .filter_map(|e| if let Event::Row(row) = e { Some(row) } else { None })
@@ -139,36 +171,72 @@ impl Node {
         self.next_xact += 1;
     }
 
-    pub fn write(&mut self, xact: u64, user: usize, space: Option<usize>, id: u32, deletes: Option<u32>) {
+    pub fn write(&mut self, xact: u64, id: u32, (record, user, space): (usize, usize, Option<usize>), op: Op) {
         let epoch = self.epoch(xact);
         let at = Position::new(epoch.0, xact, i64::from(id) + 1);
-        self.events.push(Event::Row(Row { at, id, user, space, deletes }));
+        self.events.push(Event::Row(Row { at, id, user, space, record, op }));
     }
 
-    /// The number of the last row of a user and space that a transaction sees. Deletes do not count.
-    pub fn last_written(&self, xact: u64, user: usize, space: Option<usize>) -> Option<u32> {
+    /// The number of the last row of a user and space that a transaction sees, of one record or of any. Deletes do not
+    /// count.
+    pub fn last_written(&self, xact: u64, user: usize, space: Option<usize>, record: Option<usize>) -> Option<u32> {
         let state = self.state(self.events.len(), false, Some(xact));
-        let written = state.rows.iter().filter(|row| row.user == user && row.space == space && row.deletes.is_none());
+        let is_of = |row: &&&Row| row.user == user && row.space == space && record.is_none_or(|id| id == row.record);
+        let written = state.rows.iter().filter(is_of).filter(|row| row.deletes().is_none());
         written.map(|row| row.id).max()
     }
 
-    /// The deletes that a purge may remove.
-    pub fn purgeable(&self) -> Vec<Row> {
+    /// The deletes that a purge may remove, each with all rows that go with it.
+    ///
+    /// A delete goes with the rows of its group that it deletes. No reader may see another record without them: see
+    /// `mana_sync_merge::purge`.
+    pub fn purgeable(&self) -> Vec<(Row, Vec<Row>)> {
         let state = self.now();
         // A row that another transaction is removing is locked.
         let locked = |row: &Row| {
             self.events.iter().any(|e| match e {
-                Event::Purge(by, deletes, _) => {
-                    let removes = |delete: &Row| {
-                        [Some(delete.id), delete.deletes].iter().any(|id| [Some(row.id), row.deletes].contains(id))
-                    };
-                    state.ended.get(by) != Some(&false) && deletes.iter().any(removes)
+                Event::Purge(by, removed, _) => {
+                    state.ended.get(by) != Some(&false) && removed.iter().any(|other| other.id == row.id)
                 }
                 _ => false,
             })
         };
-        let deletes = state.rows.iter().filter(|row| row.deletes.is_some() && !locked(row));
-        deletes.map(|row| (*row).clone()).collect()
+        let last_delete = |group| {
+            let rows = state.rows.iter().filter(|row| row.group() == group);
+            rows.filter(|row| row.deletes().is_some()).map(|row| row.id).max()
+        };
+        let allows = |delete: &Row| {
+            let rows = state.rows.iter().filter(|row| row.record == delete.record);
+            rows.clone().all(|row| {
+                let group = rows.clone().filter(|other| other.group() == row.group());
+                let live: Vec<&&Row> = group.filter(|other| Some(other.id) > last_delete(row.group())).collect();
+                live.is_empty()
+                    || (live.iter().all(|row| row.id > delete.id) && live.iter().any(|row| row.op == Op::Insert))
+            })
+        };
+        let deletes = state.rows.iter().filter(|row| last_delete(row.group()) == Some(row.id) && allows(row));
+        let with_deleted = deletes.map(|delete| {
+            let removed = state.rows.iter().filter(|row| row.group() == delete.group() && row.id <= delete.id);
+            ((*delete).clone(), removed.map(|row| (*row).clone()).collect::<Vec<Row>>())
+        });
+        with_deleted.filter(|(_, removed)| !removed.iter().any(locked)).collect()
+    }
+
+    /// The updates that a compaction may remove: a later update of the same group replaces each of them.
+    pub fn superfluous(&self) -> Vec<u32> {
+        let state = self.now();
+        let updates: Vec<&&Row> = state.rows.iter().filter(|row| row.op == Op::Update).collect();
+        let is_replaced = |row: &&&&Row| updates.iter().any(|later| later.group() == row.group() && later.id > row.id);
+        updates.iter().filter(is_replaced).map(|row| row.id).collect()
+    }
+
+    /// Whether a transaction in progress, prepared or not, has written a row of a record.
+    pub fn is_being_changed(&self, record: usize) -> bool {
+        let ended = self.now().ended;
+        let is_in_progress = |xact: u64| !ended.contains_key(&xact);
+        let is_change =
+            |e: &Event| matches!(e, Event::Row(row) if row.record == record && is_in_progress(row.at.xact.0));
+        self.events.iter().any(is_change)
     }
 
     /// Whether a purge is in progress: there is one at a time.
@@ -177,8 +245,8 @@ impl Node {
         self.events.iter().any(|e| matches!(e, Event::Purge(by, ..) if !ended.contains_key(by)))
     }
 
-    pub fn purge(&mut self, xact: u64, deletes: Vec<Row>) {
-        self.events.push(Event::Purge(xact, deletes, self.run << 32 | xact));
+    pub fn purge(&mut self, xact: u64, removed: Vec<Row>) {
+        self.events.push(Event::Purge(xact, removed, self.run << 32 | xact));
     }
 
     /// The epoch that a transaction writes in. Opens the epoch if there is none.

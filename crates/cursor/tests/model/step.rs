@@ -12,14 +12,18 @@ pub enum Step {
     Device { device: String, user: String, spaces: Vec<String> },
     Room { device: String, transactions: usize },
     ShortPages { device: String },
+    PullsRecords { device: String },
+    PullsChanges { device: String },
     Join { device: String, space: String },
     Leave { device: String, space: String },
     Begin { transaction: String },
     Savepoint { transaction: String },
     Enter { device: String, transaction: String },
-    Write { transaction: String, row: String, user: String, space: Option<String>, on: Server },
+    Write { transaction: String, row: String, user: String, space: Option<String>, record: Option<String>, on: Server },
+    Update { transaction: String, row: String, user: String, space: Option<String>, record: String, on: Server },
     Delete { transaction: String, row: String, deleted: String, on: Server },
     Purge { transaction: String, deletes: Vec<String> },
+    Compact { transaction: String, rows: Vec<String> },
     End { transaction: String, end: End, on: Server },
     Pull { device: String, from: Server, page_size: Option<usize> },
     Page { device: String, page_size: usize },
@@ -96,18 +100,27 @@ impl fmt::Display for Step {
             Step::Device { device, user, spaces } => write!(f, "device {device} {user}{}", Words(spaces)),
             Step::Room { device, transactions } => write!(f, "room {device} {transactions}"),
             Step::ShortPages { device } => write!(f, "short-pages {device}"),
+            Step::PullsRecords { device } => write!(f, "pulls-records {device}"),
+            Step::PullsChanges { device } => write!(f, "pulls-changes {device}"),
             Step::Join { device, space } => write!(f, "join {device} {space}"),
             Step::Leave { device, space } => write!(f, "leave {device} {space}"),
             Step::Begin { transaction } => write!(f, "begin {transaction}"),
             Step::Savepoint { transaction } => write!(f, "savepoint {transaction}"),
             Step::Enter { device, transaction } => write!(f, "enter {device} {transaction}"),
-            Step::Write { transaction, row, user, space, on } => {
-                write!(f, "write {transaction} {row} {user}{}{}", Words(space.as_slice()), Clause("on", *on))
+            Step::Write { transaction, row, user, space, record, on } => {
+                write!(f, "write {transaction} {row} {user}{}", Words(space.as_slice()))?;
+                record.as_ref().map_or(Ok(()), |record| write!(f, " of {record}"))?;
+                write!(f, "{}", Clause("on", *on))
+            }
+            Step::Update { transaction, row, user, space, record, on } => {
+                let space = Words(space.as_slice());
+                write!(f, "update {transaction} {row} {user}{space} of {record}{}", Clause("on", *on))
             }
             Step::Delete { transaction, row, deleted, on } => {
                 write!(f, "delete {transaction} {row} {deleted}{}", Clause("on", *on))
             }
             Step::Purge { transaction, deletes } => write!(f, "purge {transaction}{}", Words(deletes)),
+            Step::Compact { transaction, rows } => write!(f, "compact {transaction}{}", Words(rows)),
             Step::End { transaction, end, on } => {
                 let end = match end {
                     End::Commit => "commit",
@@ -183,6 +196,8 @@ impl FromStr for Step {
             }
             ("room", [device, size]) => Step::Room { device: device.to_string(), transactions: number(size)? },
             ("short-pages", [device]) => Step::ShortPages { device: device.to_string() },
+            ("pulls-records", [device]) => Step::PullsRecords { device: device.to_string() },
+            ("pulls-changes", [device]) => Step::PullsChanges { device: device.to_string() },
             ("join", [device, space]) => Step::Join { device: device.to_string(), space: space.to_string() },
             ("leave", [device, space]) => Step::Leave { device: device.to_string(), space: space.to_string() },
             ("begin", [transaction]) => Step::Begin { transaction: transaction.to_string() },
@@ -190,16 +205,24 @@ impl FromStr for Step {
             ("enter", [device, transaction]) => {
                 Step::Enter { device: device.to_string(), transaction: transaction.to_string() }
             }
-            ("write", rest) => match server(rest, "on")? {
-                ([transaction, row, user, space @ ..], on) if space.len() <= 1 => Step::Write {
-                    transaction: transaction.to_string(),
-                    row: row.to_string(),
-                    user: user.to_string(),
-                    space: space.first().map(|space| space.to_string()),
-                    on,
-                },
-                _ => return unknown(),
-            },
+            ("write" | "update", rest) => {
+                let (rest, on) = server(rest, "on")?;
+                let (rest, record) = match rest {
+                    [rest @ .., "of", record] => (rest, Some(record.to_string())),
+                    rest => (rest, None),
+                };
+                let [transaction, row, user, space @ ..] = rest else { return unknown() };
+                if space.len() > 1 {
+                    return unknown();
+                }
+                let (transaction, row, user) = (transaction.to_string(), row.to_string(), user.to_string());
+                let space = space.first().map(|space| space.to_string());
+                match (verb, record) {
+                    ("write", record) => Step::Write { transaction, row, user, space, record, on },
+                    (_, Some(record)) => Step::Update { transaction, row, user, space, record, on },
+                    (_, None) => return unknown(),
+                }
+            }
             ("delete", rest) => match server(rest, "on")? {
                 ([transaction, row, deleted], on) => Step::Delete {
                     transaction: transaction.to_string(),
@@ -211,6 +234,9 @@ impl FromStr for Step {
             },
             ("purge", [transaction, deletes @ ..]) => {
                 Step::Purge { transaction: transaction.to_string(), deletes: names(deletes) }
+            }
+            ("compact", [transaction, rows @ ..]) => {
+                Step::Compact { transaction: transaction.to_string(), rows: names(rows) }
             }
             ("commit" | "rollback" | "prepare", rest) => match server(rest, "on")? {
                 ([transaction], on) => {
