@@ -90,7 +90,7 @@ pub struct Device {
     is_refused: bool,
     /// How many changes were rejected.
     pub rejected: usize,
-    /// How often it pulled from the beginning, except for resyncs.
+    /// How often it began again from the beginning, except for resyncs. Its first pull does not count.
     pub begun_again: usize,
     /// How many answers, changes or records, and bytes it was given.
     pub received: (usize, usize, usize),
