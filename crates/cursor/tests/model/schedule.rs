@@ -129,7 +129,7 @@ impl Schedule<'_> {
 
     /// Plays one action. It may have several steps. It has none if there is no transaction, server or delete for it.
     fn act(&mut self, world: World) -> Result<(), String> {
-        match self.choose.below(if world.records { 20 } else { 16 }) {
+        match self.choose.below(if world.records { 21 } else { 16 }) {
             0 | 1 => {
                 let transaction = self.begin()?;
                 if self.choose.below(4) == 0 {
@@ -234,6 +234,7 @@ impl Schedule<'_> {
                 self.play(Step::Page { device, page_size })?;
             }
             18 => self.change_kind()?,
+            20 if world.spaces_change => self.leave_for_a_page()?,
             19 if world.purges => self.purge_at_once()?,
             19 => self.compact()?,
             // If spaces change, the arm above matches 12.
@@ -270,6 +271,23 @@ impl Schedule<'_> {
             false => Step::PullsRecords { device },
         };
         self.play(step)
+    }
+
+    /// A device leaves a space, gets a page, joins the space again, and may go on with the other kind of page.
+    fn leave_for_a_page(&mut self) -> Result<(), String> {
+        let device = self.device();
+        let space = space_name(self.choose.below(SPACES));
+        if !self.scenario.is_in(&device, &space) {
+            return Ok(());
+        }
+        self.play(Step::Page { device: device.clone(), page_size: 1 })?;
+        self.play(Step::Leave { device: device.clone(), space: space.clone() })?;
+        self.play(Step::Page { device: device.clone(), page_size: 1 })?;
+        self.play(Step::Join { device: device.clone(), space })?;
+        if !self.scenario.devices[&device].as_records {
+            self.play(Step::PullsRecords { device })?;
+        }
+        Ok(())
     }
 
     /// Purges deletes of records that no transaction in progress changes. The age of the deletes that a purge removes makes
