@@ -54,5 +54,5 @@ COMMENT ON FUNCTION mana_sync.within_bounds(text, text, text, text, text, jsonb,
 CREATE FUNCTION mana_sync.note_change() RETURNS trigger
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_note_change';
 COMMENT ON FUNCTION mana_sync.note_change() IS
-    'Trigger function of mana_sync.sync_changes. Collects the user and the space of each inserted row, whose '
-    'listeners are notified after the transaction commits.';
+    'Trigger function of mana_sync.sync_changes. Collects the user, space, app, table and client of each inserted row, '
+    'for the wake-ups that are sent after the transaction commits.';

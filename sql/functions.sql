@@ -152,8 +152,9 @@ CREATE FUNCTION mana_sync.pull(
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
 COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[], boolean, boolean) IS
     'Returns one page of the changes that the user may see and has not received yet, as {"serverChanges", '
-    '"conflicts", "syncedUntil", "hasMore"}; with as_records the records that these changes made, under "records". '
-    'syncedUntil is the since argument of the next call. With echo, the changes of client_id are returned too.';
+    '"conflicts", "syncedUntil", "hasMore"}. syncedUntil is the since argument of the next call. The changes of '
+    'client_id are left out, except with echo. With as_records, "serverChanges" is empty, and "records" has the current '
+    'state of the records that these changes belong to, those of client_id included.';
 
 CREATE FUNCTION mana_sync.sync(
     user_id   text,

@@ -160,7 +160,7 @@ INSERT INTO mana_sync.channel_key VALUES (pg_catalog.uuid_send(pg_catalog.gen_ra
 CREATE TRIGGER sync_changes_note BEFORE INSERT ON mana_sync.sync_changes
     FOR EACH ROW EXECUTE FUNCTION mana_sync.note_change();
 COMMENT ON TRIGGER sync_changes_note ON mana_sync.sync_changes IS
-    'Collects the user and the space of each inserted row for wake-ups. Does nothing if wake-ups are not configured.';
+    'Collects the user, space, app, table and client of each inserted row for wake-ups. Does nothing if wake-ups are not configured.';
 
 -- pg_dump saves the rows of an extension's table only if the table is marked. The sequence is marked too, because its value
 -- orders the rows that are written after a restore.

@@ -6,14 +6,17 @@
 
 #[pgrx::pg_schema]
 mod benches {
-    use crate::api::{merge_changes, push};
+    use crate::api::push;
     use crate::call::Call;
     use crate::error::Error;
+    use crate::merged::State;
     use crate::page::{self, ClientFilter, PageRow, TakeRows};
+    use crate::pg::heap::Descriptor;
     use crate::pg::jsonb::{Jsonb, parse};
     use crate::pg::memory::{Memory, with_scratch};
+    use crate::pg::spi::SlotRow;
     use crate::wire::changeset::Changeset;
-    use crate::wire::response::Response;
+    use crate::wire::response::{End, Response};
     use mana_sync_cursor::Position;
     use mana_sync_cursor::page::{NextCursor, Request, Rows, Start, Taken};
     use mana_sync_merge::change::{Change, Op};
@@ -78,7 +81,7 @@ mod benches {
         let mut cursor = String::new();
         let read = Call::PLAIN.in_scope(memory, Some(USER), Some(vec![Some(b"home")]), |spi, scope| {
             let changeset = Changeset::parse(changeset().root(), memory)?;
-            push::record(spi, scope, b"app", None, &changeset.changes)?;
+            push::record(spi, scope, b"app", None, &changeset)?;
             let request = Request {
                 user: scope.user,
                 app: b"app",
@@ -105,9 +108,16 @@ mod benches {
         assert_eq!(copies.len(), 100);
         assert!(!cursor.is_empty());
         iter_in_memory(b, move |memory| {
-            let mut response = Response::new(memory);
+            let mut response = Response::of_changes(memory);
             black_box(&copies).iter().for_each(|row| assert_eq!(response.take(Position::START, *row), Taken::Shown));
-            black_box(response.finish(&cursor, false, false));
+            black_box(response.finish(&End {
+                synced_until: &cursor,
+                more: false,
+                spaces: None,
+                rejected: None,
+                begin_again: false,
+                resync_required: false,
+            }));
         });
     }
 
@@ -132,7 +142,7 @@ mod benches {
         };
         let changes: Vec<_> = (0..21).map(change).collect();
         iter_in_memory(b, move |memory| {
-            let mut state = crate::merged::State::new(memory);
+            let mut state = State::new(memory);
             for change in black_box(&changes) {
                 state.apply(change, Some(b"home"), memory);
             }

@@ -16,7 +16,7 @@
 
 mod changes_since;
 mod export_changes;
-pub mod merge_changes;
+mod merge_changes;
 mod pull;
 pub mod push;
 mod record_change;

@@ -144,6 +144,7 @@ impl Answering<'_, '_> {
             more: page.more,
             spaces: spaces.as_deref(),
             rejected: self.pushed.and_then(Pushed::rejected),
+            begin_again: page.holds_foreign_rows,
             resync_required: false,
         }))
     }
@@ -169,6 +170,13 @@ impl Answering<'_, '_> {
             false => Response::of_changes(memory),
         };
         let synced_until = &Cursor::default().to_text();
-        response.finish(&End { synced_until, more: false, spaces: None, rejected: None, resync_required: true })
+        response.finish(&End {
+            synced_until,
+            more: false,
+            spaces: None,
+            rejected: None,
+            begin_again: false,
+            resync_required: true,
+        })
     }
 }

@@ -322,6 +322,7 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
             let memory = self.spi.memory();
             let read = self.scope.iter().zip(&self.is_read).filter(|(_, is_read)| **is_read);
             self.spaces = memory.array(TEXT, read.map(|(id, _)| memory.text(id)));
+            debug_assert!(self.done.is_empty(), "a page ends where spaces join");
         }
         // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
         if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {

@@ -100,7 +100,7 @@ pub struct Failure {
     pub lacks_privilege: bool,
     /// Its message.
     pub message: String,
-    cause: CaughtError,
+    cause: Box<CaughtError>,
 }
 
 impl Failure {
@@ -129,8 +129,8 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
         };
         pg_sys::error_context_stack = &raw mut callback;
         let result = pg_sys::PgTryBuilder::new(AssertUnwindSafe(|| Ok(body())))
-            .catch_others(Err)
-            .catch_rust_panic(Err)
+            .catch_others(|cause| Err(Box::new(cause)))
+            .catch_rust_panic(|cause| Err(Box::new(cause)))
             .execute();
         pg_sys::error_context_stack = callback.previous;
         match &result {
@@ -141,7 +141,7 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
         pg_sys::CurrentResourceOwner = owner;
         result
     };
-    result.map_err(|cause| match &cause {
+    result.map_err(|cause| match &*cause {
         CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
             // pgrx knows the SQLSTATEs that PostgreSQL defines, and takes every other one for an internal error.
             let code = match report.sql_error_code() {

@@ -42,7 +42,9 @@ pub struct End<'e> {
     pub spaces: Option<&'e [&'e [u8]]>,
     /// The changes of the reader that were not recorded, where they are told.
     pub rejected: Option<&'e [Rejected<'e>]>,
-    /// Whether the reader has to begin again.
+    /// Whether the reader holds changes that are not in the log.
+    pub begin_again: bool,
+    /// Whether the reader has to begin again, and was not answered.
     pub resync_required: bool,
 }
 
@@ -77,6 +79,9 @@ impl<'m> Response<'m> {
         if let Some(spaces) = end.spaces {
             json.raw(",\"spaces\":");
             write_strings(json, spaces.iter().copied());
+        }
+        if end.begin_again {
+            json.raw(",\"beginAgain\":true");
         }
         json.raw(if end.resync_required { ",\"resyncRequired\":true}" } else { "}" });
         self.json.finish()

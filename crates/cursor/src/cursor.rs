@@ -51,8 +51,9 @@ impl Cursor {
         self.coverage.as_ref().or(self.walk.as_ref().map(|walk| &walk.target)).map(|coverage| coverage.epoch)
     }
 
-    /// The last `seq` that the cursor covers of a transaction in progress, now or at the end of its walk. It is 0 if
-    /// the cursor covers no row of the transaction.
+    /// The greatest `seq` up to which the cursor names the rows of a partial transaction as covered, by its coverage or by the
+    /// target of its walk. It is 0 if neither names the transaction as partial, even if the transaction had ended and is
+    /// covered as a whole. A coverage of another epoch, or with a `new_history`, does not count.
     pub fn covered_seq(&self, epoch: EpochNumber, xact: TransactionId) -> i64 {
         let coverages = self.coverage.iter().chain(self.walk.iter().map(|walk| &walk.target));
         coverages

@@ -66,7 +66,7 @@ impl Drop for Beside {
 }
 
 /// A temporary directory for a server. The server's socket is in it. The server's data directory is `data` in it, or
-/// `data` one level below.
+/// a subdirectory of `data`.
 ///
 /// When this value is dropped, or its owner is killed, a watchdog process stops the server without a checkpoint and
 /// removes the directory.

@@ -14,6 +14,7 @@ use crate::pg::xact::{self, SqlState};
 use crate::wire::changeset::Change;
 use crate::wire::response::Rejected;
 use std::convert::Infallible;
+use std::ops::Range;
 
 static INSERT: Statement = statement!(
     "insert.sql",
@@ -123,7 +124,8 @@ impl<'s> Batch<'s> {
         let (mut inserted, mut is_refused) = (Vec::with_capacity(rows.len()), vec![false; rows.len()]);
         let mut most = rows.len();
         // The ranges of rows that are still to be tried, the next one last.
-        let mut ranges = vec![0..rows.len()];
+        let mut ranges: Vec<Range<usize>> = Vec::new();
+        ranges.push(0..rows.len());
         while let Some(range) = ranges.pop() {
             if range.len() > most {
                 ranges.extend([range.start + most..range.end, range.start..range.start + most]);

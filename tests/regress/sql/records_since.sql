@@ -108,6 +108,10 @@ SELECT records FROM page('hal', '{home,work}', :'next');
 -- From the beginning too, because without the space the record lives.
 SELECT records FROM page('hal', '{home,work}');
 SELECT records FROM page('hal', '{home}');
+-- A space joins in the middle of a walk. A record that the walk shows without the space comes again with it, on the next page.
+SELECT change('ned', 'n1', 1), change('ned', 'n2', 1), change('ola', 'n2', 2, 'club') \g /dev/null
+SELECT records, next FROM page('ned', '{}', NULL, 1) \gset
+SELECT :'records' AS first, records FROM pages('ned', '{club}', :'next', 10);
 
 -- == Who sees what: a stranger nothing, another app nothing, one table alone
 SELECT records FROM page('ivy', '{}');

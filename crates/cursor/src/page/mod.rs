@@ -107,6 +107,9 @@ pub struct Page {
     pub next: NextCursor,
     /// Whether the page was filled, so that there may be more rows now.
     pub more: bool,
+    /// Whether the reader was given rows that are not in this log: its cursor is of a history that this server does not share, or of
+    /// another reader. The page goes on as if it had not been given them.
+    pub holds_foreign_rows: bool,
     /// What the reader knows of its spaces.
     pub known_spaces: KnownSpaces,
     /// The reader's spaces: for each space of the scope, whether the reader is in it now.
@@ -130,8 +133,13 @@ pub enum KnownSpaces {
 impl Page {
     /// The page of a server that cannot tell more for now. It does not say which spaces the reader has left: the cursor stays as it was,
     /// and would still cover a space that the reader has dropped.
-    pub const UNCHANGED: Page =
-        Page { next: NextCursor::Unchanged, more: false, known_spaces: KnownSpaces::Same, is_in: Vec::new() };
+    pub const UNCHANGED: Page = Page {
+        next: NextCursor::Unchanged,
+        more: false,
+        holds_foreign_rows: false,
+        known_spaces: KnownSpaces::Same,
+        is_in: Vec::new(),
+    };
 }
 
 /// The cursor at which the next page begins.
@@ -194,7 +202,8 @@ pub fn read_page<S: Source>(
             Start::Beginning(_) => {
                 let is_in = vec![true; request.spaces.len()];
                 let next = NextCursor::Issue(Cursor::default());
-                Ok(Page { next, more: false, known_spaces: KnownSpaces::Nothing, is_in })
+                let known_spaces = KnownSpaces::Nothing;
+                Ok(Page { next, more: false, holds_foreign_rows: false, known_spaces, is_in })
             }
         };
     };
@@ -217,7 +226,8 @@ pub fn read_page<S: Source>(
         return Err(Error::Resync(Resync::Purged));
     }
     let end = |state: &ReaderState| (NextCursor::Issue(state.cursor(server, request)), state.spaces());
-    let page = |(next, (known_spaces, is_in)), more| Ok(Page { next, more, known_spaces, is_in });
+    let holds_foreign_rows = state.holds_foreign_rows;
+    let page = |(next, (known_spaces, is_in)), more| Ok(Page { next, more, holds_foreign_rows, known_spaces, is_in });
     let (mut shown, mut passed) = (0, 0);
     // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
     // state between two walks may have no room for all that the reader has been given. The reader would come back to it
@@ -342,6 +352,8 @@ struct ReaderState {
     /// Whether the reader may hold records of what its walk reads from the beginning: of the whole log, or of the spaces that
     /// joined. An earlier walk that was not read to its end may have shown them.
     may_hold_records: bool,
+    /// Whether the reader was given rows that are not in this log.
+    holds_foreign_rows: bool,
     /// The spaces that the reader was told of when it got its cursor. `None` without a cursor.
     told: Option<Told>,
     /// The mark of the latest purge.

@@ -76,6 +76,7 @@ impl ReaderState {
             walk: None,
             created_after: None,
             may_hold_records: false,
+            holds_foreign_rows: false,
             told: None,
             purges: purges.mark(),
             stale: false,
@@ -97,13 +98,13 @@ impl ReaderState {
         // A cursor of another reader counts for nothing, not even as stale.
         if secret.is_some_and(|secret| cursor.reader != secret.reader(request.user, request.app)) {
             let beginning = ReaderState::beginning(request, purges);
-            return Ok(Box::new(ReaderState { may_hold_records: true, ..beginning }));
+            return Ok(Box::new(ReaderState { may_hold_records: true, holds_foreign_rows: true, ..beginning }));
         }
         let coverage = coverage.shared();
         let stale = !has_every_purge(&cursor, coverage.as_ref(), target.as_ref(), purges);
         let Some(secret) = secret.filter(|_| !is_foreign) else {
             let beginning = ReaderState::beginning(request, purges);
-            return Ok(Box::new(ReaderState { stale, may_hold_records: true, ..beginning }));
+            return Ok(Box::new(ReaderState { stale, may_hold_records: true, holds_foreign_rows: true, ..beginning }));
         };
         let scope = scope_hashes(secret, request);
         let covered = |cursor: &Cursor| -> Vec<bool> {
@@ -114,6 +115,8 @@ impl ReaderState {
             Some(walk) => Told::in_walk(&cursor.spaces, walk, &scope),
             None => Told { of_scope: covered_spaces.clone(), count: cursor.spaces.len() },
         };
+        // The reader was given rows of a walk whose target this server does not share.
+        let holds_foreign_rows = cursor.walk.is_some() && target.is_none();
         // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
         let filter = secret.filter(request.table, request.excluded_client);
         let is_same_walk =
@@ -134,6 +137,7 @@ impl ReaderState {
             walk: None,
             created_after: None,
             may_hold_records,
+            holds_foreign_rows,
             told: Some(told),
             purges: purges.mark(),
             stale,

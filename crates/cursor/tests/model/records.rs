@@ -121,7 +121,7 @@ impl Rows<Row> for RecordPage<'_> {
             return Taken::Passed;
         }
         match self.read(row.record) {
-            Some(_) if self.room == 0 => return Taken::Full,
+            Some(_) if self.room == 0 => Taken::Full,
             Some(rows) => {
                 self.room -= 1;
                 self.next.pop_front();
@@ -312,7 +312,7 @@ impl Held {
                 let was_lost = held.is_empty() && self.ever.iter().any(|(of, row)| *of == record && is_lost(row));
                 was_lost || (essential(&found) == essential(&shown) && (has_lost || is_unknown || is_live(held)))
             };
-            (!is_right).then(|| WrongRecord { record, expected: shown, found })
+            (!is_right).then_some(WrongRecord { record, expected: shown, found })
         })
     }
 }

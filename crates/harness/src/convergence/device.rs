@@ -90,7 +90,7 @@ pub struct Device {
     is_refused: bool,
     /// How many changes were rejected.
     pub rejected: usize,
-    /// How often it pulled from the beginning, except for resyncs.
+    /// How often it began again from the beginning, except for resyncs. Its first pull does not count.
     pub begun_again: usize,
     /// How many answers, changes or records, and bytes it was given.
     pub received: (usize, usize, usize),
@@ -218,7 +218,8 @@ impl Device {
         // A standby that cannot show more yet returns the cursor that it was sent. The walk goes on elsewhere.
         let is_at_end = !has_more && cursor != self.cursor;
         self.cursor = cursor;
-        if self.store.apply(json, is_at_end) == Next::BeginAgain {
+        let next = self.store.apply(json, is_at_end);
+        if next == Next::BeginAgain || json.get("beginAgain").is_some() {
             self.begin_again();
             return Outcome::More;
         }

@@ -441,12 +441,6 @@ impl Schedule {
         }
     }
 
-    /// Every device pulls from the beginning.
-    pub fn begin_again(&mut self) {
-        self.trace.push("all devices begin again".into());
-        self.players.iter_mut().for_each(|player| player.device.begin_again());
-    }
-
     /// What was done, for a schedule that has failed.
     pub fn trace(&self) -> String {
         format!("seed {}, app {}\n{}", self.seed, self.app, self.trace.join("\n"))
