@@ -186,6 +186,7 @@ pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
             ),
             system,
             history: hash::history_id(system, database, timeline, switched_at),
+            began_at: switched_at,
             next_xact: TransactionId(column(8)?.uint8()),
             opened_at: column(9)?.int8(),
         });
@@ -198,6 +199,7 @@ pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
 /// The current history of the server.
 pub fn history() -> Result<History, Error> {
     let (timeline, system) = (server::timeline(), server::system_identifier());
-    let id = hash::history_id(system, server::database(), timeline, server::switched_at(timeline)?);
-    Ok(History { system, timeline, id })
+    let began_at = server::switched_at(timeline)?;
+    let id = hash::history_id(system, server::database(), timeline, began_at);
+    Ok(History { system, timeline, id, began_at })
 }

@@ -24,7 +24,7 @@ fn main() {
 
 const EPOCH: Epoch = Epoch { number: EpochNumber(3), fingerprint: Fingerprint(77) };
 const SECRET: Secret = Secret([7; SECRET_LENGTH]);
-const HERE: History = History { system: SystemId(1), timeline: Timeline(1), id: HistoryId(9) };
+const HERE: History = History { system: SystemId(1), timeline: Timeline(1), id: HistoryId(9), began_at: Lsn::INVALID };
 const XMAX: u64 = 5_000_000_000;
 const LSN: Lsn = Lsn(0x12_3456_7890);
 const USER: &[u8] = b"0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11";
@@ -79,6 +79,7 @@ fn server() -> Server {
         secret: SECRET,
         system: HERE.system,
         history: HERE.id,
+        began_at: HERE.began_at,
         next_xact: TransactionId(3),
         opened_at: 0,
     };

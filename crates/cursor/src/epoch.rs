@@ -71,6 +71,8 @@ pub struct KnownEpoch {
     pub system: SystemId,
     /// The history on which the epoch was opened.
     pub history: HistoryId,
+    /// Where that history left the one before it, in the write-ahead log.
+    pub began_at: Lsn,
     /// A transaction id that had not been given out when the epoch was opened. Rows of earlier epochs of the
     /// same system have smaller ids.
     pub next_xact: TransactionId,
@@ -87,6 +89,8 @@ pub struct History {
     pub timeline: Timeline,
     /// The identity of the history.
     pub id: HistoryId,
+    /// Where the history left the one before it, in the write-ahead log.
+    pub began_at: Lsn,
 }
 
 /// The epoch in which a server writes.
@@ -295,6 +299,21 @@ impl Server {
             return Resolution::Future;
         }
         Resolution::Shared(self.localize(coverage.clone()))
+    }
+
+    /// Whether this server may lack rows that a coverage names, although it shares the history: the server, or one before it, was
+    /// promoted from a point before the coverage was taken.
+    ///
+    /// The coverage may have been taken after that point without naming a row after it. It cannot be told from one that does.
+    pub fn may_lack_rows(&self, coverage: &Coverage) -> bool {
+        let issuer = self.known(coverage.epoch);
+        let taken_on = coverage.new_history.map(|new| new.history).or(issuer.map(|known| known.history));
+        let later = self.epochs.iter().filter(|known| known.epoch.number > coverage.epoch.number);
+        let histories = later.map(|known| (known.system, known.history, known.began_at));
+        let current = (self.history.system, self.history.id, self.history.began_at);
+        histories.chain([current]).any(|(system, history, began_at)| {
+            issuer.is_some_and(|known| known.system == system) && Some(history) != taken_on && began_at < coverage.lsn
+        })
     }
 
     /// Whether an epoch after `number` was opened on `history`.

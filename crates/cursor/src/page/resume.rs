@@ -115,8 +115,10 @@ impl ReaderState {
             Some(walk) => Told::in_walk(&cursor.spaces, walk, &scope),
             None => Told { of_scope: covered_spaces.clone(), count: cursor.spaces.len() },
         };
-        // The reader was given rows of a walk whose target this server does not share.
-        let holds_foreign_rows = cursor.walk.is_some() && target.is_none();
+        // The reader was given rows of a walk whose target this server does not share, or rows that were lost in a failover.
+        let mut named = cursor.coverage.iter().chain(cursor.walk.iter().map(|walk| &walk.target));
+        let holds_foreign_rows =
+            (cursor.walk.is_some() && target.is_none()) || named.any(|coverage| server.may_lack_rows(coverage));
         // A reader that asks for another table, or for records in the place of changes, goes back to the start of the walk.
         let filter = secret.filter(request.table, request.excluded_client);
         let is_same_walk =

@@ -24,7 +24,7 @@ use std::fmt;
 /// The history that began with `timeline` at a position of the write-ahead log.
 fn history(timeline: u32, at: u64) -> History {
     let (system, timeline) = (SystemId(42), Timeline(timeline));
-    History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)) }
+    History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)), began_at: Lsn(at) }
 }
 
 /// The message of a step that failed.

@@ -258,6 +258,7 @@ impl Node {
                 secret: Secret([self.run as u8; SECRET_LENGTH]),
                 system: self.history.system,
                 history: self.history.id,
+                began_at: self.history.began_at,
                 next_xact: TransactionId(self.next_xact),
                 opened_at: 0,
             };
