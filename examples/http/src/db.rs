@@ -57,20 +57,12 @@ pub struct PullQuery {
     pub since: Option<String>,
     /// The largest number of changes or records in the answer.
     limit: Option<NonZeroU32>,
-    #[serde(default, rename = "as")]
-    form: Form,
+    /// Whether the answer has records, as they look now, in the place of changes.
+    #[serde(default)]
+    records: bool,
     /// Whether the device is sent its own changes too.
     #[serde(default)]
     echo: bool,
-}
-
-/// What an answer has: what was written, or what the records look like now.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Form {
-    #[default]
-    Changes,
-    Records,
 }
 
 /// An answer of the extension.
@@ -97,16 +89,18 @@ struct Body<'b> {
     has_more: bool,
     spaces: Option<IgnoredAny>,
     #[serde(default)]
+    begin_again: bool,
+    #[serde(default)]
     resync_required: bool,
 }
 
 impl Answer {
     fn new(body: String) -> Result<Self, Error> {
-        let Body { server_changes, records, synced_until, has_more, spaces, resync_required: resync } =
+        let Body { server_changes, records, synced_until, has_more, spaces, begin_again, resync_required: resync } =
             serde_json::from_str(&body)?;
         // The extension writes JSON without blanks.
         let has_items = [Some(server_changes), records].into_iter().flatten().any(|items| items.get() != "[]");
-        let nothing_new = !has_items && !has_more && spaces.is_none() && !resync;
+        let nothing_new = !has_items && !has_more && spaces.is_none() && !begin_again && !resync;
         Ok(Self { body, synced_until, resync, nothing_new })
     }
 }
@@ -161,9 +155,8 @@ impl Db {
     /// Calls `mana_sync.pull`.
     pub async fn pull(&self, caller: &Caller, query: &PullQuery) -> Result<Answer, Error> {
         let (Caller { user, app, client, .. }, spaces) = (caller, self.spaces(caller).await?);
-        let PullQuery { collection, since, limit, form, echo } = query;
+        let PullQuery { collection, since, limit, records, echo } = query;
         let limit = limit.and_then(|limit| i32::try_from(limit.get().min(MOST_CHANGES)).ok());
-        let as_records = matches!(form, Form::Records);
         let values: Values = &[
             (user, TEXT),
             (app, TEXT),
@@ -172,7 +165,7 @@ impl Db {
             (client, TEXT),
             (&limit, Type::INT4),
             (&spaces, TEXTS),
-            (&as_records, Type::BOOL),
+            (records, Type::BOOL),
             (echo, Type::BOOL),
         ];
         Answer::new(self.query_one(PULL, values).await?.try_get(0)?)

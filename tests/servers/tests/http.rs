@@ -502,13 +502,13 @@ fn a_pull_of_records_has_what_became_of_them() {
     let note = json!({"table": "notes", "id": "note", "op": "insert", "data": {}});
     phone.clone().sync(json!([insert("milk"), edited, note]));
 
-    let (status, body) = laptop.get("/sync/todo/pull?as=records");
+    let (status, body) = laptop.get("/sync/todo/pull?records=true");
     assert_eq!((status, &body["serverChanges"], &body["hasMore"]), (200, &json!([]), &json!(false)), "{body}");
     assert_eq!(ids(&body, "records"), ["milk", "note"]);
     assert_eq!(body["records"][0]["data"], json!({"title": "Oat milk"}));
-    let (_, body) = laptop.get("/sync/todo/pull?as=records&collection=notes");
+    let (_, body) = laptop.get("/sync/todo/pull?records=true&collection=notes");
     assert_eq!(ids(&body, "records"), ["note"]);
-    for path in ["/sync/todo/pull", "/sync/todo/pull?as=changes"] {
+    for path in ["/sync/todo/pull", "/sync/todo/pull?records=false"] {
         let (_, body) = laptop.get(path);
         assert_eq!(
             (ids(&body, "serverChanges"), &body["records"]),
@@ -519,11 +519,11 @@ fn a_pull_of_records_has_what_became_of_them() {
 
     // A page has as many as are asked for, and its cursor leads to the next.
     for (form, key, expected) in
-        [("records", "records", vec!["milk", "note"]), ("changes", "serverChanges", vec!["milk", "milk", "note"])]
+        [("true", "records", vec!["milk", "note"]), ("false", "serverChanges", vec!["milk", "milk", "note"])]
     {
         let (mut got, mut cursor, mut more) = (Vec::new(), String::new(), true);
         while more {
-            let (status, body) = laptop.get(&format!("/sync/todo/pull?as={form}&limit=1&since={cursor}"));
+            let (status, body) = laptop.get(&format!("/sync/todo/pull?records={form}&limit=1&since={cursor}"));
             assert_eq!(status, 200, "{body}");
             let page = ids(&body, key);
             assert!(page.len() == 1 || page.is_empty() && got.len() == expected.len(), "{body}");
@@ -536,12 +536,12 @@ fn a_pull_of_records_has_what_became_of_them() {
 
     // A device is sent what it wrote itself if it asks for that, or for records.
     for (query, own) in
-        [("", 0), ("&as=changes", 0), ("&echo=false", 0), ("&echo=true", 3), ("&as=changes&echo=true", 3)]
+        [("", 0), ("&records=false", 0), ("&echo=false", 0), ("&echo=true", 3), ("&records=false&echo=true", 3)]
     {
         let (status, body) = phone.get(&format!("/sync/todo/pull?since={}{query}", phone.cursor));
         assert_eq!((status, ids(&body, "serverChanges").len()), (200, own), "{query} {body}");
     }
-    let (_, body) = phone.get(&format!("/sync/todo/pull?since={}&as=records", phone.cursor));
+    let (_, body) = phone.get(&format!("/sync/todo/pull?since={}&records=true", phone.cursor));
     assert_eq!(ids(&body, "records"), ["milk", "note"]);
 }
 
@@ -578,7 +578,7 @@ fn a_pull_with_the_tag_of_the_last_answer_is_304_where_nothing_came() {
     let cluster = cluster();
     let http = Http::new(&cluster);
     join(&cluster, "ann", "home");
-    let (pull, records) = ("/sync/todo/pull", "/sync/todo/pull?as=records");
+    let (pull, records) = ("/sync/todo/pull", "/sync/todo/pull?records=true");
     let (mut phone, laptop) = (http.device("ann", "phone"), http.device("ann", "laptop"));
     phone.sync(json!([insert("milk"), insert_with("tea", "spaceId", "home")]));
 
@@ -663,7 +663,7 @@ fn a_page_without_records_is_no_304_while_there_is_more() {
         "SELECT count(mana_sync.record_change('todo', 'items', 'counter', 'ann', NULL, 'insert', 'laptop', '{}'))
         FROM generate_series(1, 100100)";
     cluster.app(DATABASE).batch_execute(edits).unwrap();
-    let path = "/sync/todo/pull?as=records&limit=1";
+    let path = "/sync/todo/pull?records=true&limit=1";
     let (body, tag) = something_new(&device, path, &format!("\"{}\"", device.cursor));
     assert_eq!((ids(&body, "records"), &body["hasMore"]), (vec!["counter"], &json!(true)));
     let (body, tag) = something_new(&device, path, &tag);
@@ -675,7 +675,7 @@ fn a_page_without_records_is_no_304_while_there_is_more() {
 fn a_space_that_was_joined_or_left_is_no_304() {
     let cluster = cluster();
     let http = Http::new(&cluster);
-    for (user, path) in [("ann", "/sync/todo/pull?as=changes"), ("ben", "/sync/todo/pull?as=records")] {
+    for (user, path) in [("ann", "/sync/todo/pull?records=false"), ("ben", "/sync/todo/pull?records=true")] {
         let device = http.device(user, "phone");
         let (body, tag) = something_new(&device, &format!("{path}&since="), "\"\"");
         assert_eq!(body["spaces"], json!([]), "{path}");
@@ -703,10 +703,10 @@ fn a_bad_parameter_of_a_pull_is_400() {
     let mut device = http.device("ann", "phone");
     device.sync(json!([insert("milk")]));
     for (query, message) in [
-        ("as=rows", "as: unknown variant `rows`, expected `changes` or `records`"),
-        ("as=Records", "as: unknown variant"),
-        ("as=", "as: unknown variant"),
-        ("as=records&as=changes", "duplicate field `as`"),
+        ("records=yes", "records: provided string was not `true` or `false`"),
+        ("records=1", "records: "),
+        ("records=", "records: "),
+        ("records=true&records=false", "duplicate field `records`"),
         ("echo=yes", "echo: provided string was not `true` or `false`"),
         ("echo=1", "echo: "),
         ("echo=", "echo: "),
@@ -732,7 +732,7 @@ fn a_bad_parameter_of_a_pull_is_400() {
         assert!(names_it, "{condition} {body}");
     }
     // A tag that is no cursor, such as one of another server, is the beginning.
-    let (body, _) = something_new(&device, "/sync/todo/pull?as=changes&echo=false&limit=1", "\"5d41402a\"");
+    let (body, _) = something_new(&device, "/sync/todo/pull?records=false&echo=false&limit=1", "\"5d41402a\"");
     assert_eq!(ids(&body, "serverChanges"), ["milk"]);
 }
 
@@ -768,7 +768,7 @@ fn a_front_end_whose_transactions_are_read_only_answers_pulls() {
     assert_eq!(device.post(&written).0, 503, "its transactions are read-only");
     assert_eq!(Http::new(&cluster).device("ann", "phone").post(&written).0, 200);
     assert_eq!(device.clone().pull(10).len(), 1);
-    let (status, body) = device.get("/sync/todo/pull?as=records");
+    let (status, body) = device.get("/sync/todo/pull?records=true");
     assert_eq!((status, ids(&body, "records")), (200, vec!["milk"]), "{body}");
     nothing_new(&device, "/sync/todo/pull", &format!("\"{}\"", body["syncedUntil"].as_str().expect("a cursor")));
 }
