@@ -223,8 +223,8 @@ impl<'r> LogRow<'r> {
     }
 }
 
-/// A NOT NULL column is NULL.
-const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
+/// A NOT NULL column of the log is NULL.
+pub const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
 
 impl<'a> JsonObject<'a> for Object<'a> {
     type Value = Node<'a>;

@@ -27,9 +27,10 @@ const RESULT_COLUMNS: usize = row::RESULT_COLUMNS.len() + 1;
 /// delete that was purged.
 fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
-    let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 5000)?;
+    let page_args = PageArgs::new(args, 5000)?;
     Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        let request = PageArgs::request(scope, app, table, page_size, false, client);
+        let request = page_args.request(scope);
+        let PageArgs { client, start, .. } = page_args;
         let mut rows = ResultRows { result: &result, most: settings::max_page_bytes(), bytes: 0, last: None };
         page::read(spi, &request, (ClientFilter::Everywhere, client), start, &mut rows, |rows, page| {
             if let Some(last) = rows.last.take() {
@@ -69,28 +70,12 @@ impl<'a> PageArgs<'a> {
         })
     }
 
-    /// The request for a page. The cursor is in the last row: a page without rows needs none.
-    pub fn request<'r>(
-        scope: &'r Scope<'_>,
-        app: &'r [u8],
-        table: Option<&'r [u8]>,
-        page_size: usize,
-        as_records: bool,
-        client: Option<&'r [u8]>,
-    ) -> Request<'r> {
-        let (user, spaces) = (scope.user, scope.spaces.as_slice());
-        let excluded_client = client.filter(|_| as_records);
-        Request {
-            user,
-            app,
-            spaces,
-            table,
-            page_size,
-            as_records,
-            excluded_client,
-            cursor_without_rows: false,
-            room: None,
-        }
+    /// The request for a page of changes. The cursor is in the last row: a page without rows needs none.
+    pub fn request<'r>(&self, scope: &'r Scope<'_>) -> Request<'r>
+    where
+        'a: 'r,
+    {
+        Request { table: self.table, cursor_without_rows: false, ..page::request(scope, self.app, self.page_size) }
     }
 }
 

@@ -35,7 +35,7 @@ fn pull<'a>(args: &Args<'a>) -> Answer<'a> {
     let as_records = args.bool(7).unwrap_or(false);
     let memory = args.memory();
     Call::PLAIN.in_scope(memory, args.text(0), args.texts(6), |spi, scope| {
-        let request = request(scope, app, table, page_size, as_records);
+        let request = Request { table, as_records, ..page::request(scope, app, page_size) };
         let answer = Answering { spi, scope, request: &request, client, since, pushed: None };
         answer.read(start, memory).map(Some)
     })
@@ -54,7 +54,7 @@ fn sync<'a>(args: &Args<'a>) -> Answer<'a> {
     let page_size = changeset.limit.unwrap_or(PAGE_SIZE);
     let memory = args.memory();
     Call::PLAIN.in_scope(memory, args.text(0), args.texts(4), |spi, scope| {
-        let request = request(scope, app, None, page_size, changeset.as_records);
+        let request = Request { as_records: changeset.as_records, ..page::request(scope, app, page_size) };
         let since = changeset.since;
         let mut answer = Answering { spi, scope, request: &request, client, since, pushed: None };
         if page::check(&request, &start)?.is_err() {
@@ -65,27 +65,6 @@ fn sync<'a>(args: &Args<'a>) -> Answer<'a> {
         answer.pushed = Some(&pushed);
         answer.read(start, memory).map(Some)
     })
-}
-
-fn request<'r>(
-    scope: &'r Scope<'_>,
-    app: &'r [u8],
-    table: Option<&'r [u8]>,
-    page_size: usize,
-    as_records: bool,
-) -> Request<'r> {
-    let (user, spaces) = (scope.user, scope.spaces.as_slice());
-    Request {
-        user,
-        app,
-        spaces,
-        table,
-        page_size,
-        as_records,
-        excluded_client: None,
-        cursor_without_rows: true,
-        room: None,
-    }
 }
 
 /// Answering a request.

@@ -132,7 +132,7 @@ pub fn record<'a>(
         };
         inserted = ids.len();
         if inserted < sent.len() {
-            // Of changes with the same id, the first one is inserted.
+            // The first of several changes with the same id is inserted.
             let mut new: HashSet<uuid::Uuid> = ids.into_iter().collect();
             let rest: Vec<&NewRow<'_, 'a>> = sent.iter().filter(|row| !new.remove(&row.id)).collect();
             let others = batch.not_inserted(&rest)?;

@@ -10,6 +10,7 @@ use crate::pg::fmgr::{Answer, Args, sql_functions};
 use crate::pg::memory::Memory;
 use crate::pg::tuplestore::ResultSet;
 use crate::settings;
+use mana_sync_cursor::page::Request;
 
 sql_functions!(records_since);
 
@@ -21,9 +22,10 @@ const RESULT_COLUMNS: usize = 8;
 /// Errors: those of `changes_since`.
 fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
-    let PageArgs { app, table, client, start, page_size } = PageArgs::new(args, 1000)?;
+    let page_args = PageArgs::new(args, 1000)?;
     Call::PLAIN.in_scope(args.memory(), args.text(0), args.texts(6), |spi, scope| {
-        let request = PageArgs::request(scope, app, table, page_size, true, client);
+        let request = Request { as_records: true, excluded_client: page_args.client, ..page_args.request(scope) };
+        let PageArgs { client, start, .. } = page_args;
         let most = settings::max_page_bytes();
         let mut shown = ResultRecords { result: &result, memory: spi.memory(), most, bytes: 0, last: None };
         let mut rows = RecordRows::new(spi, &request, client, most, &mut shown);

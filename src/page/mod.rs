@@ -18,6 +18,7 @@ use crate::pg::server;
 use crate::pg::snapshot::{self, ActiveSnapshot, Kind};
 use crate::pg::spi::{SlotRow, Spi};
 use crate::row::{self, AFTER_ONE, Layout, LogRow, RESULT, WHOLE_CHANGE};
+use crate::scope::Scope;
 use mana_sync_cursor::codec::looks_like_cursor;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::{Server, WriteEpoch};
@@ -136,6 +137,21 @@ pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
         None => Ok(default),
         Some(size) if size < 1 => Err(Error::Size("page_size")),
         Some(size) => Ok(size as usize),
+    }
+}
+
+/// The request for a page of changes of all tables, with a cursor in any case.
+pub fn request<'r>(scope: &'r Scope<'_>, app: &'r [u8], page_size: usize) -> Request<'r> {
+    Request {
+        user: scope.user,
+        app,
+        spaces: &scope.spaces,
+        table: None,
+        page_size,
+        as_records: false,
+        excluded_client: None,
+        cursor_without_rows: true,
+        room: None,
     }
 }
 

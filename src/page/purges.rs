@@ -1,7 +1,7 @@
 //! Reads what the log remembers of purges, as the active snapshot sees it. Application roles have no privilege on these tables.
 
 use crate::error::Error;
-use crate::pg::fmgr::raise;
+use crate::pg::fmgr::or_raise;
 use crate::pg::heap::{self, Compare, Key, Row};
 use mana_sync_cursor::id::{EpochNumber, PurgeMark, TransactionId};
 use mana_sync_cursor::resync::Purges;
@@ -62,9 +62,4 @@ fn epoch_is(compare: Compare, epoch: EpochNumber) -> Key {
 
 fn xact_is(compare: Compare, xact: TransactionId) -> Key {
     Key::xid8(2, compare, xact.0)
-}
-
-/// The trait of the crate has no errors. Those of an installation end the call here.
-fn or_raise<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| raise(error))
 }

@@ -9,12 +9,12 @@ use crate::error::Error;
 use crate::json::text::Size;
 use crate::merged::{MergedRecord, State};
 use crate::pg::datum::{Datum, types::*};
-use crate::pg::fmgr::raise;
+use crate::pg::fmgr::or_raise;
 use crate::pg::heap::{Descriptor, Row};
 use crate::pg::jsonb::Jsonb;
 use crate::pg::memory::{Memory, with_scratch};
 use crate::pg::spi::{SlotRow, Spi, Statement, statement};
-use crate::row::{AFTER_ONE, Column, LogRow};
+use crate::row::{AFTER_ONE, Column, LogRow, NULL};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::page::{NotHeld, Reading, Request, RowOrigin, Rows, Taken};
 use std::collections::{HashSet, VecDeque};
@@ -53,9 +53,9 @@ impl RecordRow {
 
 /// A record that a page shows.
 pub struct PageRecord<'s> {
-    /// Table and id.
+    /// The table and the id of the record.
     pub key: RecordKey,
-    /// Its state.
+    /// The state of the record.
     pub merged: MergedRecord<'s>,
     /// The spaces of the changes that the reader sees, ascending; the empty id stands for private changes.
     pub spaces: Vec<Box<[u8]>>,
@@ -69,7 +69,7 @@ pub trait ShowRecords<'s> {
     fn show(&mut self, record: &PageRecord<'s>) -> bool;
 }
 
-/// The most keys that a page remembers, of records that it passes over. A key that is forgotten is looked up again.
+/// The greatest number of passed records that a page remembers. A record that is forgotten is looked up again.
 const MOST_PASSED_KEYS: usize = 50_000;
 /// The number of records that are read at once: at first, and at most.
 const PORTION: (usize, usize) = (16, 256);
@@ -78,7 +78,7 @@ const PORTION: (usize, usize) = (16, 256);
 pub struct RecordRows<'s, 'r, S> {
     spi: Spi<'s>,
     user: Datum<'s>,
-    /// The same as bytes.
+    /// The id of the user, which `user` has as an SQL value.
     user_id: &'r [u8],
     app: Datum<'s>,
     /// The spaces of the scope.
@@ -141,7 +141,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         }
     }
 
-    /// Adds the records of those rows to `passed` that earlier pages of the walk have shown.
+    /// Finds the rows whose records earlier pages of the walk have shown, and adds these records to `passed`.
     fn look_up_passed(&mut self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
         let position = |position: Position| {
             [
@@ -278,7 +278,7 @@ impl<'m> Merging<'m> {
     /// Whether the reader may hold the record, so that it has to be told that the record is deleted.
     ///
     /// A reader in the middle of whose walk a space joins may hold what it wrote there by itself. A record with changes in several
-    /// spaces is told of in any case: without one of these spaces it might live.
+    /// spaces is always shown as deleted: a reader without one of these spaces might have it as live.
     fn may_be_held(&self, not_held: &NotHeld) -> bool {
         match self.spaces.as_slice() {
             [space] => {
@@ -292,9 +292,6 @@ impl<'m> Merging<'m> {
 
 /// About how many bytes of text a record has beside its values, its table and its id.
 const SIZE_OF_REST: usize = 100;
-
-/// A column of these queries is NULL.
-const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
 
 /// A row of `earlier_rows.sql`: the place of the record from 1, the position of the change, and what else decides whether it belongs to a
 /// walk.
@@ -324,7 +321,7 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
             self.spaces = memory.array(TEXT, read.map(|(id, _)| memory.text(id)));
             debug_assert!(self.done.is_empty(), "a page ends where spaces join");
         }
-        // Of another walk they say nothing: since the target of the last one, a record may have been deleted that the reader holds.
+        // `passed` is valid for one walk. After its target, a record that the reader holds may have been deleted.
         if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
             self.passed.clear();
         }
@@ -363,9 +360,4 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
         };
         taken
     }
-}
-
-/// The trait of the crate has no errors. Those of an installation end the call here.
-fn or_raise<T>(result: Result<T, Error>) -> T {
-    result.unwrap_or_else(|error| raise(error))
 }

@@ -69,6 +69,11 @@ pub fn raise(error: Error) -> ! {
     unreachable!("an error report does not return")
 }
 
+/// The value of `result`, or the end of the call with its error: for a trait whose functions return no errors.
+pub fn or_raise<T>(result: Result<T, Error>) -> T {
+    result.unwrap_or_else(|error| raise(error))
+}
+
 /// The arguments of a call, which exist for `'a`, by their place from 0. A NULL is `None`.
 pub struct Args<'a> {
     fcinfo: pg_sys::FunctionCallInfo,

@@ -190,7 +190,7 @@ impl JsonbBuf<'_> {
 }
 
 impl<'a> Node<'a> {
-    /// Which kind of value this is, and its content.
+    /// Returns the kind of the value, and its content.
     #[inline]
     pub fn get(self) -> Value<'a> {
         use pg_sys::jbvType as kind;

@@ -94,11 +94,11 @@ impl SqlState {
 
 /// The error that ended a subtransaction.
 pub struct Failure {
-    /// Its SQLSTATE, whether PostgreSQL knows it or not.
+    /// The SQLSTATE of the error, whether PostgreSQL knows it or not.
     pub code: SqlState,
     /// Whether the role lacks a privilege on an object (`aclcheck_error` in `aclchk.c`).
     pub lacks_privilege: bool,
-    /// Its message.
+    /// The message of the error.
     pub message: String,
     cause: Box<CaughtError>,
 }

@@ -66,7 +66,7 @@ pub struct Change<'a> {
     untimed: UntimedWrites<'a>,
 }
 
-/// Which writes of a change come without a time.
+/// Says which writes of a change come without a time.
 #[derive(Clone, Copy)]
 enum UntimedWrites<'a> {
     /// There are none.

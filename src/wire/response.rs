@@ -6,7 +6,7 @@ use crate::json::text::JsonText;
 use crate::page::records::{PageRecord, ShowRecords};
 use crate::page::{PageRow, TakeRows};
 use crate::pg::datum::Datum;
-use crate::pg::fmgr::raise;
+use crate::pg::fmgr::or_raise;
 use crate::pg::heap::Descriptor;
 use crate::pg::jsonb::{Jsonb, Node, Object};
 use crate::pg::memory::Memory;
@@ -113,11 +113,7 @@ impl<'s> TakeRows<'s> for Response<'_> {
 
 impl Rows<PageRow<'_>> for Response<'_> {
     fn take(&mut self, position: Position, row: PageRow<'_>) -> Taken {
-        let fits = self.add(|json| {
-            if let Err(error) = write_change(json, &row.log_row().deform(), position) {
-                raise(error);
-            }
-        });
+        let fits = self.add(|json| or_raise(write_change(json, &row.log_row().deform(), position)));
         if fits { Taken::Shown } else { Taken::Full }
     }
 }

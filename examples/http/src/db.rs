@@ -21,7 +21,7 @@ const MEMBERSHIPS: &str = "SELECT space_id FROM public.memberships WHERE user_id
 
 const SYNC: &str = "SELECT mana_sync.sync($1, $2, $3::text::jsonb, $4, $5)::text";
 
-// `pull` is STABLE, and works in a READ ONLY transaction. The statement is not put into one: that would take two more
+// `pull` only reads, and works in a READ ONLY transaction. The statement is not put into one: that would take two more
 // statements, and would protect nothing.
 const PULL: &str = "SELECT mana_sync.pull($1, $2, $3, $4, $5, $6, $7, $8, $9)::text";
 
