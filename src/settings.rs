@@ -134,8 +134,8 @@ pub fn register() {
     );
     GucRegistry::define_int_guc(
         c"mana_sync.max_page_bytes",
-        c"Sets the number of bytes of text after which a page of changes ends.",
-        c"A page has at least one change, whatever its size, and at most page_size changes.",
+        c"Sets the number of bytes of text after which a page of changes or of records ends.",
+        c"A page has at least one change or record, whatever its size, and at most page_size of them.",
         &MAX_PAGE_BYTES,
         1,
         256 << 20,

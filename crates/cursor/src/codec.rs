@@ -467,12 +467,16 @@ mod tests {
         )
     }
 
+    /// A position, each part of which is as often small as large.
+    fn position() -> impl Strategy<Value = Position> {
+        (any::<(u32, u64)>(), 0..i64::MAX, 0u32..32, 0u32..64, 0u32..63)
+            .prop_map(|((epoch, xact), seq, a, b, c)| Position::new(epoch >> a, xact >> b, seq >> c))
+    }
+
     fn cursor() -> impl Strategy<Value = Cursor> {
         let hash = || (0..=hash::MAX).prop_map(KeyedHash);
         let hashes = move || prop::collection::vec(hash(), 0..5);
-        let position =
-            (any::<(u32, u64)>(), 0..i64::MAX).prop_map(|((epoch, xact), seq)| Position::new(epoch, xact, seq));
-        let walk = (coverage(), position, hashes(), hashes(), hash(), any::<Option<i64>>(), any::<[bool; 3]>())
+        let walk = (coverage(), position(), hashes(), hashes(), hash(), any::<Option<i64>>(), any::<[bool; 3]>())
             .prop_map(|(target, last, joined, left, table, created_after, flags)| Walk {
                 target,
                 last,
@@ -516,6 +520,18 @@ mod tests {
             writer.hash(hash::checksum(&text).0);
             text.extend(writer.0);
             let _ = Cursor::from_text(&text);
+        }
+
+        #[test]
+        fn text_order_of_positions_is_log_order(a in position(), b in position()) {
+            let beside_a = [
+                Position::new(a.epoch.0, a.xact.0, b.seq),
+                Position::new(a.epoch.0, b.xact.0, b.seq),
+                b,
+            ];
+            for other in beside_a {
+                prop_assert_eq!(a.to_text().cmp(&other.to_text()), a.cmp(&other), "{:?} {:?}", a, other);
+            }
         }
 
         #[test]

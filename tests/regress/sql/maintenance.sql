@@ -314,7 +314,7 @@ CALL at(10, 'deleted by ben', 'delete', who => 'ben', space => 'work');
 CALL put('gone 1', 'delete', '{"deletedAt": {"by": "Ada"}}', space => 'home');
 CALL put('gone 2', 'delete', '{"deletedAt": "when Ada was here"}', space => 'home');
 CALL put('gone 3', 'delete', '["deletedAt", "Ada"]', space => 'home');
-UPDATE mana_sync.sync_changes SET actor = '{"name": "Ada"}' WHERE user_id = 'ada';
+UPDATE mana_sync.sync_changes SET actor = '{"name": "Ada"}', origin = 'adas-agent' WHERE user_id = 'ada';
 CREATE TABLE kept AS SELECT c.*, c.xmin AS version FROM mana_sync.sync_changes AS c WHERE user_id = 'ben';
 CREATE TABLE seen AS SELECT * FROM everybody WHERE who IN ('ben', 'eve') AND record_id IN ('deleted by ada', 'deleted by ben', 'of ben');
 SET ROLE regress_app;

@@ -73,6 +73,28 @@ SELECT records, next FROM page('eve', '{}', NULL, 3) \gset
 SELECT :'records' AS records;
 SELECT change('eve', 'e1', 1000), change('eve', 'e6', 1000), change('eve', 'e9', 1000) \g /dev/null
 SELECT records FROM pages('eve', '{}', :'next', 3);
+-- A page ends at the bytes of text of a setting too, and has at least one record.
+SELECT count(mana_sync.record_change('todo', 'items', 't' || n % 20, 'pat', NULL, 'update', 'phone', jsonb_build_object('n', n, 'text', repeat('x', 300))))
+    FROM generate_series(0, 39) AS n;
+SET mana_sync.max_page_bytes = 1;
+SELECT records FROM pages('pat', '{}', NULL, 50);
+SELECT json_array_length(answer -> 'records') AS records, answer -> 'hasMore' AS more FROM mana_sync.pull('pat', 'todo', as_records => true) AS answer;
+SET mana_sync.max_page_bytes = 1750;
+SELECT records FROM pages('pat', '{}', NULL, 50);
+SELECT json_array_length(answer -> 'records') AS records, answer -> 'hasMore' AS more FROM mana_sync.pull('pat', 'todo', as_records => true) AS answer;
+RESET mana_sync.max_page_bytes;
+-- A page that passes over 50,000 changes of records that it need not show ends, and the next one goes on. A page of records_since has
+-- its cursor in a record, and so does not end without one.
+RESET ROLE;
+INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, op, client_id, data)
+    SELECT 'todo', 'items', 'busy', who, 'update', 'phone', jsonb_build_object('n', n) FROM unnest('{quin,rob}'::text[]) AS who, generate_series(1, 50100) AS n;
+SET ROLE regress_app;
+SELECT change('quin', 'calm', 1), change('rob', 'busy', 0, NULL, 'delete'), change('rob', 'calm', 1) \g /dev/null
+SELECT records FROM pages('quin', '{}', NULL, 50);
+SELECT records FROM pages('rob', '{}', NULL, 50);
+SELECT who, first -> 'hasMore' AS more, json_array_length(first -> 'records') AS first, second -> 'hasMore' AS more, json_array_length(second -> 'records') AS second
+    FROM unnest('{quin,rob}'::text[]) AS who, mana_sync.pull(who, 'todo', as_records => true) AS first,
+         mana_sync.pull(who, 'todo', since => first ->> 'syncedUntil', as_records => true) AS second;
 -- The last change of a record may be gone before its page: the record comes all the same.
 SELECT count(change('fay', 'f' || n % 4, n)) FROM generate_series(1, 40) AS n;
 SELECT records, next FROM page('fay', '{}', NULL, 2) \gset
@@ -122,6 +144,11 @@ SELECT string_agg(record_id, ' ') FROM mana_sync.records_since('hal', 'todo', 'i
 -- exclude_client_id is literal: the changes of that client do not count.
 SELECT change('hal', 'lamp', 1, NULL, 'insert', 'laptop') \g /dev/null
 SELECT string_agg(record_id, ' ') FROM mana_sync.records_since('hal', 'todo', exclude_client_id => 'phone');
+-- Another client in the middle of a walk: the walk goes back to its start.
+SELECT change('sue', 's1', 1), change('sue', 's2', 1, device => 'laptop'), change('sue', 's3', 1), change('sue', 's4', 1, device => 'laptop') \g /dev/null
+SELECT record_id, cursor AS page FROM mana_sync.records_since('sue', 'todo', exclude_client_id => 'laptop', page_size => 1) \gset
+SELECT :'record_id' AS first, (SELECT string_agg(record_id, ' ') FROM mana_sync.records_since('sue', 'todo', since => :'page', exclude_client_id => client)) AS next
+    FROM unnest('{laptop,phone,NULL}'::text[]) AS client;
 -- A timestamp: the records that changed after it.
 SELECT string_agg(record_id, ' ') FROM mana_sync.records_since('hal', 'todo', since => '2999-01-01T00:00:00Z');
 
