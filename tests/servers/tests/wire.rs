@@ -188,6 +188,20 @@ fn other_encodings_keep_their_characters() {
     let bad = "{\"changes\": [{\"table\": \"t\", \"id\": \"r\", \"op\": \"update\", \"fields\": {\"k\u{e9}y\": 1}}]}";
     let error = push(&mut cluster.app("latin1"), "ann", "app", bad).expect_err("a field is an object");
     assert_eq!(error.as_db_error().unwrap().message(), "changes[0].fields.k?y must be an object");
+    // The same holds for the messages of rejected changes, in the words of the extension and of an application.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'a caf\u{e9} too many'; END $$;
+                  CREATE TRIGGER app_refuse BEFORE INSERT ON mana_sync.sync_changes FOR EACH ROW WHEN (NEW.table_name = 'caf\u{e9}')
+                  EXECUTE FUNCTION refuse()";
+    for database in ["latin1", "sql_ascii"] {
+        cluster.superuser(database).batch_execute(refuse).unwrap();
+        let both = bad.replacen("[{", "[{\"table\": \"caf\u{e9}\", \"id\": \"r\", \"op\": \"delete\"}, {", 1);
+        let both = both.replacen('{', "{\"atomic\": false, ", 1);
+        let sql = "SELECT mana_sync.push('ann', 'app', $1::text::jsonb)::text";
+        let answer: String = cluster.app(database).query_one(sql, &[&both]).unwrap().get(0);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let messages: Vec<_> = (0..2).map(|place| answer["rejected"][place]["error"].as_str().unwrap()).collect();
+        assert_eq!(messages, ["a caf? too many", "changes[1].fields.k?y must be an object"], "{database}");
+    }
 }
 
 /// A backlog of more than one page: `sync` has no page size, and says that there is more.
