@@ -332,6 +332,17 @@ pub fn insert(id: &str) -> Value {
     json!({"table": "items", "id": id, "op": "insert", "data": {"title": id}})
 }
 
+/// The body of a push of these changes.
+pub fn changeset(changes: &[Value]) -> String {
+    json!({"changes": changes}).to_string()
+}
+
+/// Returns the ids of the records or changes in an answer, which are under `key`.
+pub fn ids<'b>(body: &'b Value, key: &str) -> Vec<&'b str> {
+    let items = body[key].as_array().unwrap_or_else(|| panic!("{key}: {body}"));
+    items.iter().map(|item| item["id"].as_str().expect("an id")).collect()
+}
+
 /// An insert in a space, or in another table.
 pub fn insert_with(id: &str, key: &str, value: &str) -> Value {
     let mut change = insert(id);
