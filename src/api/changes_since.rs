@@ -13,7 +13,7 @@ use crate::row;
 use crate::scope::Scope;
 use crate::settings;
 use mana_sync_cursor::Position;
-use mana_sync_cursor::page::{Request, Rows, Start, Taken};
+use mana_sync_cursor::page::{Reading, Request, Rows, Start, Taken};
 
 sql_functions!(changes_since);
 
@@ -115,7 +115,7 @@ impl<'s> TakeRows<'s> for ResultRows<'_, 's> {
 }
 
 impl<'s> Rows<PageRow<'s>> for ResultRows<'_, 's> {
-    fn take(&mut self, _: Position, row: PageRow<'s>) -> Taken {
+    fn take(&mut self, _: Position, row: PageRow<'s>, _: &Reading<'_>) -> Taken {
         let (row, bytes) = match row.size() {
             Some(size) => (ResultRow::Stored(row.row()), size),
             None => {

@@ -62,8 +62,8 @@ impl<'s> ShowRecords<'s> for ResultRecords<'_, 's> {
         let merged = &record.merged;
         let is_live = merged.deleted_at.is_none();
         let columns = vec![
-            Some(self.memory.text(&record.key.table)),
-            Some(self.memory.text(&record.key.record)),
+            Some(self.memory.text(record.key.table())),
+            Some(self.memory.text(record.key.record())),
             merged.space.map(|space| self.memory.text(space)),
             is_live.then(|| merged.data.datum()),
             is_live.then(|| merged.field_timestamps.datum()),

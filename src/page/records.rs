@@ -17,7 +17,9 @@ use crate::pg::spi::{SlotRow, Spi, Statement, statement};
 use crate::row::{AFTER_ONE, Column, LogRow, NULL};
 use mana_sync_cursor::Position;
 use mana_sync_cursor::page::{NotHeld, Reading, Request, RowOrigin, Rows, Taken};
-use std::collections::{HashSet, VecDeque};
+use mana_sync_merge::change::Op;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::rc::Rc;
 
 static RECORD_ROWS: Statement = statement!("queries/record_rows.sql", [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY]);
 
@@ -26,13 +28,29 @@ static EARLIER_ROWS: Statement = statement!(
     [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT4, XID8, INT8, INT4, XID8, INT8, TEXT]
 );
 
-/// Table and id of a record.
+/// Table and id of a record. A copy shares the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RecordKey {
+    /// The table, and behind it the id.
+    bytes: Rc<[u8]>,
+    /// The number of bytes of the table.
+    table: usize,
+}
+
+impl RecordKey {
+    fn new(table: &[u8], record: &[u8]) -> RecordKey {
+        RecordKey { bytes: [table, record].concat().into(), table: table.len() }
+    }
+
     /// The table.
-    pub table: Box<[u8]>,
+    pub fn table(&self) -> &[u8] {
+        &self.bytes[..self.table]
+    }
+
     /// The id.
-    pub record: Box<[u8]>,
+    pub fn record(&self) -> &[u8] {
+        &self.bytes[self.table..]
+    }
 }
 
 /// A row of a walk: which record it changed, and in which space.
@@ -40,14 +58,19 @@ pub struct RecordRow {
     key: RecordKey,
     /// The space; the empty id stands for a private row.
     space: Box<[u8]>,
+    /// Whether the row is an insert, before which the record probably has no row.
+    is_insert: bool,
 }
 
 impl RecordRow {
     /// The row in `slot`, whose first column precedes those of the log.
     fn new(slot: &SlotRow<'_, '_>) -> RecordRow {
-        let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default().into();
-        let key = RecordKey { table: text(Column::TableName), record: text(Column::RecordId) };
-        RecordRow { key, space: text(Column::SpaceId) }
+        let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default();
+        RecordRow {
+            key: RecordKey::new(text(Column::TableName), text(Column::RecordId)),
+            space: text(Column::SpaceId).into(),
+            is_insert: Op::parse(text(Column::Op)) == Some(Op::Insert),
+        }
     }
 }
 
@@ -71,8 +94,26 @@ pub trait ShowRecords<'s> {
 
 /// The greatest number of passed records that a page remembers. A record that is forgotten is looked up again.
 const MOST_PASSED_KEYS: usize = 50_000;
-/// The number of records that are read at once: at first, and at most.
-const PORTION: (usize, usize) = (16, 256);
+/// The greatest number of records that are read at once.
+const PORTION: usize = 512;
+
+/// What is known of a record of the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// One of the next rows shows the record.
+    Next,
+    /// The page has shown the record.
+    Shown,
+    /// The record need not be shown in this walk: an earlier page has shown it, or it is deleted and the reader cannot hold it.
+    Passed,
+}
+
+/// A record that one of the next rows shows.
+struct NextRecord {
+    key: RecordKey,
+    /// Whether an earlier page may have shown the record, as its rows tell.
+    may_be_passed: bool,
+}
 
 /// The records of a page.
 pub struct RecordRows<'s, 'r, S> {
@@ -89,21 +130,19 @@ pub struct RecordRows<'s, 'r, S> {
     /// the others.
     spaces: Datum<'s>,
     /// The client whose rows do not count.
-    excluded_client: Option<Datum<'s>>,
+    excluded_client: Option<&'r [u8]>,
     /// Shows the records.
     pub shown: &'r mut S,
     /// How many more records the page has room for.
     room: usize,
-    /// The records that the page has shown.
-    done: HashSet<RecordKey>,
-    /// The records of the walk that need not be shown: earlier pages have shown them, or they are deleted and the reader cannot hold them.
-    passed: HashSet<RecordKey>,
+    /// The records of the rows so far.
+    records: HashMap<RecordKey, Status>,
+    /// How many of `records` are passed.
+    passed: usize,
     /// The records that the next rows show, in order.
-    next: VecDeque<RecordKey>,
+    next: VecDeque<NextRecord>,
     /// The first records of `next`, as they were read; `None` for those that are not shown.
     read: VecDeque<Option<PageRecord<'s>>>,
-    /// How many records are read next.
-    portion: usize,
     /// The most bytes of text that are read at once, unless one record has more.
     most_bytes: usize,
     /// The records that the reader cannot hold.
@@ -115,7 +154,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
     pub fn new(
         spi: Spi<'s>,
         request: &Request<'r>,
-        excluded_client: Option<&[u8]>,
+        excluded_client: Option<&'r [u8]>,
         most_bytes: usize,
         shown: &'r mut S,
     ) -> RecordRows<'s, 'r, S> {
@@ -128,21 +167,27 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             scope: request.spaces,
             is_read: vec![true; request.spaces.len()],
             spaces: memory.array(TEXT, request.spaces.iter().map(|id| memory.text(id))),
-            excluded_client: excluded_client.map(|client| memory.text(client)),
+            excluded_client,
             shown,
             room: request.page_size,
-            done: HashSet::new(),
-            passed: HashSet::new(),
+            records: HashMap::new(),
+            passed: 0,
             next: VecDeque::new(),
             read: VecDeque::new(),
-            portion: PORTION.0,
             most_bytes,
             not_held: NotHeld::default(),
         }
     }
 
-    /// Finds the rows whose records earlier pages of the walk have shown, and adds these records to `passed`.
-    fn look_up_passed(&mut self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<(), Error> {
+    /// The record is not shown in this walk.
+    fn pass(&mut self, key: RecordKey) {
+        if self.records.insert(key, Status::Passed) != Some(Status::Passed) {
+            self.passed += 1;
+        }
+    }
+
+    /// The places of the rows whose records earlier pages of the walk have shown.
+    fn passed_rows(&self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<HashSet<usize>, Error> {
         let position = |position: Position| {
             [
                 Some(Datum::from(i32::try_from(position.epoch.0).unwrap_or(i32::MAX))),
@@ -152,7 +197,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         };
         let [epoch, xact, seq] = position(reading.begins_at());
         let [last_epoch, last_xact, last_seq] = position(last);
-        let passed = &mut self.passed;
+        let mut passed = HashSet::new();
         with_scratch(|scratch| {
             let [tables, records] = parameters(rows.iter().map(|row| &row.key), scratch);
             let spaces = scratch.array(TEXT, rows.iter().map(|row| scratch.text(&row.space)));
@@ -168,41 +213,42 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
                 last_epoch,
                 last_xact,
                 last_seq,
-                self.excluded_client,
+                self.excluded_client.map(|client| scratch.text(client)),
             ];
             with_index_scans(|| {
-                self.spi.for_each(&EARLIER_ROWS, &values, |row| {
+                self.spi.stream_each(&EARLIER_ROWS, &values, |row| {
                     let (place, position, origin) = earlier_row(&row)?;
                     if reading.has_passed(position, origin) {
-                        passed.insert(rows[place - 1].key.clone());
+                        passed.insert(place - 1);
                     }
                     Ok(true)
                 })
             })
-        })
+        })?;
+        Ok(passed)
     }
 
     /// Reads the next records: a portion, or fewer where these have more text than a page.
-    fn read_next(&mut self) -> Result<(), Error> {
-        let count = self.portion.min(self.room.max(1)).min(self.next.len());
+    fn read_next(&mut self, reading: &Reading<'_>) -> Result<(), Error> {
+        let count = PORTION.min(self.room.max(1)).min(self.next.len());
         let memory = self.spi.memory();
         // The records, by their places: all rows of a record may have been removed since its row in the walk was read.
         let mut read: Vec<Option<PageRecord<'s>>> = Vec::with_capacity(count);
         let mut bytes = 0;
         with_scratch(|scratch| {
-            let [tables, records] = parameters(self.next.iter().take(count), scratch);
+            let [tables, records] = parameters(self.next.iter().take(count).map(|next| &next.key), scratch);
             let values = [Some(self.user), Some(self.app), tables, records, Some(self.spaces)];
             let mut current: Option<Merging<'_>> = None;
             let mut end = |merging: Merging<'_>, read: &mut Vec<Option<PageRecord<'s>>>| {
                 read.resize_with(merging.place - 1, || None);
-                let record = merging.finish(self.next[read.len()].clone(), &self.not_held, memory);
+                let record = merging.finish(self.next[read.len()].key.clone(), &self.not_held, memory);
                 bytes += record.as_ref().map_or(0, |record| record.size);
                 read.push(record);
                 bytes <= self.most_bytes
             };
             let mut has_room = true;
             with_index_scans(|| {
-                self.spi.for_each(&RECORD_ROWS, &values, |row| {
+                self.spi.stream_each(&RECORD_ROWS, &values, |row| {
                     let place = row.int8(1).ok_or(NULL)? as usize;
                     if let Some(merging) = current.take_if(|merging| merging.place != place) {
                         has_room = end(merging, &mut read);
@@ -210,8 +256,12 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
                             return Ok(false);
                         }
                     }
+                    let row = LogRow::new(row, &AFTER_ONE);
                     let merging = current.get_or_insert_with(|| Merging::new(place, scratch));
-                    merging.add(&LogRow::new(row, &AFTER_ONE).deform(), self.user_id, scratch)?;
+                    if self.next[place - 1].may_be_passed && self.has_passed(&row, reading)? {
+                        merging.is_passed = true;
+                    }
+                    merging.add(&row, self.user_id, scratch)?;
                     Ok(true)
                 })
             })?;
@@ -223,16 +273,23 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
             }
             Ok::<_, Error>(())
         })?;
-        self.portion = (2 * self.portion).min(PORTION.1);
         self.read.extend(read);
         Ok(())
+    }
+
+    /// Whether earlier pages of the walk have passed a row of a record.
+    fn has_passed(&self, row: &LogRow<'_>, reading: &Reading<'_>) -> Result<bool, Error> {
+        let is_own = row.text(Column::UserId) == Some(self.user_id);
+        let origin = RowOrigin { is_own, space: row.text(Column::SpaceId), created_at: row.created_at()?.micros() };
+        Ok(reading.has_passed(row.position()?, origin)
+            && self.excluded_client.is_none_or(|client| row.text(Column::ClientId) != Some(client)))
     }
 }
 
 /// The tables and the ids of some records, as two parameters.
 fn parameters<'k, 'm>(keys: impl Iterator<Item = &'k RecordKey> + Clone, memory: Memory<'m>) -> [Option<Datum<'m>>; 2] {
     let texts = |text: fn(&RecordKey) -> &[u8]| memory.array(TEXT, keys.clone().map(|key| memory.text(text(key))));
-    [Some(texts(|key| &key.table)), Some(texts(|key| &key.record))]
+    [Some(texts(RecordKey::table)), Some(texts(RecordKey::record))]
 }
 
 /// A record whose rows are being merged.
@@ -244,14 +301,19 @@ struct Merging<'m> {
     spaces: Vec<Box<[u8]>>,
     /// Whether a row is the reader's own.
     has_own: bool,
+    /// Whether an earlier page has shown the record.
+    is_passed: bool,
 }
 
 impl<'m> Merging<'m> {
     fn new(place: usize, memory: Memory<'m>) -> Merging<'m> {
-        Merging { place, state: State::new(memory), spaces: Vec::new(), has_own: false }
+        Merging { place, state: State::new(memory), spaces: Vec::new(), has_own: false, is_passed: false }
     }
 
     fn add(&mut self, row: &LogRow<'_>, user: &[u8], memory: Memory<'m>) -> Result<(), Error> {
+        if self.is_passed {
+            return Ok(());
+        }
         let space = row.text(Column::SpaceId);
         self.state.apply(&row.change()?, space, memory);
         self.has_own |= row.text(Column::UserId) == Some(user);
@@ -264,6 +326,9 @@ impl<'m> Merging<'m> {
 
     /// The record in `memory`; `None` if the page need not show it.
     fn finish<'s>(self, key: RecordKey, not_held: &NotHeld, memory: Memory<'s>) -> Option<PageRecord<'s>> {
+        if self.is_passed {
+            return None;
+        }
         let is_deleted = self.state.0.deleted_at().is_some();
         if is_deleted && !self.may_be_held(not_held) {
             return None;
@@ -271,7 +336,7 @@ impl<'m> Merging<'m> {
         let merged = self.state.merged(memory)?;
         let text = |value: Jsonb<'_>| value.with_root(|root| Size::of(root).text).0;
         let values = if is_deleted { 0 } else { text(merged.data) + text(merged.field_timestamps) };
-        let size = values + key.table.len() + key.record.len() + SIZE_OF_REST;
+        let size = values + key.bytes.len() + SIZE_OF_REST;
         Some(PageRecord { key, merged, spaces: self.spaces, size })
     }
 
@@ -319,45 +384,59 @@ impl<'s, S: ShowRecords<'s>> Rows<RecordRow> for RecordRows<'s, '_, S> {
             let memory = self.spi.memory();
             let read = self.scope.iter().zip(&self.is_read).filter(|(_, is_read)| **is_read);
             self.spaces = memory.array(TEXT, read.map(|(id, _)| memory.text(id)));
-            debug_assert!(self.done.is_empty(), "a page ends where spaces join");
+            debug_assert!(
+                self.records.values().all(|status| *status == Status::Passed),
+                "a page ends where spaces join"
+            );
         }
-        // `passed` is valid for one walk. After its target, a record that the reader holds may have been deleted.
-        if reading.is_new_walk() || self.passed.len() > MOST_PASSED_KEYS {
-            self.passed.clear();
+        // `Passed` is valid for one walk. After its target, a record that the reader holds may have been deleted.
+        if reading.is_new_walk() || self.passed > MOST_PASSED_KEYS {
+            self.records.retain(|_, status| *status == Status::Shown);
+            self.passed = 0;
         }
-        let (mut new, mut seen) = (Vec::new(), HashSet::new());
+        let mut new = Vec::new();
         for (_, row) in rows {
-            if !self.done.contains(&row.key) && !self.passed.contains(&row.key) && seen.insert(&row.key) {
+            if !self.records.contains_key(&row.key) {
+                self.records.insert(row.key.clone(), Status::Next);
                 new.push(row);
             }
         }
-        if let Some(last) = reading.resumed_at().filter(|_| !new.is_empty()) {
-            or_raise(self.look_up_passed(&new, last, reading));
+        let last = reading.resumed_at();
+        if let Some(last) = last {
+            // The rows of a record tell too whether the record was shown. They are read at once where the record was probably not shown.
+            let looked_up: Vec<&RecordRow> = new.iter().copied().filter(|row| !row.is_insert).collect();
+            if !looked_up.is_empty() {
+                for place in or_raise(self.passed_rows(&looked_up, last, reading)) {
+                    self.pass(looked_up[place].key.clone());
+                }
+            }
         }
-        self.next.extend(new.into_iter().map(|row| &row.key).filter(|key| !self.passed.contains(*key)).cloned());
+        let next = new.into_iter().filter(|row| self.records.get(&row.key) == Some(&Status::Next));
+        let next = next.map(|row| NextRecord { key: row.key.clone(), may_be_passed: last.is_some() && row.is_insert });
+        self.next.extend(next);
     }
 
-    fn take(&mut self, _: Position, RecordRow { key, .. }: RecordRow) -> Taken {
-        if self.next.front() != Some(&key) {
+    fn take(&mut self, _: Position, RecordRow { key, .. }: RecordRow, reading: &Reading<'_>) -> Taken {
+        if self.next.front().is_none_or(|next| next.key != key) {
             return Taken::Passed;
         }
         if self.read.is_empty() {
-            or_raise(self.read_next());
+            or_raise(self.read_next(reading));
         }
         let taken = match self.read.front() {
             Some(Some(record)) if self.room == 0 || !self.shown.show(record) => return Taken::Full,
-            Some(Some(_)) => {
-                self.room -= 1;
-                Taken::Shown
-            }
+            Some(Some(_)) => Taken::Shown,
             Some(None) | None => Taken::Passed,
         };
         self.read.pop_front();
         self.next.pop_front();
         match taken {
-            Taken::Shown => self.done.insert(key),
-            Taken::Passed | Taken::Full => self.passed.insert(key),
-        };
+            Taken::Shown => {
+                self.room -= 1;
+                self.records.insert(key, Status::Shown);
+            }
+            Taken::Passed | Taken::Full => self.pass(key),
+        }
         taken
     }
 }

@@ -240,6 +240,7 @@ impl<R> Source for LogSource<'_, '_, R> {
                     debug_assert!(AFTER_ONE.fits(row.descriptor()), "src/row.rs does not fit sql/tables.sql");
                     let (number, position) = number_and_position(row);
                     take(places[number - 1], position, make_row(row, descriptor));
+                    true
                 });
             }
             Ok(())

@@ -8,12 +8,14 @@ use pgrx::pg_sys;
 use std::collections::VecDeque;
 use std::ffi::{CStr, c_char};
 use std::marker::PhantomData;
+use std::ptr;
 
 /// A row: a tuple and its descriptor, which exist for `'r`. Columns are numbered from 1.
 ///
 /// The accessors of types that are passed by reference check the column's type. A NULL is `None`.
 #[derive(Clone, Copy)]
 pub struct Row<'r> {
+    /// The tuple; null for a row that has only values.
     tuple: pg_sys::HeapTuple,
     descriptor: Descriptor<'r>,
     /// The memory into which detoasted copies go.
@@ -101,7 +103,26 @@ impl<'r> Row<'r> {
         Row { tuple, descriptor, memory, deformed: None }
     }
 
+    /// Wraps the values of a row that has no tuple.
+    ///
+    /// # Safety
+    /// The values exist for `'r`, and have the types of the descriptor.
+    pub(super) unsafe fn from_values(
+        values: &'r [pg_sys::Datum],
+        nulls: &'r [bool],
+        descriptor: Descriptor<'r>,
+        memory: Memory<'r>,
+    ) -> Row<'r> {
+        assert!(
+            values.len() == descriptor.len() && nulls.len() == descriptor.len(),
+            "a row has a value for each column"
+        );
+        Row { tuple: ptr::null_mut(), descriptor, memory, deformed: Some((values, nulls)) }
+    }
+
+    /// The tuple of the row. It panics for a row that has only values.
     pub(super) fn tuple(&self) -> pg_sys::HeapTuple {
+        assert!(!self.tuple.is_null(), "a row that has only values is used as a tuple");
         self.tuple
     }
 
@@ -129,19 +150,22 @@ impl<'r> Row<'r> {
         // SAFETY: the copies are in `memory`.
         memory.run(|| unsafe {
             let descriptor = Descriptor::from_raw(pg_sys::CreateTupleDescCopy(self.descriptor.raw));
-            Row::from_raw(pg_sys::heap_copytuple(self.tuple), descriptor, memory)
+            Row::from_raw(pg_sys::heap_copytuple(self.tuple()), descriptor, memory)
         })
     }
 
     /// The number of bytes of the tuple. Values that are stored out of line do not count.
     pub fn size(&self) -> usize {
         // SAFETY: the tuple exists.
-        unsafe { (*self.tuple).t_len as usize }
+        unsafe { (*self.tuple()).t_len as usize }
     }
 
     /// The row with the values of all columns taken out of its tuple, for a reader that needs most of them: PostgreSQL looks for a
     /// column behind a `text` or `jsonb` from the beginning of the tuple.
     pub fn deform(&self) -> Row<'r> {
+        if self.deformed.is_some() {
+            return *self;
+        }
         let count = self.descriptor.len();
         let (values, nulls) = (self.memory.zeroed::<pg_sys::Datum>(count), self.memory.zeroed::<bool>(count));
         // SAFETY: the tuple has the columns of the descriptor, and both arrays have room for all of them.
@@ -224,7 +248,7 @@ impl<'r> Row<'r> {
     fn is_own(&self) -> bool {
         // SAFETY: a tuple of a table has a heap tuple header.
         unsafe {
-            let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*self.tuple).t_data);
+            let xmin = pg_sys::htup::HeapTupleHeaderGetXmin((*self.tuple()).t_data);
             pg_sys::TransactionIdIsCurrentTransactionId(xmin)
         }
     }
@@ -254,7 +278,7 @@ impl<'m, K> RowQueue<'m, K> {
         let tuple = unsafe {
             Memory::from_raw(self.context).run(|| {
                 descriptor.get_or_insert_with(|| pg_sys::CreateTupleDescCopy(row.descriptor.raw));
-                pg_sys::heap_copytuple(row.tuple)
+                pg_sys::heap_copytuple(row.tuple())
             })
         };
         self.rows.push_back((key, tuple));

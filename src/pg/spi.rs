@@ -144,8 +144,13 @@ impl<'s> Spi<'s> {
     }
 
     /// Runs a SELECT that only reads, with the active snapshot, and hands each row to `take` as the plan makes it, before it is
-    /// copied anywhere.
-    pub fn stream(self, statement: &Statement, values: &[Option<Datum<'_>>], take: &mut dyn FnMut(&SlotRow<'_, 's>)) {
+    /// copied anywhere. The statement ends early if `take` returns false. `take` runs no statement.
+    pub fn stream(
+        self,
+        statement: &Statement,
+        values: &[Option<Datum<'_>>],
+        take: &mut dyn FnMut(&SlotRow<'_, 's>) -> bool,
+    ) {
         let (nulls, mut values) = parameters(statement, values);
         let plan = statement.plan(self);
         let memory = self.memory();
@@ -160,8 +165,37 @@ impl<'s> Spi<'s> {
         });
     }
 
+    /// Runs a SELECT as [`Spi::stream`] does. What `take` puts into the memory of a row is freed after that row. The row has no tuple.
+    /// The statement ends early if `take` returns false or an error.
+    pub fn stream_each(
+        self,
+        statement: &Statement,
+        values: &[Option<Datum<'_>>],
+        mut take: impl FnMut(Row<'_>) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let context = self.memory().child();
+        let mut result = Ok(());
+        self.stream(statement, values, &mut |slot| {
+            // SAFETY: the context exists until the statement has run. The argument of `take` has no lifetime that could leave it, so
+            // that nothing refers to the context after the call.
+            let goes_on = unsafe {
+                let memory = Memory::from_raw(context);
+                let goes_on = memory.run(|| take(slot.row(memory)));
+                pg_sys::MemoryContextReset(context);
+                goes_on
+            };
+            goes_on.unwrap_or_else(|error| {
+                result = Err(error);
+                false
+            })
+        });
+        // SAFETY: nothing refers to the context.
+        unsafe { pg_sys::MemoryContextDelete(context) };
+        result
+    }
+
     /// Runs a SELECT that only reads, with the active snapshot. It fetches the rows in portions, so that there may be
-    /// any number of them. What `take` puts into the memory of a row is freed after that row. It ends early if `take`
+    /// any number of them, and `take` may run statements. What `take` puts into the memory of a row is freed after that row. It ends early if `take`
     /// returns false.
     pub fn for_each(
         self,
@@ -290,6 +324,15 @@ impl<'p, 's> SlotRow<'p, 's> {
         self.descriptor
     }
 
+    /// The row without a tuple. Its detoasted copies go into `memory`.
+    fn row<'r>(&self, memory: Memory<'r>) -> Row<'r>
+    where
+        'p: 'r,
+    {
+        // SAFETY: the slot keeps its values until it has been received; they have the types of the descriptor.
+        unsafe { Row::from_values(self.values, self.nulls, self.descriptor, memory) }
+    }
+
     /// Some of the columns as a row in the memory of the connection. Values that are stored out of line are not copied.
     /// `descriptor` is made for the first row, and shared by all rows with these columns.
     ///
@@ -317,7 +360,7 @@ impl<'p, 's> SlotRow<'p, 's> {
 #[repr(C)]
 struct Receiver<'t, 's> {
     callbacks: pg_sys::DestReceiver,
-    take: &'t mut dyn FnMut(&SlotRow<'_, 's>),
+    take: &'t mut dyn FnMut(&SlotRow<'_, 's>) -> bool,
     memory: Memory<'s>,
 }
 
@@ -345,8 +388,7 @@ unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver:
             let values = std::slice::from_raw_parts((*slot).tts_values, count as usize);
             let nulls = std::slice::from_raw_parts((*slot).tts_isnull, count as usize);
             let (descriptor, memory) = (Descriptor::from_raw(descriptor), receiver.memory);
-            memory.run(|| (receiver.take)(&SlotRow { values, nulls, descriptor, memory }));
-            true
+            memory.run(|| (receiver.take)(&SlotRow { values, nulls, descriptor, memory }))
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::row::{Column, LogRow};
 use crate::settings;
 use crate::wire::changeset::NamedRecord;
 use mana_sync_cursor::Position;
-use mana_sync_cursor::page::{Rows, Taken};
+use mana_sync_cursor::page::{Reading, Rows, Taken};
 use mana_sync_merge::change::{Change, INSERT_TIME_KEY, Op};
 use mana_sync_merge::time::Time;
 
@@ -112,7 +112,7 @@ impl<'s> TakeRows<'s> for Response<'_> {
 }
 
 impl Rows<PageRow<'_>> for Response<'_> {
-    fn take(&mut self, position: Position, row: PageRow<'_>) -> Taken {
+    fn take(&mut self, position: Position, row: PageRow<'_>, _: &Reading<'_>) -> Taken {
         let fits = self.add(|json| or_raise(write_change(json, &row.log_row().deform(), position)));
         if fits { Taken::Shown } else { Taken::Full }
     }
@@ -234,7 +234,7 @@ fn write_values(
 
 fn write_record(json: &mut JsonText<'_>, record: &PageRecord<'_>) {
     let (key, merged) = (&record.key, &record.merged);
-    for (name, text) in [("{\"table\":", &key.table), (",\"id\":", &key.record)] {
+    for (name, text) in [("{\"table\":", key.table()), (",\"id\":", key.record())] {
         json.raw(name);
         json.string(text);
     }

@@ -77,9 +77,9 @@ pub trait Rows<R> {
     /// Looks at the rows that [`Rows::take`] gets next, and at the walk that they are read in.
     fn prepare(&mut self, _rows: &[(Position, R)], _reading: &Reading<'_>) {}
 
-    /// Takes a row. A page shows at least one row that is not passed over. The receiver of records counts them, and has room for
-    /// [`Request::page_size`].
-    fn take(&mut self, position: Position, row: R) -> Taken;
+    /// Takes a row, in the walk that it was read in. A page shows at least one row that is not passed over. The receiver of records counts
+    /// them, and has room for [`Request::page_size`].
+    fn take(&mut self, position: Position, row: R, reading: &Reading<'_>) -> Taken;
 }
 
 /// What a receiver did with a row.
@@ -94,7 +94,7 @@ pub enum Taken {
 }
 
 impl<R> Rows<R> for Vec<R> {
-    fn take(&mut self, _: Position, row: R) -> Taken {
+    fn take(&mut self, _: Position, row: R, _: &Reading<'_>) -> Taken {
         self.push(row);
         Taken::Shown
     }
@@ -228,7 +228,7 @@ pub fn read_page<S: Source>(
     let end = |state: &ReaderState| (NextCursor::Issue(state.cursor(server, request)), state.spaces());
     let holds_foreign_rows = state.holds_foreign_rows;
     let page = |(next, (known_spaces, is_in)), more| Ok(Page { next, more, holds_foreign_rows, known_spaces, is_in });
-    let (mut shown, mut passed) = (0, 0);
+    let mut counts = Counts { shown: 0, passed: 0 };
     // The cursor of the end of a walk, for a page that has no room for the first row of the walk after it. A cursor of the
     // state between two walks may have no room for all that the reader has been given. The reader would come back to it
     // for ever.
@@ -237,44 +237,31 @@ pub fn read_page<S: Source>(
         if state.walk.is_none() {
             state.start(&now);
         }
-        let least = if request.as_records { LEAST_PORTION_OF_RECORDS } else { 1 };
-        let room = request.page_size.saturating_sub(shown).clamp(least, PORTION);
-        let found = match Reading::new(server, request, &state) {
-            None => Vec::new(),
+        let (last, portion_end) = match Reading::new(server, request, &state) {
+            None => (None, PortionEnd::WalkEnds),
             Some(reading) => {
-                let found = reading.read(room, source).map_err(Error::Source)?;
+                let most = counts.portion(request);
+                let found = reading.read(most, source).map_err(Error::Source)?;
                 rows.prepare(&found, &reading);
-                found
+                counts.take(found, most, rows, &reading, request)
             }
         };
-        let is_last_portion = found.len() < room;
-        for (position, row) in found {
-            match rows.take(position, row) {
-                Taken::Full => {
-                    let end = match walk_end {
-                        Some(walk_end) if !state.is_under_way() => walk_end,
-                        _ => end(&state),
-                    };
-                    return page(end, true);
-                }
-                Taken::Shown => shown += 1,
-                Taken::Passed => passed += 1,
-            }
-            if let Some(walk) = &mut state.walk {
-                walk.last = position;
-            }
-            // A page of records goes on for as long as it passes over rows: otherwise a page without records might follow.
-            let is_full = match request.as_records {
-                true => passed >= MOST_PASSED && (shown > 0 || request.cursor_without_rows),
-                false => shown == request.page_size,
-            };
-            if is_full {
-                return page(end(&state), true);
+        if let Some((walk, last)) = state.walk.as_mut().zip(last) {
+            walk.last = last;
+        }
+        match portion_end {
+            PortionEnd::WalkGoesOn => continue,
+            PortionEnd::WalkEnds => {}
+            PortionEnd::PageIsFull => return page(end(&state), true),
+            PortionEnd::NoRoom => {
+                let end = match walk_end {
+                    Some(walk_end) if !state.is_under_way() => walk_end,
+                    _ => end(&state),
+                };
+                return page(end, true);
             }
         }
-        if !is_last_portion {
-            continue;
-        }
+        let shown = counts.shown;
         if shown > 0 && state.is_under_way() && !state.leads_to(&now) {
             walk_end = Some(end(&state));
         }
@@ -291,6 +278,69 @@ pub fn read_page<S: Source>(
         if let Some(walk_end) = walk_end.take_if(|_| has_skipped && request.as_records) {
             return page(walk_end, true);
         }
+    }
+}
+
+/// How many rows of a page the receiver has taken.
+struct Counts {
+    /// The rows that the page shows.
+    shown: usize,
+    /// The rows that the page shows nothing for.
+    passed: usize,
+}
+
+/// Where a portion of the rows of a page ends.
+enum PortionEnd {
+    /// The walk may have more rows.
+    WalkGoesOn,
+    /// The walk has no more rows.
+    WalkEnds,
+    /// The page ends after the last row that was taken.
+    PageIsFull,
+    /// The page has no room for the row after the last one that was taken.
+    NoRoom,
+}
+
+impl Counts {
+    /// The number of rows to read next.
+    fn portion(&self, request: &Request<'_>) -> usize {
+        let room = request.page_size.saturating_sub(self.shown);
+        if !request.as_records {
+            return room.clamp(1, PORTION);
+        }
+        // The next records probably take as many rows each as the records so far.
+        let rows_a_record = (self.shown + self.passed).div_ceil(self.shown.max(1)).max(1);
+        room.saturating_mul(rows_a_record).clamp(LEAST_PORTION_OF_RECORDS, PORTION)
+    }
+
+    /// Hands `found` to the receiver. `most` is how many rows were asked for. Returns the position of the last row that was taken.
+    fn take<R>(
+        &mut self,
+        found: Vec<(Position, R)>,
+        most: usize,
+        rows: &mut impl Rows<R>,
+        reading: &Reading<'_>,
+        request: &Request<'_>,
+    ) -> (Option<Position>, PortionEnd) {
+        let end = if found.len() < most { PortionEnd::WalkEnds } else { PortionEnd::WalkGoesOn };
+        let mut last = None;
+        for (position, row) in found {
+            match rows.take(position, row, reading) {
+                Taken::Full => return (last, PortionEnd::NoRoom),
+                Taken::Shown => self.shown += 1,
+                Taken::Passed => self.passed += 1,
+            }
+            last = Some(position);
+            // A page of records goes on for as long as it passes over rows: otherwise a page without records might follow.
+            let is_full = match request.as_records {
+                true => self.passed >= MOST_PASSED && (self.shown > 0 || request.cursor_without_rows),
+                false => self.shown == request.page_size,
+            };
+            if is_full {
+                return (last, PortionEnd::PageIsFull);
+            }
+        }
+        (last, end)
     }
 }
 

@@ -7,7 +7,7 @@ use mana_sync_cursor::Position;
 use mana_sync_cursor::cursor::Cursor;
 use mana_sync_cursor::epoch::Coverage;
 use mana_sync_cursor::id::{Lsn, TransactionId};
-use mana_sync_cursor::page::{Error, KnownSpaces, NextCursor, Request, Resync, Rows, Start, Taken, read_page};
+use mana_sync_cursor::page::{Error, KnownSpaces, NextCursor, Reading, Request, Resync, Rows, Start, Taken, read_page};
 use mana_sync_cursor::snapshot::Snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ struct Room {
 }
 
 impl Rows<Row> for Room {
-    fn take(&mut self, _: Position, row: Row) -> Taken {
+    fn take(&mut self, _: Position, row: Row, _: &Reading<'_>) -> Taken {
         if self.rows.len() == self.room {
             return Taken::Full;
         }

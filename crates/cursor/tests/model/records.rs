@@ -29,8 +29,8 @@ pub struct RecordPage<'a> {
     done: HashSet<usize>,
     /// The records of the walk that need not be shown.
     passed: HashSet<usize>,
-    /// The records that the next rows show, in order.
-    next: VecDeque<usize>,
+    /// The records that the next rows show, in order. With each: whether an earlier page may have shown it, as its rows tell.
+    next: VecDeque<(usize, bool)>,
     not_held: NotHeld,
 }
 
@@ -62,17 +62,19 @@ impl<'a> RecordPage<'a> {
         let mut earlier: Vec<&&Row> = self.state.rows.iter().filter(is_earlier).collect();
         // The order of the index that they are read by.
         earlier.sort_by_key(|row| row.user);
-        earlier.into_iter().take(EARLIER_ROWS).any(|row| {
-            let space = row.space.map(space_id);
-            let space = space.as_ref().map(|id| id.as_bytes());
-            reading.has_passed(row.at, RowOrigin { is_own: row.user == self.user, space, created_at: 0 })
-        })
+        earlier.into_iter().take(EARLIER_ROWS).any(|row| self.is_passed(row, reading))
+    }
+
+    fn is_passed(&self, row: &Row, reading: &Reading<'_>) -> bool {
+        let space = row.space.map(space_id);
+        let space = space.as_ref().map(|id| id.as_bytes());
+        reading.has_passed(row.at, RowOrigin { is_own: row.user == self.user, space, created_at: 0 })
     }
 
     /// The rows of a record that the device sees; `None` if the page need not show the record.
-    fn read(&mut self, record: usize) -> Option<Vec<Row>> {
+    fn read(&mut self, record: usize, may_be_passed: bool, reading: &Reading<'_>) -> Option<Vec<Row>> {
         let rows = visible_rows(self.state, record, self.user, &self.spaces);
-        if rows.is_empty() {
+        if rows.is_empty() || (may_be_passed && rows.iter().any(|row| self.is_passed(row, reading))) {
             return None;
         }
         if Merged::of(&rows).is_deleted && !self.may_be_held(&rows) {
@@ -108,19 +110,21 @@ impl Rows<Row> for RecordPage<'_> {
                 new.push(row);
             }
         }
+        let is_insert = |row: &Row| matches!(row.op, Op::Insert);
         if let Some(last) = reading.resumed_at() {
-            let passed = new.iter().filter(|row| self.has_passed(row, last, reading)).map(|row| row.record);
-            let passed: Vec<usize> = passed.collect();
+            let passed = new.iter().filter(|row| !is_insert(row) && self.has_passed(row, last, reading));
+            let passed: Vec<usize> = passed.map(|row| row.record).collect();
             self.passed.extend(passed);
         }
-        self.next.extend(new.into_iter().map(|row| row.record).filter(|record| !self.passed.contains(record)));
+        let next = new.into_iter().filter(|row| !self.passed.contains(&row.record));
+        self.next.extend(next.map(|row| (row.record, is_insert(row))));
     }
 
-    fn take(&mut self, _: Position, row: Row) -> Taken {
-        if self.next.front() != Some(&row.record) {
+    fn take(&mut self, _: Position, row: Row, reading: &Reading<'_>) -> Taken {
+        let Some(&(_, may_be_passed)) = self.next.front().filter(|(record, _)| *record == row.record) else {
             return Taken::Passed;
-        }
-        match self.read(row.record) {
+        };
+        match self.read(row.record, may_be_passed, reading) {
             Some(_) if self.room == 0 => Taken::Full,
             Some(rows) => {
                 self.room -= 1;
