@@ -1,15 +1,15 @@
 //! The harness of `mana_sync` on real servers, for the tests in `tests/servers` and the benchmarks in `bench`.
 //!
-//! - [`cluster`]: a private server: start, stop, kill, connect, remove
+//! - [`cluster`]: a private server: it is started, stopped, killed, connected to and removed
 //! - [`standby`]: streaming standbys of a server
 //! - [`process`]: PostgreSQL's programs, run as an unprivileged user
 //! - [`bouncer`]: PgBouncer in front of a server
 //! - [`device`]: a reader with its cursor and everything that it was given
-//! - [`naive`]: readers with simpler cursors, which lose changes or make them wait
+//! - [`naive`]: readers with simpler cursors, which lose changes or make the reader wait
 //! - [`merged`]: merged records, by the extension and by a simple implementation
 //! - [`convergence`]: devices that know only the wire format, and whether they end with the data of the server
 //! - [`oracle`]: what a device should have, by plain SQL, and the comparison
-//! - [`original_device`]: a device of the service that the extension replaces, as users have it
+//! - [`original_device`]: a device of the service that the extension replaces; users still have such devices
 //! - [`writers`]: transactions of every kind, and the changes that are known to be committed
 //! - [`history`]: 18 years of a public repository's history as pushes
 //! - [`http`]: the example of an HTTP front end, and devices that sync through it
