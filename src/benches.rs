@@ -123,7 +123,7 @@ mod benches {
 
     // ---- records ------------------------------------------------------------------------------------------
 
-    /// An insert and 20 updates of two fields, merged.
+    /// Merges an insert and 20 updates of two fields.
     #[pg_bench]
     fn record_of_21_changes(b: &mut Bencher<'_>) {
         let created_at = Time::parse(b"2026-01-01T12:35:00Z").expect("a time");

@@ -97,7 +97,7 @@ fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(true.into()))
 }
 
-/// Returns a text that is a key of an index. Errors: 22023 if the text is NULL, empty or too long. `name` is the argument.
+/// Returns a text that is a key of an index. Errors: 22023 if the text is NULL, empty or too long. `name` is the name of the argument.
 pub fn key<'a>(text: Option<&'a [u8]>, name: &'static str) -> Result<&'a [u8], Error> {
     let text = text.filter(|text| !text.is_empty()).ok_or(Error::Empty(name))?;
     if text.len() > MOST_KEY_BYTES { Err(Error::TooLong(name)) } else { Ok(text) }

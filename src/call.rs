@@ -1,4 +1,4 @@
-//! The bracket of a call: what is opened before its queries and closed after them.
+//! What a call opens before its queries and closes after them.
 //!
 //! A call opens the scope, the settings of the planner, the SPI connection and the snapshot, in this order. If the call succeeds, it closes
 //! them in reverse order. If there is an error, it closes nothing: PostgreSQL does so when it rolls back the transaction or subtransaction.
@@ -11,7 +11,7 @@ use crate::pg::spi::{self, Spi};
 use crate::scope::Scope;
 use std::ffi::CStr;
 
-/// What a call opens before its queries.
+/// The choice of what a call opens before its queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// Whether all statements of the call are planned with [`INDEX_SCANS`].

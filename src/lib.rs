@@ -10,15 +10,15 @@
 //! | [`wire`]      | the wire format |
 //! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user` |
 //! | [`wakeup`]    | telling listeners that there is something to pull |
-//! | [`call`]      | the bracket of a call: scope, planner settings, connection, snapshot |
+//! | [`call`]      | what a call opens and closes: scope, planner settings, connection, snapshot |
 //! | [`row`]       | a row of the log and its columns |
 //! | [`merged`]    | a record while changes are merged into it |
-//! | [`bounds`] | the limits of a change, so that every reader can be sent it |
+//! | [`bounds`]    | the limits of a change, so that every reader can be sent it |
 //! | [`scope`]     | who asks, and for which spaces |
 //! | [`epoch`]     | which history of transaction ids the server is on |
 //! | [`settings`]  | every setting |
 //! | [`json`]      | JSON text, and the numbers in it |
-//! | [`pg`]        | PostgreSQL's server API, made safe |
+//! | [`pg`]        | a safe interface to PostgreSQL's server API |
 //! | [`error`]     | every SQLSTATE |
 //!
 //! Two crates of the workspace need no server: `mana_sync_cursor` (what a cursor means) and `mana_sync_merge` (what a record is after its

@@ -8,8 +8,8 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::time::Duration;
 
-/// `mana_sync.strict_spaces`: if it is on, a user whose memberships the application did not pass may write into no space. Only a superuser
-/// may set it, also for a database or a role: an application role could otherwise turn the rule off for itself.
+/// `mana_sync.strict_spaces`: if it is on, a user whose memberships the application did not pass may not write into any space. Only a
+/// superuser may set it, also for a database or a role: an application role could otherwise turn the rule off for itself.
 static STRICT_SPACES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 thread_local! {

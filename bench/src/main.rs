@@ -6,15 +6,15 @@
 //!
 //! | module | what it measures |
 //! |---|---|
-//! | [`single`] | single changes, compared with the original store and a bare INSERT |
-//! | [`push`] | pushes, compared with the original store and COPY |
-//! | [`pull`] | first syncs, compared with the original store and bare index scans |
-//! | [`growth`] | the cost of calls in large logs, with many spaces, and while other transactions are open or write |
+//! | [`single`]  | single changes, compared with the original store and a bare INSERT |
+//! | [`push`]    | pushes, compared with the original store and COPY |
+//! | [`pull`]    | first syncs, compared with the original store and bare index scans |
+//! | [`growth`]  | the cost of calls in large logs, with many spaces, and while other transactions are open or write |
 //! | [`disk`]    | bytes per row |
 //! | [`records`] | merged records, compared with the same merging in SQL |
 //! | [`devices`] | pulls of records, compared with pulls of changes |
 //! | [`wakeups`] | the cost of wake-ups for writers |
-//! | [`memory`] | the memory of backends, and the memory that they do not free |
+//! | [`memory`]  | the memory of backends, and the memory that they do not free |
 //!
 //! Apart from these, [`in_process`] runs the benchmarks of the extension's Rust code.
 

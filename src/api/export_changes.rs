@@ -22,7 +22,7 @@ static ROWS: Statement = statement!("export_changes/rows.sql", [TEXT, TEXT, INT4
 /// The number of columns that `export_rows` returns.
 const COLUMNS: usize = row::CHANGE.len();
 
-/// The number of rows that an export may hold in memory, over all apps, unless the apps are many.
+/// The number of rows that an export holds in memory, over all apps. With very many apps it is more: [`LEAST_PORTION`] for each.
 const ROWS_IN_MEMORY: usize = 512;
 
 /// The least number of rows of an app that are read at once.

@@ -60,7 +60,7 @@ pub fn client<'a>(argument: Option<&'a [u8]>, changeset: &Changeset<'a>) -> Resu
     Ok(argument.filter(|client| !client.is_empty()).or(changeset.client))
 }
 
-/// What became of the changes of a changeset.
+/// The outcome of recording a changeset.
 pub struct Pushed<'a> {
     /// The number of changes that were recorded.
     inserted: usize,

@@ -62,8 +62,8 @@ fn spaces<'s>(spi: Spi<'s>, scope: &Scope<'_>) -> Datum<'s> {
 /// The number of columns that `record_history` returns.
 const HISTORY_COLUMNS: usize = 12;
 
-/// The events of a record, in PostgreSQL's memory. If a history is too large, PostgreSQL raises an error; memory of Rust would end the
-/// process.
+/// The events of a record, in PostgreSQL's memory. If a history is too large, PostgreSQL raises an error, while a failed allocation in Rust
+/// would end the process.
 type Events<'s> = allocator_api2::vec::Vec<Event<'s, Node<'s>, LogRow<'s>>, Memory<'s>>;
 
 /// `mana_sync.record_history(app_id, table_name, record_id, user_id, space_ids)`

@@ -119,9 +119,9 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
 
     /// Returns the snapshot of the call in the form of a cursor. It includes how far the reader's own transaction is covered.
     ///
-    /// The own transaction is covered up to the greatest `seq` that the query sees or that the cursor names. The last value of the sequence
-    /// would be too much: a row of the same command may have a `seq` but is not visible yet. A row that the cursor names may be gone, by
-    /// ROLLBACK TO SAVEPOINT. That does no harm, because later rows of the transaction have greater numbers.
+    /// The reader's own transaction is covered up to the greatest `seq` that the query sees or that the cursor names. The last value of the
+    /// sequence would be too great: a row of the same command may have a `seq` but is not visible yet. A row that the cursor names may be
+    /// gone, by ROLLBACK TO SAVEPOINT. That does no harm, because later rows of the transaction have greater numbers.
     pub fn snapshot(&self, server: &Server, active: &ActiveSnapshot, start: &Start) -> Snapshot {
         let own = active.own.map(|own| (own, self.own_seq(server, own, start)));
         Snapshot::new(active.xmax, active.open.clone(), own.into_iter().collect())

@@ -26,9 +26,9 @@ pub struct Node<'a> {
 /// The content of a [`Node`].
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// Makes the value `null`.
+    /// The value `null`.
     Null,
-    /// `true` or `false`
+    /// The value `true` or `false`.
     Bool(bool),
     /// A string, in the encoding of the database.
     String(&'a [u8]),
@@ -645,7 +645,8 @@ pub fn empty_object(memory: Memory<'_>) -> Jsonb<'_> {
     Builder::new(memory).finish()
 }
 
-/// Parses a text into a jsonb. Only for tests: if the text is not JSON, the server raises an error.
+/// Parses a text into a jsonb. If the text is not JSON, the server raises an error, so this is only for tests and
+/// benchmarks.
 #[cfg(any(test, feature = "pg_test", feature = "pg_bench"))]
 pub fn parse(text: &str) -> Jsonb<'static> {
     let text = std::ffi::CString::new(text).expect("a text without a zero byte");

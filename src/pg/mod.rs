@@ -1,6 +1,6 @@
 //! A safe interface to PostgreSQL's server API. It is the only module of this crate with unsafe code.
 //!
-//! Its files have the names of the parts of PostgreSQL that they wrap. Nothing here knows what a change log is.
+//! The files are named after the parts of PostgreSQL that they wrap. Nothing in this module knows what a change log is.
 //!
 //! | module | what it wraps |
 //! |---|---|

@@ -13,7 +13,7 @@ pub fn is_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
-/// Keeps backtraces out of error messages. They contain the paths of the build.
+/// Keeps backtraces, which contain the paths of the build, out of error messages.
 ///
 /// A server that was started with RUST_BACKTRACE set would send a backtrace to the client in the DETAIL of every error
 /// that passes through Rust: of a unique violation, for example.

@@ -467,7 +467,7 @@ mod tests {
         )
     }
 
-    /// A position, each part of which is as often small as large.
+    /// Generates a position. Each part of it is as often small as large.
     fn position() -> impl Strategy<Value = Position> {
         (any::<(u32, u64)>(), 0..i64::MAX, 0u32..32, 0u32..64, 0u32..63)
             .prop_map(|((epoch, xact), seq, a, b, c)| Position::new(epoch >> a, xact >> b, seq >> c))
@@ -545,7 +545,7 @@ mod tests {
         }
     }
 
-    /// Devices hold cursors that earlier builds issued, so the text form must not change.
+    /// The text form must not change, because devices hold cursors that earlier builds issued.
     #[test]
     fn the_text_stays_what_it_is() {
         let coverage = |number, xmax, partial| Coverage {
@@ -603,7 +603,7 @@ mod tests {
     }
 
     proptest! {
-        /// Transactions of a server begin and end. A text has no room for all that are open.
+        /// The snapshots are those of a server whose transactions begin and end. A text has no room for all open transactions.
         #[test]
         fn text_order_is_age_order_where_states_are_cut(
             steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),
@@ -666,7 +666,7 @@ mod tests {
         assert!(cursor(1000, vec![]).to_text().len() < 8300);
     }
 
-    /// A cursor gives up precision about open transactions, and never about spaces.
+    /// A cursor that has too little room leaves out open transactions, but never spaces.
     #[test]
     fn two_states_that_fill_their_room_fit() {
         let open: Vec<u64> = (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect();
@@ -716,8 +716,8 @@ mod tests {
         }
     }
 
-    /// Some devices send the smallest of their cursors and the time now. If a cursor were greater than the time now, they
-    /// would always send the time, and skip what they had not pulled.
+    /// Some devices send the smallest of their cursors and the current time. If a cursor were greater than the current time, they would
+    /// always send the time, and skip what they had not pulled.
     #[test]
     fn a_cursor_sorts_between_the_beginning_of_time_and_this_century() {
         let cursor = Cursor::default().to_text();

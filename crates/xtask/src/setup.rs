@@ -1,4 +1,4 @@
-//! Installs what the other commands need and what is missing. If nothing is missing, this ends at once.
+//! Installs what the other commands need, as far as it is missing. If nothing is missing, this ends at once.
 
 mod packages;
 mod pgbouncer;

@@ -53,7 +53,7 @@ impl Tally {
 /// A device that also writes.
 struct ReaderWriter<'a> {
     device: Device,
-    /// The same reader, with a plain snapshot as its cursor.
+    /// A second device of the same user, whose cursor is a plain snapshot.
     by_snapshot: Device,
     writer: Writer<'a>,
     /// All changes that the device ever wrote, rolled back or not.

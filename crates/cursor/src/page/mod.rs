@@ -107,7 +107,7 @@ pub struct Page {
     /// Whether the page ended because it was full, so that there may be more rows now.
     pub more: bool,
     /// Whether the reader was given rows that are not in this log: its cursor is of a history that this server does not share, or of
-    /// another reader. The page goes on as if it had not been given them.
+    /// another reader. The page is made as if the reader had not been given these rows.
     pub holds_foreign_rows: bool,
     /// Whether [`Page::is_in`] differs from what the reader was told with the page before.
     pub known_spaces: KnownSpaces,
@@ -334,7 +334,7 @@ struct WalkState {
 struct Told {
     /// For each space of the scope, whether the reader was told that it is in the space.
     of_scope: Vec<bool>,
-    /// The number of spaces that the reader was told, in the scope or not.
+    /// The number of all spaces that the reader was told it is in, inside and outside the scope.
     count: usize,
 }
 
@@ -354,7 +354,7 @@ struct ReaderState {
     may_hold_records: bool,
     /// Whether the reader was given rows that are not in this log.
     holds_foreign_rows: bool,
-    /// The spaces that the reader was told when it got its cursor; `None` without a cursor.
+    /// The spaces that the reader was told it is in when it got its cursor; `None` without a cursor.
     told: Option<Told>,
     /// The mark of the latest purge.
     purges: PurgeMark,

@@ -175,7 +175,7 @@ impl ReaderState {
 }
 
 impl Told {
-    /// Returns the spaces that the reader was told when it got a cursor in the middle of a walk.
+    /// Returns the spaces that the reader was told it is in when it got a cursor in the middle of a walk.
     fn in_walk(covered: &[KeyedHash], walk: &Walk, scope: &[KeyedHash]) -> Told {
         let is_kept = |hash: &KeyedHash| covered.binary_search(hash).is_ok() && walk.left.binary_search(hash).is_err();
         let is_joined = |hash: &KeyedHash| walk.joined.binary_search(hash).is_ok();

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::device::{Next, Store};
 use super::{Records, Shown, array, instant, key_of, spaces_of, text, to_micros};
 
-/// What a device holds that applies changes in the order in which they arrive.
+/// The data on a device that applies changes in the order in which they arrive.
 #[derive(Default)]
 pub struct ArrivalStore {
     spaces: Option<BTreeSet<String>>,

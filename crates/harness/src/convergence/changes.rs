@@ -36,7 +36,7 @@ pub enum Order {
     OwnClock,
 }
 
-/// What a device holds that merges changes.
+/// The data on a device that merges changes.
 pub struct ChangesStore {
     user: String,
     leaving: Leaving,

@@ -23,8 +23,8 @@ pub trait Store: Send {
     fn as_records(&self) -> bool;
     /// Whether the device asks for its own changes too.
     fn wants_echo(&self) -> bool;
-    /// Whether the store has each time of a field in the spelling of `mana_sync.records`. A store of changes has not: a change names the
-    /// time of a field only if it is another instant than the time of the whole insert.
+    /// Whether the store has each time of a field in the spelling of `mana_sync.records`. A store of changes does not have it: a change
+    /// names the time of a field only if it is another instant than the time of the whole insert.
     fn keeps_spelling(&self) -> bool {
         self.as_records()
     }
@@ -90,7 +90,7 @@ pub struct Device {
     is_refused: bool,
     /// The number of changes that were rejected.
     pub rejected: usize,
-    /// How often the device began again from the beginning, without resyncs and its first pull.
+    /// The number of times that the device began again from the beginning, not counting resyncs and its first pull.
     pub begun_again: usize,
     /// The numbers of answers, of changes or records, and of bytes that the device was given.
     pub received: (usize, usize, usize),

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::device::{Next, Store};
 use super::{Key, Records, Shown, array, instant, key_of, spaces_of, text};
 
-/// What a device holds that takes merged records.
+/// The data on a device that takes merged records.
 #[derive(Default)]
 pub struct RecordsStore {
     /// The spaces that the server listed last; `None` if it has listed none.
