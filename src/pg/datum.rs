@@ -40,6 +40,7 @@ pub struct Datum<'a> {
 impl<'a> Datum<'a> {
     /// Wraps a value of the server.
     ///
+    /// # Safety
     /// If the value's type is passed by reference, the data that the value points to exists for `'a`, and is not
     /// changed in that time.
     pub(super) unsafe fn from_raw(raw: pg_sys::Datum) -> Datum<'a> {

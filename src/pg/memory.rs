@@ -47,6 +47,7 @@ impl<'m> Memory<'m> {
 
     /// Whether `context` is directly inside this one.
     ///
+    /// # Safety
     /// `context` exists.
     pub(super) unsafe fn is_parent_of(self, context: pg_sys::MemoryContext) -> bool {
         // SAFETY: the caller vouches for the context.

@@ -329,6 +329,7 @@ const RECEIVER: pg_sys::DestReceiver = pg_sys::DestReceiver {
     mydest: pg_sys::CommandDest::DestNone,
 };
 
+/// # Safety
 /// PostgreSQL must call it with a slot and the [`Receiver`] that [`Spi::stream`] passed.
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
     // SAFETY: the guard turns a panic into an error of PostgreSQL before it reaches C. A slot whose columns have been taken

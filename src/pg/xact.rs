@@ -159,6 +159,7 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
 
 /// Writes the SQLSTATE of an error or message that is being reported to `code`.
 ///
+/// # Safety
 /// PostgreSQL must call it while it reports an error or a message. `code` points to an `i32`.
 unsafe extern "C-unwind" fn note_code(code: *mut c_void) {
     // SAFETY: the place exists, and an error or a message is being reported.
