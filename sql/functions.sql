@@ -5,8 +5,9 @@
 CREATE FUNCTION mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}') RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_with_scope';
 COMMENT ON FUNCTION mana_sync.with_scope(text, text[]) IS
-    'Sets the scope of the current transaction: the user who is asking, and the spaces of that user. Replaces an '
-    'earlier scope. A NULL user_id keeps the user; A NULL space_ids keeps the spaces of the same user; another user then has none.';
+    'Sets the scope of the current transaction: the user who is asking, and the spaces of that user. If user_id is '
+    'NULL, the user of the current scope is kept. If space_ids is NULL, the spaces of the current scope are kept for '
+    'the same user; for another user, the new scope has no spaces.';
 
 CREATE FUNCTION mana_sync.record_change(
     app_id           text,
@@ -43,8 +44,8 @@ CREATE FUNCTION mana_sync.changes_since(
 )
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_changes_since';
 COMMENT ON FUNCTION mana_sync.changes_since(text, text, text, text, text, int, text[]) IS
-    'Returns one page of the changes that the user may see and has not received yet, in log order. The cursor in the '
-    'last row is the since argument of the next call; a page without rows has no cursor.';
+    'Returns one page of the changes that the user may see and that the cursor since does not cover, in log order. '
+    'Pass the cursor of the last row as since in the next call. A page without rows has no cursor.';
 
 CREATE FUNCTION mana_sync.records_since(
     user_id           text   DEFAULT NULL,
@@ -60,8 +61,9 @@ CREATE FUNCTION mana_sync.records_since(
 )
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records_since';
 COMMENT ON FUNCTION mana_sync.records_since(text, text, text, text, text, int, text[]) IS
-    'Returns one page of the records that have a change which the user may see and has not received yet, each with its '
-    'current state. The cursor in the last row is the since argument of the next call; a page without rows has no cursor.';
+    'Returns one page of records with their current state. It has the records with a change that the user may see and '
+    'that the cursor since does not cover. Pass the cursor of the last row as since in the next call. A page without '
+    'rows has no cursor.';
 
 CREATE FUNCTION mana_sync.records(
     user_id         text    DEFAULT NULL,
@@ -76,8 +78,8 @@ CREATE FUNCTION mana_sync.records(
 )
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 1000 AS 'MODULE_PATHNAME', 'mana_sync_records';
 COMMENT ON FUNCTION mana_sync.records(text, text, text, text, boolean, text[]) IS
-    'Returns the current state of the records that the user may see. mana_sync.merge_changes computes it: the latest '
-    'write of each field wins.';
+    'Returns the current state of the records that the user may see. The latest write of each field wins, as in '
+    'mana_sync.merge_changes.';
 
 CREATE FUNCTION mana_sync.record_history(
     app_id     text,
@@ -91,8 +93,8 @@ CREATE FUNCTION mana_sync.record_history(
 )
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
 COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
-    'Returns the history of one record, in the order of the write times: one row for each field that was written, for '
-    'each delete, and for each insert without fields. A row has the old value, the new value, the user and the '
+    'Returns the history of one record, in the order of the write times. Each field that was written has a row, and '
+    'so has each delete and each insert without fields. A row has the old value, the new value, the user and the '
     'device.';
 
 -- Returns one row a call (value-per-call mode), so that rows are streamed when the function is called in a SELECT list. In FROM,
@@ -105,7 +107,7 @@ CREATE FUNCTION mana_sync.export_rows(
 ) RETURNS SETOF record
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100000 AS 'MODULE_PATHNAME', 'mana_sync_export_rows';
 COMMENT ON FUNCTION mana_sync.export_rows(text) IS
-    'Internal part of mana_sync.export_changes. Returns its rows one at a time.';
+    'Internal function of mana_sync.export_changes. Returns the exported rows one at a time.';
 
 -- The planner inlines this function, because it is STABLE, has no SET clause and is not STRICT. Its rows are therefore streamed
 -- even if it is called in FROM.
@@ -120,8 +122,8 @@ AS $function$
     FROM (SELECT mana_sync.export_rows($1) AS change) AS e
 $function$;
 COMMENT ON FUNCTION mana_sync.export_changes(text) IS
-    'Returns every change that the user wrote, in all apps and in log order. The rows are streamed: the server holds '
-    'only some of them in memory.';
+    'Returns every change that the user wrote, in all apps and in log order. The rows are streamed: the server never '
+    'holds all of them in memory.';
 
 CREATE FUNCTION mana_sync.push(
     user_id   text,
@@ -132,9 +134,10 @@ CREATE FUNCTION mana_sync.push(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_push';
 COMMENT ON FUNCTION mana_sync.push(text, text, jsonb, text, text[]) IS
-    'Records all changes of a changeset, or none; with "atomic": false those that can be recorded. A change that was '
-    'recorded before is skipped. Returns {"inserted": n, "duplicates": n}, with "skipped": n if triggers left changes '
-    'out, and with "rejected": [...] if the changeset is not atomic.';
+    'Records the changes of a changeset: either all of them or none. With "atomic": false in the changeset, it '
+    'records those that can be recorded. It skips a change that was recorded before. Returns {"inserted": n, '
+    '"duplicates": n}. The result also has "skipped": n if triggers left changes out, and "rejected": [...] if the '
+    'changeset is not atomic.';
 
 -- VOLATILE, although it only reads: PostgreSQL evaluates a STABLE function of a sub-select once for each reference to its result. Each
 -- evaluation takes a snapshot, and the cursor of one would not fit to the changes of the other.
@@ -151,10 +154,11 @@ CREATE FUNCTION mana_sync.pull(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_pull';
 COMMENT ON FUNCTION mana_sync.pull(text, text, text, text, text, int, text[], boolean, boolean) IS
-    'Returns one page of the changes that the user may see and has not received yet, as {"serverChanges", '
-    '"conflicts", "syncedUntil", "hasMore"}. syncedUntil is the since argument of the next call. The changes of '
-    'client_id are left out, except with echo. With as_records, "serverChanges" is empty, and "records" has the current '
-    'state of the records that these changes belong to, those of client_id included.';
+    'Returns one page of the changes that the user may see and that the cursor since does not cover, as '
+    '{"serverChanges", "conflicts", "syncedUntil", "hasMore"}. Pass syncedUntil as since in the next call. The '
+    'user''s own changes from client_id are left out, unless echo is true or the pull starts at the beginning of the '
+    'log or of a new space. If as_records is true, "serverChanges" is empty, and "records" has the current state of '
+    'each record that changed, also where only client_id changed it.';
 
 CREATE FUNCTION mana_sync.sync(
     user_id   text,
@@ -165,8 +169,8 @@ CREATE FUNCTION mana_sync.sync(
 ) RETURNS json
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_sync';
 COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
-    'Pushes a changeset and then pulls, in one call. The pull begins at the value of the changeset''s key "since". Returns '
-    'what mana_sync.pull returns.';
+    'Pushes a changeset and then pulls, in one call. The pull begins at the cursor under the key "since" of the '
+    'changeset. Returns what mana_sync.pull returns.';
 
 -- Names of the channels for wake-ups. PUBLIC keeps EXECUTE here too: a role with USAGE on the schema is trusted to name its
 -- user, and a pull would tell it the same. PARALLEL UNSAFE, because these functions take a new snapshot, which a parallel query
@@ -175,15 +179,18 @@ COMMENT ON FUNCTION mana_sync.sync(text, text, jsonb, text, text[]) IS
 CREATE FUNCTION mana_sync.user_channel(user_id text) RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_user_channel';
 COMMENT ON FUNCTION mana_sync.user_channel(text) IS
-    'Returns the name of the NOTIFY channel for changes that this user writes: mana_sync_ and 32 hexadecimal digits.';
+    'Returns the name of the NOTIFY channel for changes that this user writes. The name is mana_sync_ followed by 32 '
+    'hexadecimal digits.';
 
 CREATE FUNCTION mana_sync.space_channel(space_id text) RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_space_channel';
 COMMENT ON FUNCTION mana_sync.space_channel(text) IS
-    'Returns the name of the NOTIFY channel for changes in this space: mana_sync_ and 32 hexadecimal digits.';
+    'Returns the name of the NOTIFY channel for changes in this space. The name is mana_sync_ followed by 32 '
+    'hexadecimal digits.';
 
 CREATE FUNCTION mana_sync.everyone_channel() RETURNS text
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mana_sync_everyone_channel';
 COMMENT ON FUNCTION mana_sync.everyone_channel() IS
-    'Returns the name of the NOTIFY channel that every listener needs besides its own. It is notified when the '
-    'wake-up worker starts, and when the worker does not know which users and spaces were written to.';
+    'Returns the name of the NOTIFY channel that every listener needs in addition to the channels of its user and '
+    'spaces. The wake-up worker notifies this channel when it starts, and when it does not know which users and '
+    'spaces were written to.';

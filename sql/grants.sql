@@ -24,8 +24,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.grant_access(regrole) IS
-    'Grants a role the right to call the functions, and to read and append to the log under row-level security. Only '
-    'the owner of the extension or a superuser may call it.';
+    'Grants a role the right to call the functions for applications, and to read and append to the log under '
+    'row-level security. Only the owner of the extension or a superuser may call it.';
 
 CREATE FUNCTION mana_sync.revoke_access(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -58,7 +58,7 @@ END
 $function$;
 COMMENT ON FUNCTION mana_sync.grant_maintenance(regrole) IS
     'Grants a role the right to compact the log, purge deletes, erase users and begin an epoch, but not to read the '
-    'log. Only the owner of the extension or a superuser may call it. Do not grant this to the role of an '
+    'log. Only the owner of the extension or a superuser may call it. Do not grant these rights to the role of an '
     'application.';
 
 CREATE FUNCTION mana_sync.revoke_maintenance(role regrole) RETURNS void
@@ -91,7 +91,7 @@ AS $function$
         'mana_sync.begin_epoch()']
 $function$;
 COMMENT ON FUNCTION mana_sync.maintenance_routines() IS
-    'Returns the signatures of the routines that mana_sync.grant_maintenance grants.';
+    'Returns the signatures of the routines that mana_sync.grant_maintenance grants EXECUTE on.';
 
 DO $do$
 DECLARE
@@ -122,8 +122,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.close_gate(regrole) IS
-    'Revokes all privileges on the schema mana_sync from a role that holds neither the privileges of mana_sync.grant_access nor those of '
-    'mana_sync.grant_maintenance. Has no effect if the caller may not revoke it.';
+    'Revokes all privileges on the schema mana_sync from a role, unless the role still has privileges from '
+    'mana_sync.grant_access or mana_sync.grant_maintenance. Has no effect if the caller has no right to revoke them.';
 
 -- A GRANT by a role without the right to grant raises only a warning, or grants a part. This function raises an error before
 -- anything is granted or revoked.

@@ -31,7 +31,7 @@ CREATE TABLE mana_sync.compactions (
     after_table     text        NOT NULL DEFAULT ''
 );
 COMMENT ON TABLE mana_sync.compactions IS
-    'Runs of mana_sync.compact and the position that each has reached. mana_sync.compaction_progress shows them.';
+    'Runs of mana_sync.compact, and how far each run has come. The view mana_sync.compaction_progress shows them.';
 COMMENT ON COLUMN mana_sync.compactions.id IS 'Id of the run.';
 COMMENT ON COLUMN mana_sync.compactions.app_id IS 'App whose changes the run compacts; NULL: all apps.';
 COMMENT ON COLUMN mana_sync.compactions.table_name IS 'Table whose changes the run compacts; NULL: all tables.';
@@ -39,28 +39,32 @@ COMMENT ON COLUMN mana_sync.compactions.user_id IS 'User whose changes the run c
 COMMENT ON COLUMN mana_sync.compactions.created_before IS
     'The run compacts only changes whose created_at is before this time.';
 COMMENT ON COLUMN mana_sync.compactions.dry_run IS 'True if the run only counts what it would change.';
-COMMENT ON COLUMN mana_sync.compactions.pid IS 'Process id of the backend that executes the run, or executed it last.';
+COMMENT ON COLUMN mana_sync.compactions.pid IS
+    'Process id of the backend that executes the run, or that executed it last.';
 COMMENT ON COLUMN mana_sync.compactions.started_at IS 'Time at which the run started.';
-COMMENT ON COLUMN mana_sync.compactions.updated_at IS 'Time at which the last batch of the run ended.';
-COMMENT ON COLUMN mana_sync.compactions.finished_at IS 'Time at which the run finished; NULL: not finished.';
+COMMENT ON COLUMN mana_sync.compactions.updated_at IS
+    'Time at which the last batch of the run ended, or at which the run began or was resumed.';
+COMMENT ON COLUMN mana_sync.compactions.finished_at IS
+    'Time at which the run finished; NULL: the run has not finished.';
 COMMENT ON COLUMN mana_sync.compactions.changes_total IS
-    'Number of changes in the log when the run started, as estimated by the planner; NULL: unknown.';
+    'Estimated number of changes in the whole log when the run started (pg_class.reltuples); NULL: unknown.';
 COMMENT ON COLUMN mana_sync.compactions.changes_read IS 'Number of changes that the run has read.';
 COMMENT ON COLUMN mana_sync.compactions.changes_removed IS
     'Number of changes that the run has removed, or would have removed in a dry run.';
 COMMENT ON COLUMN mana_sync.compactions.changes_trimmed IS
-    'Number of changes from which the run has removed fields, or would have in a dry run.';
+    'Number of changes from which the run has removed some fields, or would have in a dry run.';
 COMMENT ON COLUMN mana_sync.compactions.after_app IS
-    'Position of the run: app_id of the last group of changes that it finished. The five columns after_... together '
-    'name this group.';
+    'Progress of the run: app_id of the last group of changes that the run has finished. A group is all changes to '
+    'one record by one user in one space. The five columns after_... name it.';
 COMMENT ON COLUMN mana_sync.compactions.after_record IS
-    'Position of the run: record_id of the last group of changes that it finished.';
+    'Progress of the run: record_id of the last group of changes that the run has finished.';
 COMMENT ON COLUMN mana_sync.compactions.after_space IS
-    'Position of the run: space_id of the last group of changes that it finished; an empty text: no space.';
+    'Progress of the run: space_id of the last group of changes that the run has finished; empty if the group is '
+    'private.';
 COMMENT ON COLUMN mana_sync.compactions.after_user IS
-    'Position of the run: user_id of the last group of changes that it finished.';
+    'Progress of the run: user_id of the last group of changes that the run has finished.';
 COMMENT ON COLUMN mana_sync.compactions.after_table IS
-    'Position of the run: table_name of the last group of changes that it finished.';
+    'Progress of the run: table_name of the last group of changes that the run has finished.';
 COMMENT ON CONSTRAINT compactions_pkey ON mana_sync.compactions IS 'Each run has one row.';
 
 CREATE VIEW mana_sync.compaction_progress AS
@@ -70,8 +74,9 @@ CREATE VIEW mana_sync.compaction_progress AS
            c.pid, c.changes_total, c.changes_read, c.changes_removed, c.changes_trimmed
     FROM mana_sync.compactions AS c;
 COMMENT ON VIEW mana_sync.compaction_progress IS
-    'Runs of mana_sync.compact: what each compacts, how far it has come and what it has removed. A run that is '
-    'neither running nor finished was interrupted; the next call for the same app, table and user resumes it.';
+    'Runs of mana_sync.compact: what each run compacts, how far it has come and what it has removed. A run that is '
+    'neither running nor finished was interrupted. The next call for the same app, table and user resumes it, unless '
+    'the run or the call is a dry run.';
 
 CREATE TABLE mana_sync.purges (
     number       bigint      NOT NULL CONSTRAINT purges_pkey PRIMARY KEY,
@@ -85,21 +90,24 @@ CREATE TABLE mana_sync.purges (
     changes      bigint      NOT NULL
 );
 COMMENT ON TABLE mana_sync.purges IS
-    'Purges of deletes, one row for each. A cursor carries the mark of the latest purge.';
+    'Calls of mana_sync.purge_deleted that removed deletes, one row for each. A cursor contains the mark of the '
+    'latest purge.';
 COMMENT ON COLUMN mana_sync.purges.number IS 'Number of the purge; the first is 1.';
 COMMENT ON COLUMN mana_sync.purges.mark IS
-    'Random identifier of the purge. Copies of one server that purge separately get different marks.';
+    'Random number that identifies the purge. Copies of one server that purge separately get different marks.';
 COMMENT ON COLUMN mana_sync.purges.purged_until IS
     'Latest created_at among the deletes that this purge and earlier ones removed.';
 COMMENT ON COLUMN mana_sync.purges.purged_from IS
     'Earliest created_at among the changes that this purge and earlier ones removed.';
-COMMENT ON COLUMN mana_sync.purges.older_than IS 'Argument older_than of the call of mana_sync.purge_deleted.';
-COMMENT ON COLUMN mana_sync.purges.purged_at IS 'Time of the purge.';
+COMMENT ON COLUMN mana_sync.purges.older_than IS
+    'Argument older_than of the call of mana_sync.purge_deleted that made the purge.';
+COMMENT ON COLUMN mana_sync.purges.purged_at IS 'Time at which the purge was recorded.';
 COMMENT ON COLUMN mana_sync.purges.snapshot IS
     'Snapshot of the statement that recorded the purge. It is for administrators; no function reads it.';
 COMMENT ON COLUMN mana_sync.purges.deletes IS 'Number of deletes that the purge removed.';
 COMMENT ON COLUMN mana_sync.purges.changes IS 'Number of changes that the purge removed, deletes included.';
-COMMENT ON CONSTRAINT purges_pkey ON mana_sync.purges IS 'Each purge has one number. The index finds the latest purge.';
+COMMENT ON CONSTRAINT purges_pkey ON mana_sync.purges IS
+    'Each purge has a number of its own. The index serves the search for the latest purge.';
 
 CREATE TABLE mana_sync.purged_transactions (
     epoch int  NOT NULL,
@@ -107,14 +115,14 @@ CREATE TABLE mana_sync.purged_transactions (
     CONSTRAINT purged_transactions_pkey PRIMARY KEY (epoch, xact)
 );
 COMMENT ON TABLE mana_sync.purged_transactions IS
-    'Transactions that wrote deletes which were purged since. A cursor that has not seen one of them is refused: its '
-    'reader must resync from the beginning.';
+    'Transactions that wrote deletes which mana_sync.purge_deleted has removed. A cursor that does not cover one of '
+    'these transactions is refused: its reader must resync from the beginning.';
 COMMENT ON COLUMN mana_sync.purged_transactions.epoch IS
     'Number of the epoch that the transaction belongs to, as in mana_sync.sync_changes.epoch.';
 COMMENT ON COLUMN mana_sync.purged_transactions.xact IS
     '64-bit id of the transaction, as in mana_sync.sync_changes.xact.';
 COMMENT ON CONSTRAINT purged_transactions_pkey ON mana_sync.purged_transactions IS
-    'Each transaction has one row. The index finds the transactions that a cursor has not seen.';
+    'Each transaction has one row. The index serves the search for transactions that a cursor does not cover.';
 
 SELECT pg_catalog.pg_extension_config_dump('mana_sync.purges', '');
 SELECT pg_catalog.pg_extension_config_dump('mana_sync.purged_transactions', '');
@@ -160,8 +168,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.begin_compaction(text, text, text, interval, boolean) IS
-    'Internal part of mana_sync.compact. Returns the id of an interrupted run for the same app, table and user, or of '
-    'a new run.';
+    'Internal function of mana_sync.compact. Resumes an interrupted run for the same app, table and user, or starts a '
+    'new run. Returns the id of the run.';
 
 CREATE FUNCTION mana_sync.compact_batch(
     run uuid, batch_size int,
@@ -170,8 +178,8 @@ CREATE FUNCTION mana_sync.compact_batch(
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_compact_batch';
 COMMENT ON FUNCTION mana_sync.compact_batch(uuid, int) IS
-    'Internal part of mana_sync.compact. Compacts the next batch_size changes or a few more, in one transaction, and '
-    'returns the counts of the run so far.';
+    'Internal function of mana_sync.compact. Compacts the next groups of changes, until it has read batch_size '
+    'changes or more, in one transaction. Returns the counts of the whole run so far.';
 
 -- The procedure is SECURITY INVOKER and has no SET clause: a procedure that is SECURITY DEFINER or has a SET clause
 -- cannot COMMIT. All names in the body are therefore schema-qualified.
@@ -217,26 +225,28 @@ END
 $procedure$;
 COMMENT ON PROCEDURE mana_sync.compact(text, text, text, interval, int, interval, boolean, bigint, bigint, bigint) IS
     'Removes changes, and fields of changes, that a later change of the same user to the same record in the same '
-    'space has overwritten. What readers see does not change. Each batch commits on its own.';
+    'space has overwritten. The records that readers see do not change. Each batch is a transaction of its own.';
 
 CREATE FUNCTION mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_purge_deleted';
 COMMENT ON FUNCTION mana_sync.purge_deleted(interval) IS
-    'Removes deletes older than this interval and the changes that they deleted, unless the record of some reader '
-    'depends on the delete. Cursors that have not seen these deletes are refused with error 55000: their readers must '
-    'resync from the beginning.';
+    'Removes deletes older than older_than, together with the changes that they deleted. A delete is kept if some '
+    'reader would see the record differently without it. A cursor that does not cover a removed delete is refused '
+    '(error 55000, or resyncRequired in mana_sync.pull): its reader must resync from the beginning.';
 
 CREATE FUNCTION mana_sync.forget_user(user_id text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET row_security = off
     AS 'MODULE_PATHNAME', 'mana_sync_forget_user';
 COMMENT ON FUNCTION mana_sync.forget_user(text) IS
-    'Erases every change of a user and returns their number. Other devices keep the changes they have received. '
-    'Deletes in shared spaces remain, attributed to no user, so that deleted records of others do not come back.';
+    'Erases every change of a user and returns the number of these changes. Devices keep the changes that they have '
+    'received. Deletes in shared spaces stay in the log under a placeholder user, so that deleted records of other '
+    'users do not come back.';
 
 CREATE FUNCTION mana_sync.begin_epoch() RETURNS int
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'mana_sync_begin_epoch';
 COMMENT ON FUNCTION mana_sync.begin_epoch() IS
-    'Begins a new epoch and returns its number. Every existing cursor then treats later rows as unseen. Call it after '
-    'a data directory was copied back, which the log cannot detect by itself.';
+    'Begins a new epoch and returns its number. Every existing cursor then treats rows that are written later as '
+    'unseen. Call this function after a data directory was restored from a file copy, which the server cannot detect '
+    'by itself.';

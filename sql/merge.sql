@@ -25,27 +25,27 @@ CREATE FUNCTION mana_sync.merge_change(
 ) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_change';
 COMMENT ON FUNCTION mana_sync.merge_change(internal, text, jsonb, jsonb, timestamptz, int, xid8, bigint, text) IS
-    'Internal part of mana_sync.merge_changes, its transition function. Merges one change into the state.';
+    'Transition function of the aggregate mana_sync.merge_changes. Merges one change into the state.';
 
 CREATE FUNCTION mana_sync.merge_combine(state internal, other internal) RETURNS internal
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_combine';
 COMMENT ON FUNCTION mana_sync.merge_combine(internal, internal) IS
-    'Internal part of mana_sync.merge_changes, its combine function. Merges two states into one.';
+    'Combine function of the aggregate mana_sync.merge_changes. Merges two states into one.';
 
 CREATE FUNCTION mana_sync.merge_serialize(state internal) RETURNS bytea
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_serialize';
 COMMENT ON FUNCTION mana_sync.merge_serialize(internal) IS
-    'Internal part of mana_sync.merge_changes, its serialization function. Encodes a state for another process.';
+    'Serialization function of the aggregate mana_sync.merge_changes. Encodes a state for another process.';
 
 CREATE FUNCTION mana_sync.merge_deserialize(state bytea, context internal) RETURNS internal
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_deserialize';
 COMMENT ON FUNCTION mana_sync.merge_deserialize(bytea, internal) IS
-    'Internal part of mana_sync.merge_changes, its deserialization function. Decodes a state from another process.';
+    'Deserialization function of the aggregate mana_sync.merge_changes. Decodes a state from another process.';
 
 CREATE FUNCTION mana_sync.merge_result(state internal) RETURNS mana_sync.merged_record
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'mana_sync_merge_result';
 COMMENT ON FUNCTION mana_sync.merge_result(internal) IS
-    'Internal part of mana_sync.merge_changes, its final function. Returns the record that a state describes.';
+    'Final function of the aggregate mana_sync.merge_changes. Returns the record that a state describes.';
 
 CREATE AGGREGATE mana_sync.merge_changes(
     op text, data jsonb, field_timestamps jsonb, created_at timestamptz, epoch int, xact xid8, seq bigint, space_id text
@@ -61,5 +61,5 @@ CREATE AGGREGATE mana_sync.merge_changes(
     PARALLEL = SAFE
 );
 COMMENT ON AGGREGATE mana_sync.merge_changes(text, jsonb, jsonb, timestamptz, int, xid8, bigint, text) IS
-    'Merges the changes of one record, in any order: the latest write of each field wins, and a delete removes all '
+    'Merges the changes of one record, in any order. The latest write of each field wins, and a delete removes all '
     'earlier writes. Returns NULL if no change wrote anything.';

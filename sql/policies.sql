@@ -21,8 +21,8 @@ CREATE POLICY sync_changes_user_isolation ON mana_sync.sync_changes
     );
 
 COMMENT ON POLICY sync_changes_user_isolation ON mana_sync.sync_changes IS
-    'A user reads and writes its own rows. A new row must be within the limits of mana_sync.within_bounds, and '
-    'mana_sync.may_write must allow its user and space.';
+    'Allows reading and writing the rows whose user_id is the user of the scope. mana_sync.may_write must allow the '
+    'user and the space of a new row, and the row must be within the limits of mana_sync.within_bounds.';
 
 -- FOR SELECT: the members of a space read its rows, and only the author of a row writes it.
 CREATE POLICY sync_changes_space_member_read ON mana_sync.sync_changes
@@ -37,5 +37,5 @@ CREATE POLICY sync_changes_space_member_read ON mana_sync.sync_changes
     );
 
 COMMENT ON POLICY sync_changes_space_member_read ON mana_sync.sync_changes IS
-    'A user reads the rows of the spaces in its scope, and does not write the rows of others. A scope without a user '
-    'has no spaces.';
+    'Allows reading, but not writing, the rows whose space_id is one of the spaces of the scope. A scope without a '
+    'user has no spaces.';

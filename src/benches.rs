@@ -1,8 +1,8 @@
-//! Benchmarks of hot Rust code that needs a backend: what a call costs beside its queries. The code that needs none has its
+//! Benchmarks of hot Rust code that needs a backend: they measure what a call costs without its queries. Code that needs no backend has its
 //! benchmarks in its crate (`crates/cursor/benches`, `crates/merge/benches`).
 //!
-//! `make bench-in-process` runs them, and compares with the last run. Where PostgreSQL may run as the caller, who is not
-//! root, `cargo pgrx bench` does too. (Feature `pg_bench`: nothing of this is in a build without it.)
+//! `make bench-in-process` runs these benchmarks, and compares them with the last run. If PostgreSQL may run as the caller, who must not be
+//! root, `cargo pgrx bench` runs them too. (They are compiled only with the feature `pg_bench`.)
 
 #[pgrx::pg_schema]
 mod benches {
@@ -28,7 +28,7 @@ mod benches {
 
     // ---- the wire format ----------------------------------------------------------------------------------
 
-    /// Times work in the server's memory, which is freed after each iteration.
+    /// Times `work`, which gets memory of the server that is freed after each iteration.
     fn iter_in_memory(b: &mut Bencher<'_>, mut work: impl FnMut(Memory<'_>) + 'static) {
         b.iter(move || with_scratch(&mut work));
     }
@@ -36,7 +36,7 @@ mod benches {
     const DATA: &str = r#"{"title": "Milk", "done": false, "position": 17.5, "note": "from the \"Käserei\"",
         "tags": ["home", "shop"], "listId": "0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11", "createdAt": "2026-01-01T12:34:56.789Z"}"#;
 
-    /// 100 changes in one space: of each four an insert, two updates and a delete.
+    /// A changeset of 100 changes in one space: a quarter are inserts, half are updates, and a quarter are deletes.
     fn changeset() -> Jsonb<'static> {
         let change = |i: usize| {
             let what = match i % 4 {
@@ -55,7 +55,7 @@ mod benches {
         parse(&format!(r#"{{"clientId": "phone", "changes": [{}]}}"#, changes.join(", ")))
     }
 
-    /// A push reads a changeset.
+    /// Parses the changeset of a push.
     #[pg_bench]
     fn changeset_of_100_changes(b: &mut Bencher<'_>) {
         let changeset = changeset();
@@ -73,7 +73,7 @@ mod benches {
         }
     }
 
-    /// A pull writes a response. The rows are read from the log, so that they have the columns that they have there.
+    /// Writes the response of a pull. The rows come from a query of the log, so that they have the columns of the log.
     #[pg_bench]
     fn response_of_100_changes(b: &mut Bencher<'_>) {
         let memory = parse("{}").memory();
@@ -123,7 +123,7 @@ mod benches {
 
     // ---- records ------------------------------------------------------------------------------------------
 
-    /// An insert and 20 updates of two fields, merged.
+    /// Merges an insert and 20 updates of two fields.
     #[pg_bench]
     fn record_of_21_changes(b: &mut Bencher<'_>) {
         let created_at = Time::parse(b"2026-01-01T12:35:00Z").expect("a time");

@@ -1,9 +1,9 @@
 //! The bounds of a change: whatever is recorded can be sent to every reader, and dumped.
 //!
-//! A number of 8 bytes may print as 131 kB, and a value that is nested very deep cannot be rebuilt. One such change would block all
-//! who share its space, and every dump. So the bounds are bounds of the text, and not of the size on disk. They hold for `push`,
-//! `sync` and `record_change`, and for every INSERT under row security, whose policy calls [`within_bounds`]. The policy does not
-//! hold for a superuser: a restore brings back what was there, under whatever settings.
+//! A number that is stored in 8 bytes may print as 131 kB, and a value that is nested very deep cannot be rebuilt. One such change would
+//! block all who share its space, and every dump. So the bounds limit the text of a change, and not its size on disk. They hold for `push`,
+//! `sync` and `record_change`, and for every INSERT under row security, whose policy calls [`within_bounds`]. The policy does not hold for
+//! a superuser, so that a restore brings back every row, whatever the settings are.
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::json::number::MOST_PLAIN;
@@ -14,10 +14,11 @@ use crate::settings;
 
 sql_functions!(within_bounds);
 
-/// The most arrays and objects that may be nested in each other.
+/// The greatest number of arrays and objects that may be nested in each other.
 const MOST_DEPTH: usize = 1000;
 
-/// The end of a sentence about the JSON of a change that is out of bounds ("has a number of …"); `None` where it is not.
+/// Checks the JSON values of a change together. Returns the end of an error message if they are out of bounds (`has a number of …`), and
+/// `None` if they are not.
 pub fn fault_of_values<const N: usize>(values: [Option<Jsonb<'_>>; N]) -> Option<String> {
     let most = settings::max_change_size();
     let sum = |measure: &dyn Fn(Node<'_>) -> Size| {
@@ -42,7 +43,7 @@ pub fn fault_of_values<const N: usize>(values: [Option<Jsonb<'_>>; N]) -> Option
     }
 }
 
-/// The end of a sentence about a space that a change cannot name; `None` where it can.
+/// Checks the id of a space. Returns the end of an error message if a change cannot name the space, and `None` if it can.
 pub fn fault_of_space(space: &[u8]) -> Option<String> {
     if space.len() > MOST_KEY_BYTES {
         Some(too_long())
@@ -54,33 +55,33 @@ pub fn fault_of_space(space: &[u8]) -> Option<String> {
     }
 }
 
-/// The end of an error message about an id that is too long: `must have at most … bytes`.
+/// Returns the end of the error message for an id that is too long: `must have at most … bytes`.
 pub fn too_long() -> String {
     format!("must have at most {MOST_KEY_BYTES} bytes")
 }
 
-/// A value that is sent has at most this many bytes, as text and as it is stored. A server can send 1 GB, and store 255 MB in an
-/// object. Only a value that a superuser inserted, or a record that was merged from
-/// many changes, can be larger.
+/// The maximum number of bytes of a value that is sent, both as text and as stored. A server can send 1 GB, and can store 255 MB in a jsonb
+/// object. Only a value that a superuser inserted, or a record that was merged from many changes, can be larger.
 pub const MOST_SENT: usize = 200 << 20;
 
-/// Whether values are too large to be sent, with each number in full.
+/// Whether values together are too large to be sent, with all digits of each number.
 pub fn is_too_large<'a>(values: impl IntoIterator<Item = Node<'a>> + Clone) -> bool {
-    /// A number of 8 bytes prints as 131 kB. Values that are so many times smaller than the limit need not be measured.
+    /// The greatest factor by which values grow when they are printed: a number of 8 bytes prints as 131 kB. Values that are smaller than
+    /// the limit by this factor need not be measured.
     const GREATEST_FACTOR: usize = 131_072 / 8;
     let stored: usize = values.clone().into_iter().map(|value| value.stored_size()).sum();
     stored > MOST_SENT / GREATEST_FACTOR
         && (stored > MOST_SENT || values.into_iter().map(Size::of).fold(Size::default(), Size::and).text > MOST_SENT)
 }
 
-/// Whether a value is nested deeper than a change may be.
+/// Whether a value is nested deeper than the values of a change may be.
 pub fn is_too_deep(value: Node<'_>) -> bool {
     Size::of(value).depth > MOST_DEPTH
 }
 
 /// `mana_sync.within_bounds(app_id, table_name, record_id, space_id, client_id, data, field_timestamps, actor, origin) RETURNS boolean`
 ///
-/// Returns true. Errors: 22023 with the column that is out of bounds, and why. NULL is within bounds, as in a CHECK.
+/// Returns true, or raises error 22023 with the column that is out of bounds, and the reason. NULL is within bounds, as in a CHECK.
 fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     for (place, name) in ["app_id", "table_name", "record_id"].into_iter().enumerate() {
         match args.text(place) {
@@ -96,13 +97,13 @@ fn within_bounds<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(true.into()))
 }
 
-/// A text that is a key of an index. Errors: 22023 where it is NULL, empty or too long.
+/// Returns a text that is a key of an index. Errors: 22023 if the text is NULL, empty or too long. `name` is the name of the argument.
 pub fn key<'a>(text: Option<&'a [u8]>, name: &'static str) -> Result<&'a [u8], Error> {
     let text = text.filter(|text| !text.is_empty()).ok_or(Error::Empty(name))?;
     if text.len() > MOST_KEY_BYTES { Err(Error::TooLong(name)) } else { Ok(text) }
 }
 
-/// Refuses a space that no scope could name.
+/// Returns an error if no scope could name the space.
 pub fn check_space(space: Option<&[u8]>) -> Result<(), Error> {
     match space.and_then(fault_of_space) {
         Some(fault) => Err(Error::OutOfBounds { what: "space_id", fault }),
@@ -110,17 +111,17 @@ pub fn check_space(space: Option<&[u8]>) -> Result<(), Error> {
     }
 }
 
-/// Refuses a client id that is too long.
+/// Returns an error if a client id is too long.
 pub fn check_client(client: Option<&[u8]>) -> Result<(), Error> {
     if client.is_some_and(|client| client.len() > MOST_KEY_BYTES) { Err(Error::TooLong("client_id")) } else { Ok(()) }
 }
 
-/// Refuses an origin that is too long.
+/// Returns an error if an origin is too long.
 pub fn check_origin(origin: Option<&[u8]>) -> Result<(), Error> {
     if origin.is_some_and(|origin| origin.len() > MOST_KEY_BYTES) { Err(Error::TooLong("origin")) } else { Ok(()) }
 }
 
-/// Refuses the JSON of a change, if one of its parts or all of them together are out of bounds.
+/// Returns an error if the JSON values of a change are out of bounds, alone or together. Each value has the name of its column.
 pub fn check_values(parts: [(&'static str, Option<Jsonb<'_>>); 3]) -> Result<(), Error> {
     let Some(of_all) = fault_of_values(parts.map(|(_, value)| value)) else { return Ok(()) };
     let of_one = parts.into_iter().find_map(|(what, value)| Some((what, fault_of_values([value])?)));

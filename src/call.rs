@@ -1,7 +1,7 @@
-//! The bracket of a call: what is opened before its queries and closed after them.
+//! What a call opens before its queries and closes after them.
 //!
-//! The order is the scope, the settings of the planner, the SPI connection, the snapshot. Success closes them in reverse. An error
-//! closes nothing: PostgreSQL does, when it rolls back the transaction or subtransaction.
+//! A call opens the scope, the settings of the planner, the SPI connection and the snapshot, in this order. If the call succeeds, it closes
+//! them in reverse order. If there is an error, it closes nothing: PostgreSQL does so when it rolls back the transaction or subtransaction.
 
 use crate::error::Error;
 use crate::pg::guc;
@@ -11,20 +11,20 @@ use crate::pg::spi::{self, Spi};
 use crate::scope::Scope;
 use std::ffi::CStr;
 
-/// What a call opens.
+/// The choice of what a call opens before its queries.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// Whether all of its statements are planned with [`INDEX_SCANS`].
+    /// Whether all statements of the call are planned with [`INDEX_SCANS`].
     index_scans: bool,
-    /// The snapshot that all of its reading statements use.
+    /// The snapshot that all reading statements of the call use; `None` if each statement uses its own.
     snapshot: Option<Kind>,
 }
 
 /// Settings of the planner for statements that read the log.
 ///
-/// A statement is planned at its first run in a backend, perhaps while the table is small or has no statistics. The plan must be an
-/// index scan all the same, ordered where the order matters, because it is kept. Just-in-time compilation takes longer than these
-/// statements do.
+/// A backend plans a statement at its first run, perhaps while the table is small or has no statistics, and keeps the plan. So these
+/// settings make the plan an index scan in any case, in the order of the index where the query needs an order. Just-in-time compilation is
+/// off, because it takes longer than these statements do.
 const INDEX_SCANS: [(&CStr, &[u8]); 5] = [
     (c"enable_seqscan", b"off"),
     (c"enable_bitmapscan", b"off"),
@@ -34,14 +34,14 @@ const INDEX_SCANS: [(&CStr, &[u8]); 5] = [
 ];
 
 impl Call {
-    /// Statements that do not need more than a connection.
+    /// A call whose statements need only a connection.
     pub const PLAIN: Call = Call { index_scans: false, snapshot: None };
-    /// Statements that read the log, with the snapshot of the query that calls or with one that the call takes by itself.
+    /// A call whose statements read the log, with the snapshot of the calling query or with one that the call takes itself.
     pub const INDEX_SCANS: Call = Call { index_scans: true, snapshot: None };
-    /// Statements that read the log with one snapshot, which is the transaction's.
+    /// A call whose statements all read the log with the transaction's snapshot.
     pub const READ: Call = Call { index_scans: true, snapshot: Some(Kind::Transaction) };
 
-    /// Runs `body` in the scope of a user and their spaces (see [`Scope::enter`]). Errors: those of the scope, and of `body`.
+    /// Runs `body` in the scope of a user and the user's spaces (see [`Scope::enter`]). Errors: those of the scope, and of `body`.
     pub fn in_scope<'a, T>(
         self,
         memory: Memory<'a>,
@@ -55,7 +55,7 @@ impl Call {
         Ok(result)
     }
 
-    /// Runs `body` in the scope that the caller has, or as the owner of the extension.
+    /// Runs `body` without a change of scope: in the scope of the caller, or as the owner of the extension.
     pub fn run<T, E>(self, body: impl FnOnce(Spi<'_>) -> Result<T, E>) -> Result<T, E> {
         let run = || {
             spi::connect(|spi| match self.snapshot {

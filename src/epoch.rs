@@ -16,18 +16,18 @@ use std::cell::Cell;
 sql_functions!(current_epoch, open_epoch, begin_epoch);
 
 thread_local! {
-    /// The number of the epoch in which this backend writes. It is set once the epoch is committed.
+    /// Caches the number of the epoch in which this backend writes; `None` if unknown. It is set once a row of the epoch is committed.
     ///
-    /// A server that has begun to write stays on its history for as long as it runs. A change of the definition of any
-    /// table empties the cache, and so does DROP EXTENSION.
+    /// The number stays valid, because a server that has begun to write stays on its history for as long as it runs. Every relcache
+    /// invalidation empties the cache: a change of the definition of any table does so, and DROP EXTENSION does.
     static CURRENT: Cell<Option<EpochNumber>> = const { Cell::new(None) };
 
-    /// How many rows this backend has begun to insert into the log.
+    /// Counts the rows that this backend has begun to insert into the log.
     static ROWS_BEGUN: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How many rows this backend has begun to insert into the log, in whatever transactions. The default of the column `epoch` counts them,
-/// before any trigger or constraint looks at the row.
+/// Returns how many rows this backend has begun to insert into the log since it started. The default of the column `epoch` counts a row
+/// before any trigger or constraint sees it.
 pub fn rows_begun() -> u64 {
     ROWS_BEGUN.get()
 }
@@ -40,7 +40,7 @@ static INSERT: Statement = statement!("epoch/insert.sql", [INT4, INT8, BYTEA, IN
 /// to the log or begin an epoch.
 static LOCK: Statement = statement!(sql "LOCK TABLE mana_sync.sync_changes IN SHARE ROW EXCLUSIVE MODE", []);
 
-/// Empties the cache of [`CURRENT`].
+/// The callback that empties the cache [`CURRENT`].
 struct Forget;
 
 impl heap::OnInvalidation for Forget {
@@ -49,15 +49,15 @@ impl heap::OnInvalidation for Forget {
     }
 }
 
-/// Registers the callback that empties the cache. Called when the library is loaded.
+/// Registers the callback that empties the cache [`CURRENT`]. Called when the library is loaded.
 pub fn register() {
     heap::on_invalidation::<Forget>();
 }
 
 /// `mana_sync.current_epoch() RETURNS int`
 ///
-/// The default of the column `epoch`. Returns the number of the epoch in which the server writes, and opens that epoch
-/// if there is none yet.
+/// Returns the number of the epoch in which the server writes, and opens that epoch if it does not exist. The function is the default of
+/// the column `epoch`.
 fn current_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     ROWS_BEGUN.set(ROWS_BEGUN.get().wrapping_add(1));
     if let Some(number) = CURRENT.get() {
@@ -96,9 +96,9 @@ fn open_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.begin_epoch() RETURNS int`
 ///
-/// Begins a new epoch on the server's current history, and returns its number. It is for a server that cannot tell its
-/// history from an earlier one, because its data directory was put back from a copy. No earlier cursor covers anything
-/// that is written from now on. Runs as the owner of the extension.
+/// Begins a new epoch on the server's current history, and returns its number. It is for a server whose data directory was restored from a
+/// copy: such a server cannot tell its history from an earlier one. No existing cursor covers anything that is written from now on. Runs as
+/// the owner of the extension.
 fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     spi::connect(|spi| {
         // A transaction that writes later waits for this lock. Then it processes the invalidation below and looks the epoch up again.
@@ -119,8 +119,8 @@ fn begin_epoch<'a>(_: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// Adds the epoch with this number on the server's history. `run` tells it apart from other epochs with the same number
-/// and history.
+/// Adds a row for the epoch `number` on the server's current history. `run` tells the epoch apart from others with the same number and
+/// history.
 fn insert(spi: Spi<'_>, known: &Server, number: EpochNumber, run: &[u8]) -> Result<(), Error> {
     let history = known.history();
     let (fingerprint, secret) = hash::identity(server::cluster_nonce(), history.id, number, run);
@@ -148,16 +148,16 @@ fn int4(number: EpochNumber) -> Datum<'static> {
 
 /// Identifies the run of the server: the time of its start, in microseconds, and the process id of its postmaster.
 ///
-/// The fingerprint and the secret of an epoch depend on it, and on the random bytes that initdb put into the control
-/// file, but not on who opens the epoch. So if several writers open an epoch at the same time, they add equal rows, and
-/// none waits for another. If one of them rolls back, no cursor loses the epoch that it names. Two servers that
-/// continue separately from one point have epochs with different fingerprints.
+/// The fingerprint and the secret of an epoch depend on the run, and on the random bytes that initdb put into the control file, but not on
+/// who opens the epoch. So if several writers open an epoch at the same time, they add equal rows, and none waits for another. If one of
+/// these writers rolls back, the epoch still exists, and cursors that name it stay valid. Two servers that continue separately from one
+/// point have epochs with different fingerprints.
 fn server_run() -> Vec<u8> {
     let (started, postmaster) = server::start();
     [started.to_be_bytes().as_slice(), postmaster.to_be_bytes().as_slice()].concat()
 }
 
-/// What the server knows now, and whether the epoch in which it writes has a committed row.
+/// Returns what the server knows now about epochs, and whether the epoch in which it writes has a committed row.
 fn read_epochs() -> Result<(Server, bool), Error> {
     let (epochs, own) = snapshot::with(Kind::Latest, known_epochs)?;
     let known = Server::new(epochs.clone(), history()?, false, TransactionId::MAX, Lsn::INVALID);
@@ -166,7 +166,7 @@ fn read_epochs() -> Result<(Server, bool), Error> {
     Ok((known, is_committed))
 }
 
-/// Every epoch that the active snapshot sees, and whether the current transaction added it.
+/// Returns each row of `mana_sync.epochs` that the active snapshot sees, and for each row whether the current transaction added it.
 pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     const NULL: Error = Error::Installation("a column of mana_sync.epochs is NULL");
     let mut epochs = Vec::new();
@@ -196,7 +196,7 @@ pub fn known_epochs() -> Result<(Vec<KnownEpoch>, Vec<bool>), Error> {
     Ok((epochs, own))
 }
 
-/// The current history of the server.
+/// Returns the current history of the server.
 pub fn history() -> Result<History, Error> {
     let (timeline, system) = (server::timeline(), server::system_identifier());
     let began_at = server::switched_at(timeline)?;

@@ -6,8 +6,8 @@ use mana_sync_cursor::page::Resync;
 use pgrx::PgSqlErrorCode;
 use pgrx::pg_sys::panic::ErrorReport;
 
-/// The most bytes of a text that is a key of an index. Four such texts fit into an entry of a B-tree, which is a third of a page, even
-/// where they cannot be compressed.
+/// The maximum number of bytes of a text that is a key of an index. A B-tree entry may take a third of a page. Four such texts fit into it,
+/// even if they cannot be compressed.
 pub const MOST_KEY_BYTES: usize = 512;
 
 /// An error that ends a call.
@@ -28,46 +28,46 @@ pub enum Error {
     /// Maintenance was called in a transaction that keeps one snapshot.
     #[error("maintenance runs at isolation level READ COMMITTED only")]
     FixedSnapshot,
-    /// Somebody changed the log by hand while maintenance ran.
+    /// Maintenance did not find rows that it had read: a superuser changed the log meanwhile.
     #[error("rows of the log have changed meanwhile")]
     RowsChanged,
     /// Maintenance would overlook rows, because row security hides them from the owner.
     #[error("the owner of mana_sync.sync_changes is subject to its row-level security")]
     HiddenRows,
-    /// The user is empty. (NULL is the user of the scope.)
+    /// The argument `user_id` is empty. (NULL would stand for the user of the scope.)
     #[error("user_id must not be empty")]
     EmptyUser,
     /// The op is not insert, update or delete.
     #[error("op must be insert, update or delete")]
     Op,
-    /// A text that is a key of an index is too long for it.
+    /// A text that is a key of an index is longer than [`MOST_KEY_BYTES`].
     #[error("{0} must have at most {MOST_KEY_BYTES} bytes")]
     TooLong(&'static str),
-    /// A change could not be sent to every reader.
+    /// A value of a change is out of bounds: the change could not be sent to every reader.
     #[error("{what} {fault}")]
     OutOfBounds {
-        /// The argument or column: `data`.
+        /// The argument or column, for example `data`.
         what: &'static str,
-        /// The end of the sentence that says what is wrong: `has a number of …`.
+        /// The end of the message, for example `has a number of …`.
         fault: String,
     },
     /// A changeset is malformed or out of bounds.
     #[error("{path} {fault}")]
     Changeset {
-        /// The place in the changeset: `changes[3].op`.
+        /// The place in the changeset, for example `changes[3].op`.
         path: String,
-        /// The end of the sentence that says what is wrong: `must be …`.
+        /// The end of the message, for example `must be …`.
         fault: String,
     },
-    /// A changeset or a change is of a later schema version than `mana_sync.max_schema_version`.
+    /// A changeset or a change has a greater schema version than `mana_sync.max_schema_version`.
     #[error("{path} is newer than this log supports: at most {greatest}")]
     NewerSchema {
-        /// The place in the changeset: `changes[3].schemaVersion`.
+        /// The place in the changeset, for example `changes[3].schemaVersion`.
         path: String,
-        /// The greatest version.
+        /// The greatest version that is accepted.
         greatest: i32,
     },
-    /// Row security refuses a change of a changeset.
+    /// The user may not write into the space that a change of a changeset names.
     #[error("changes[{index}]: {error}")]
     Change {
         /// The place of the change in the changeset, from 0.
@@ -75,22 +75,22 @@ pub enum Error {
         /// The reason.
         error: Box<Error>,
     },
-    /// An `eventId` is the id of another change.
+    /// The `eventId` of a change, at this place in the changeset, is the id of another change.
     #[error("changes[{0}].eventId is the id of another change")]
     Taken(usize),
-    /// An `eventId` is the id of the same change, which was recorded with other content.
+    /// The change at this place in the changeset was recorded before under its `eventId`, with other content.
     #[error("changes[{0}].eventId was recorded with other content")]
     Changed(usize),
-    /// A size is less than 1.
+    /// An argument that is a size is less than 1.
     #[error("{0} must be at least 1")]
     Size(&'static str),
-    /// A space id has a comma. The setting of the scope is comma-separated: one id would become two.
+    /// A space id has a comma. The scope keeps its spaces in a comma-separated setting, so one id would become two.
     #[error("a space id must not contain a comma")]
     Comma,
-    /// A text begins like a cursor and is none.
+    /// The argument `since` begins like a cursor, but cannot be read as one.
     #[error("since is not a cursor that can be read: {0}")]
     Cursor(#[from] DecodeError),
-    /// There is neither an argument nor a scope that names a user.
+    /// The argument `user_id` is NULL, and there is no scope that names a user.
     #[error("no user: user_id is NULL and there is no scope")]
     NoScope,
     /// A call names another user than the scope.
@@ -114,20 +114,20 @@ pub enum Error {
     /// Deletes that the cursor does not cover were purged while the call recorded changes.
     #[error("a purge has made the cursor too old meanwhile")]
     PurgedMeanwhile,
-    /// The history file of a timeline is missing, so that the server cannot tell its history. (Its SQLSTATE is not 55000: a client
-    /// would begin again.)
+    /// The history file of a timeline is missing, so that the server cannot tell its history. The SQLSTATE is not 55000, because a client
+    /// that gets 55000 begins again.
     #[error("the history file of timeline {0} is missing")]
     NoHistoryFile(u32),
-    /// The objects of the extension are not those that this library was built for.
+    /// The database objects of the extension are not those that this library was built for.
     #[error("the installation of mana_sync is damaged: {0}")]
     Installation(&'static str),
-    /// The trigger function was not called by the trigger of the log.
+    /// The trigger function `note_change` was not called by the trigger of the log.
     #[error("mana_sync.note_change is a trigger function of mana_sync.sync_changes")]
     NoTrigger,
     /// A function of the aggregate was not called by an aggregation.
     #[error("aggregate function called in non-aggregate context")]
     NoAggregate,
-    /// The caller does not accept a set of rows.
+    /// A function that returns a set was called where no set of rows is accepted.
     #[error("set-valued function called in context that cannot accept a set")]
     NoSet,
 }

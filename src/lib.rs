@@ -1,7 +1,7 @@
 //! mana_sync: the change log of local-first apps, inside PostgreSQL.
 //!
-//! Devices push the changes they made and pull what changed since their cursor. The log is one table
-//! under row-level security ([`sql/`](../sql)); the functions around it are here.
+//! Devices push the changes they made and pull what changed since their cursor. The log is one table under row-level security
+//! ([`sql/`](../sql)). This crate has the functions that read and write it.
 //!
 //! | module | what it is responsible for |
 //! |---|---|
@@ -10,18 +10,18 @@
 //! | [`wire`]      | the wire format |
 //! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user` |
 //! | [`wakeup`]    | telling listeners that there is something to pull |
-//! | [`call`]      | the bracket of a call: scope, planner settings, connection, snapshot |
+//! | [`call`]      | what a call opens and closes: scope, planner settings, connection, snapshot |
 //! | [`row`]       | a row of the log and its columns |
 //! | [`merged`]    | a record while changes are merged into it |
-//! | [`bounds`]    | what a change may be, so that every reader can be sent it |
+//! | [`bounds`]    | the limits of a change, so that every reader can be sent it |
 //! | [`scope`]     | who asks, and for which spaces |
 //! | [`epoch`]     | which history of transaction ids the server is on |
 //! | [`settings`]  | every setting |
 //! | [`json`]      | JSON text, and the numbers in it |
-//! | [`pg`]        | PostgreSQL's server API, made safe |
+//! | [`pg`]        | a safe interface to PostgreSQL's server API |
 //! | [`error`]     | every SQLSTATE |
 //!
-//! The crates that know nothing of a server: `mana_sync_cursor` (what a cursor means) and `mana_sync_merge` (what a record is after its
+//! Two crates of the workspace need no server: `mana_sync_cursor` (what a cursor means) and `mana_sync_merge` (what a record is after its
 //! changes). ARCHITECTURE.md has the picture, the invariants and the decisions.
 
 use pgrx::prelude::*;
@@ -70,10 +70,10 @@ pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["mai
 /// Required by `cargo pgrx test`.
 #[cfg(test)]
 pub mod pg_test {
-    /// Nothing to prepare.
+    /// Does nothing: the tests need no preparation.
     pub fn setup(_options: Vec<&str>) {}
 
-    /// No settings beyond the defaults.
+    /// Returns no settings: the tests run with the defaults.
     #[must_use]
     pub fn postgresql_conf_options() -> Vec<&'static str> {
         vec![]

@@ -1,4 +1,4 @@
-//! A record in the server's memory, while changes are merged into it and when they have been.
+//! A record in the server's memory: its state while changes are merged into it, and the merged result.
 //!
 //! The crate `mana_sync_merge` knows how changes are merged.
 
@@ -12,8 +12,8 @@ use mana_sync_merge::time::Time;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::{PgLogLevel, PgSqlErrorCode};
 
-/// The state of a record after some of its changes. For a field it keeps the value, and beside it the device's spelling of the time (empty where the time
-/// is the server's).
+/// The state of a record after some of its changes. For each field, the record stores the value, and the device's spelling of the time of
+/// the write. The spelling is empty if that time is the server's.
 pub struct State<'m>(pub Record<NodeBuf<'m>, Memory<'m>>);
 
 impl<'m> State<'m> {
@@ -22,14 +22,15 @@ impl<'m> State<'m> {
         State(Record::new(memory))
     }
 
-    /// Merges a change, whose fields are copied into `memory`.
+    /// Merges a change. The fields that the record keeps are copied into `memory`.
     pub fn apply(&mut self, change: &Change<Object<'_>>, space: Option<&[u8]>, memory: Memory<'m>) {
         self.0.apply(change, space, |write: &FieldWrite<'_, Node<'_>>| {
             NodeBuf::new(write.value, write.device_time.unwrap_or_default(), memory)
         });
     }
 
-    /// The record, in `memory`; `None` if no change wrote anything. A record that is too large to be sent lacks its largest fields.
+    /// Returns the merged record, in `memory`; `None` if no change wrote anything. A record that is too large to be sent lacks its largest
+    /// fields.
     pub fn merged<'o>(&self, memory: Memory<'o>) -> Option<MergedRecord<'o>> {
         let State(record) = self;
         let updated_at = record.updated_at()?;
@@ -63,22 +64,22 @@ impl<'m> State<'m> {
 /// A record as its readers see it.
 #[derive(Clone, Copy)]
 pub struct MergedRecord<'m> {
-    /// The space of the latest write; `None` for a private record.
+    /// The space of the latest write of any kind; `None` if that write was private.
     pub space: Option<&'m [u8]>,
     /// The value of each field.
     pub data: Jsonb<'m>,
-    /// When each field was written.
+    /// The time at which each field was written: an object of RFC 3339 timestamps.
     pub field_timestamps: Jsonb<'m>,
-    /// When the record was deleted; `None` for a live record.
+    /// The time at which the record was deleted; `None` for a live record.
     pub deleted_at: Option<Time>,
-    /// When the record was last written.
+    /// The time of the latest write of any kind.
     pub updated_at: Time,
 }
 
-/// Leaves out the largest fields of a record that is too large to be sent, with a warning: a record that grew with many changes must
-/// not hide all others.
+/// If a record is too large to be sent, removes its largest fields from `fields`, and raises a WARNING. The record itself is still sent: a
+/// record that grew with many changes must not make other records unreadable.
 fn leave_out_what_is_too_large(fields: &mut Vec<&Field<NodeBuf<'_>, Memory<'_>>>) {
-    /// About how many bytes a field takes beside its name and its value: its time, and the headers of both.
+    /// The approximate number of bytes that a field takes in addition to its name and its value: its time, and the headers of both.
     const OVERHEAD: usize = 48;
     let rest = |field: &&Field<NodeBuf<'_>, Memory<'_>>| field.name().len() + OVERHEAD;
     let are_few = fields.iter().map(rest).sum::<usize>() <= MOST_SENT / 4;

@@ -1,9 +1,9 @@
 //! A row of the log: its columns, and what is read from them.
 //!
-//! The columns are known here and in `sql/tables.sql`. Queries that return rows of the log select `c.*`, and the accessors find a
-//! column by its place in the table. To add a column: add it to the table, to [`Column`] and, if readers get it, to [`CHANGE`] or [`RESULT_COLUMNS`] and to
-//! the declarations in `sql/functions.sql`. Debug builds compare both with every row. A column is never dropped: the row of a trigger
-//! has the places of dropped columns too, and `c.*` has not.
+//! The columns are declared here and in `sql/tables.sql`. Queries that return rows of the log select `c.*`, and the accessors find a column
+//! by its place in the table. To add a column, add it to the table and to [`Column`]. If readers get it, add it also to [`CHANGE`] or
+//! [`RESULT_COLUMNS`], and to the declarations in `sql/functions.sql`. Debug builds compare the names of the columns with every row. A
+//! column must never be dropped: the row of a trigger still has the place of a dropped column, but `c.*` does not.
 
 use crate::error::Error;
 use crate::pg::datum::Datum;
@@ -21,7 +21,7 @@ macro_rules! columns {
         #[allow(missing_docs)]
         pub enum Column { $($column),* }
 
-        /// The names of the columns, by their place in the table from 0.
+        /// The names of the columns, in the order of the table.
         const NAMES: &[&str] = &[$($name),*];
     };
 }
@@ -67,7 +67,7 @@ pub const CHANGE: [Column; 14] = [
     Column::Origin,
 ];
 
-/// The columns that `changes_since` returns: the first ones of [`CHANGE`].
+/// The columns that `changes_since` returns, without `cursor`: the first columns of [`CHANGE`].
 pub const RESULT_COLUMNS: [Column; 13] = match CHANGE.first_chunk() {
     Some(columns) => *columns,
     None => panic!("a change has more columns"),
@@ -76,19 +76,19 @@ pub const RESULT_COLUMNS: [Column; 13] = match CHANGE.first_chunk() {
 /// The columns that are jsonb.
 pub const JSON: [Column; 3] = [Column::Data, Column::FieldTimestamps, Column::Actor];
 
-/// The key of a group: the columns that the changes of a group agree in, and in which `sync_changes_record_idx` has its entries.
+/// The columns of the key of a group. All changes of a group agree in these columns. Their order is that of `sync_changes_record_idx`.
 pub const GROUP: [Column; 5] = [Column::AppId, Column::RecordId, Column::SpaceId, Column::UserId, Column::TableName];
 
-/// Where the columns are in a row; 0 for those that are not there.
+/// The places of the log's columns in a row, from 1; 0 for a column that the row does not have.
 pub struct Layout([usize; COLUMN_COUNT]);
 
-/// The row is `c.*`.
+/// The layout of a row that is `c.*`.
 pub static TABLE: Layout = Layout::after(0);
-/// One column precedes `c.*`.
+/// The layout of a row in which one other column precedes `c.*`.
 pub static AFTER_ONE: Layout = Layout::after(1);
-/// The row has the columns of [`RESULT_COLUMNS`].
+/// The layout of a row that has the columns of [`RESULT_COLUMNS`].
 pub static RESULT: Layout = Layout::of(&RESULT_COLUMNS);
-/// The row has the columns of [`CHANGE`].
+/// The layout of a row that has the columns of [`CHANGE`].
 pub static WHOLE_CHANGE: Layout = Layout::of(&CHANGE);
 
 impl Layout {
@@ -112,12 +112,12 @@ impl Layout {
         Layout(places)
     }
 
-    /// The place of a column in a row, from 1.
+    /// Returns the place of a column in a row, from 1; 0 if the row does not have the column.
     pub const fn place(&self, column: Column) -> usize {
         self.0[column as usize]
     }
 
-    /// The places of some columns.
+    /// Returns the places of `columns` in a row.
     pub const fn places<const N: usize>(&self, columns: &[Column; N]) -> [usize; N] {
         let mut places = [0; N];
         let mut place = 0;
@@ -128,7 +128,7 @@ impl Layout {
         places
     }
 
-    /// Whether a row's columns have the names that this layout expects.
+    /// Whether the columns of a row have the names that this layout expects.
     pub fn fits(&self, descriptor: Descriptor<'_>) -> bool {
         NAMES.iter().zip(&self.0).all(|(name, &place)| place == 0 || descriptor.name(place) == *name)
     }
@@ -142,18 +142,18 @@ pub struct LogRow<'r> {
 }
 
 impl<'r> LogRow<'r> {
-    /// A row whose columns are where `layout` says.
+    /// Makes a `LogRow` of a row whose columns are at the places of `layout`.
     pub fn new(row: Row<'r>, layout: &'static Layout) -> LogRow<'r> {
         debug_assert!(layout.fits(row.descriptor()), "the columns of src/row.rs are not those of sql/tables.sql");
         LogRow { row, layout }
     }
 
-    /// A row of `c.*`.
+    /// Makes a `LogRow` of a row that is `c.*`.
     pub fn of_table(row: Row<'r>) -> LogRow<'r> {
         LogRow::new(row, &TABLE)
     }
 
-    /// The row for a reader that needs most of its columns.
+    /// Returns the row with all columns deformed at once, which is faster for a caller that reads most of them.
     pub fn deform(&self) -> LogRow<'r> {
         LogRow { row: self.row.deform(), ..*self }
     }
@@ -163,17 +163,17 @@ impl<'r> LogRow<'r> {
         &self.row
     }
 
-    /// A column as it is stored.
+    /// Returns a column as a datum; `None` for NULL.
     pub fn datum(&self, column: Column) -> Option<Datum<'r>> {
         self.row.datum(self.layout.place(column))
     }
 
-    /// A column that is a `text`.
+    /// Returns a column of type `text`; `None` for NULL.
     pub fn text(&self, column: Column) -> Option<&'r [u8]> {
         self.row.text(self.layout.place(column))
     }
 
-    /// A column that is a `jsonb`.
+    /// Returns a column of type `jsonb`; `None` for NULL.
     pub fn jsonb(&self, column: Column) -> Option<Jsonb<'r>> {
         self.row.jsonb(self.layout.place(column))
     }
@@ -195,12 +195,12 @@ impl<'r> LogRow<'r> {
         Ok(Position::new(epoch.int4() as u32, xact.uint8(), seq.int8()))
     }
 
-    /// The change, as far as merging needs it.
+    /// Returns the parts of the change that merging needs.
     pub fn change(&self) -> Result<Change<Object<'r>>, Error> {
         self.change_at(self.position()?)
     }
 
-    /// The change, as far as merging needs it, of a row without the columns of its position.
+    /// Returns the parts of the change that merging needs. The row may lack the columns of its position, which is given.
     pub fn change_at(&self, position: Position) -> Result<Change<Object<'r>>, Error> {
         Ok(Change {
             op: Op::parse(self.text(Column::Op).ok_or(NULL)?)
@@ -212,18 +212,18 @@ impl<'r> LogRow<'r> {
         })
     }
 
-    /// When the server recorded the change.
+    /// Returns the time at which the server recorded the change.
     pub fn created_at(&self) -> Result<Time, Error> {
         Ok(Time::from_micros(self.datum(Column::CreatedAt).ok_or(NULL)?.int8()))
     }
 
-    /// A column of the key of the row's group. No space is the space `''`.
+    /// Returns a column of the key of the row's group. NULL becomes the empty string: the space of a private change is `''`.
     pub fn group_key(&self, column: Column) -> &'r [u8] {
         self.text(column).unwrap_or_default()
     }
 }
 
-/// A NOT NULL column of the log is NULL.
+/// The error for a NOT NULL column of the log that is NULL.
 pub const NULL: Error = Error::Installation("a column of mana_sync.sync_changes is NULL");
 
 impl<'a> JsonObject<'a> for Object<'a> {

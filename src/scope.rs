@@ -1,8 +1,8 @@
 //! The scope: the user who asks, and the spaces of which the user is a member.
 //!
-//! The scope is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user
-//! changes these settings on a level of its own (`pg::guc`). The level ends with the call. If there is an error, the
-//! level ends with the transaction or subtransaction that the error ends.
+//! The scope is kept in two settings, which the policies read too (`sql/policies.sql`). A call that names a user changes these settings on
+//! a nesting level of its own (`pg::guc`), and closes the level when it ends, which restores the settings. After an error, the rollback of
+//! the transaction or subtransaction restores them.
 
 use crate::error::{Error, MOST_KEY_BYTES};
 use crate::pg::datum::Datum;
@@ -23,15 +23,15 @@ pub struct Scope<'a> {
     pub user: &'a [u8],
     /// The ids of the spaces: none of them empty, each once, ascending.
     pub spaces: Vec<&'a [u8]>,
-    /// Whether the memberships of the user are known. Otherwise `spaces` is empty.
+    /// Whether the application has told which spaces the user is a member of. If not, `spaces` is empty.
     memberships_known: bool,
 }
 
 /// `mana_sync.with_scope(user_id text, space_ids text[] DEFAULT '{}')`
 ///
-/// Sets the scope of the transaction. If `user_id` is NULL, the user of the current scope stays. If `space_ids` is
-/// NULL, the spaces of the current scope stay, unless the user changes. Errors: 22023 for an empty user or a space id
-/// with a comma; 42501 without a user.
+/// Sets the scope of the transaction. If `user_id` is NULL, the user of the current scope stays. If `space_ids` is NULL, the spaces of the
+/// current scope stay, unless the user changes: then there are none. Errors: 22023 for an empty user or a space id with a comma; 42501 if
+/// `user_id` is NULL and there is no scope.
 fn with_scope<'a>(args: &Args<'a>) -> Answer<'a> {
     let scope = Scope::resolve(args.text(0), args.texts(1), Replace::Allowed, current(args.memory()))?;
     guc::set_for_transaction(USER, scope.user);
@@ -42,8 +42,9 @@ fn with_scope<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.may_write(user_id text, space_id text) RETURNS boolean`
 ///
-/// The WITH CHECK of the policy. It is written in Rust, so that a call loads the library. Then
-/// `mana_sync.strict_spaces` is a setting of the server, and not a placeholder that anybody could set.
+/// Returns whether the current scope allows a row with this user and space. The WITH CHECK of a policy calls it. It is written in Rust, so
+/// that the call loads the library: then `mana_sync.strict_spaces` is a setting of the server, and not a placeholder that anybody could
+/// set.
 fn may_write<'a>(args: &Args<'a>) -> Answer<'a> {
     let Some(user) = args.text(0).filter(|user| !user.is_empty()) else { return Ok(Some(false.into())) };
     if user.len() > MOST_KEY_BYTES {
@@ -62,7 +63,7 @@ fn may_write<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(may.into()))
 }
 
-/// The two settings of the current scope; empty if they were never set.
+/// Returns the two settings of the current scope: the user, and the spaces separated by commas. Each is empty if it was never set.
 fn current(memory: Memory<'_>) -> (&[u8], &[u8]) {
     (guc::get(USER, memory), guc::get(SPACES, memory))
 }
@@ -98,7 +99,8 @@ impl<'a> Scope<'a> {
         Ok((scope, level))
     }
 
-    /// Returns the scope that the arguments name. The last argument has the two settings of the current scope.
+    /// Returns the scope that the arguments name. A NULL argument takes its value from the current scope, whose two settings are the last
+    /// argument.
     fn resolve(
         user: Option<&'a [u8]>,
         spaces: Option<Vec<Option<&'a [u8]>>>,
@@ -129,12 +131,12 @@ impl<'a> Scope<'a> {
         Ok(Scope { user, spaces, memberships_known })
     }
 
-    /// Whether the memberships of the user are known. Otherwise `spaces` is empty.
+    /// Whether the application has told which spaces the user is a member of. If not, `spaces` is empty.
     pub fn memberships_known(&self) -> bool {
         self.memberships_known
     }
 
-    /// Whether the user may write into no space at all.
+    /// Whether there is no space that the user may write into.
     pub fn may_write_no_space(&self) -> bool {
         match self.memberships_known {
             true => self.spaces.is_empty(),
@@ -142,7 +144,8 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// Refuses a write into a space if the user is not a member of the space.
+    /// Returns an error if the user may not write into a space. Unknown memberships allow every space, unless `mana_sync.strict_spaces` is
+    /// on.
     pub fn may_write(&self, space: &[u8]) -> Result<(), Error> {
         if self.memberships_known {
             match self.spaces.binary_search(&space) {
@@ -157,10 +160,10 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The ids that are not empty, each once, ascending.
+/// Returns the ids that are not empty, in ascending order and without duplicates.
 ///
-/// Ids are compared by their first eight bytes, as a number, and by all bytes only if these are equal. This is fast: a
-/// scope may have a thousand spaces, and every call sorts them.
+/// Ids are compared by their first eight bytes, as a number, and by all bytes only if these eight are equal. This is fast. It matters
+/// because a scope may have a thousand spaces, and every call sorts them.
 fn each_once(ids: Vec<&[u8]>) -> Vec<&[u8]> {
     // A shorter id is filled up with zeros. A zero sorts before all other bytes, and so does the end of an id.
     let head = |id: &[u8]| match id.first_chunk() {

@@ -8,33 +8,32 @@ use std::convert::Infallible;
 use std::ffi::CString;
 use std::time::Duration;
 
-/// `mana_sync.strict_spaces`: a write into a space needs a membership even if the application did not pass the user's
-/// memberships. Only a superuser may set it, also for a database or a role: an application role could otherwise turn the rule
-/// off for itself.
+/// `mana_sync.strict_spaces`: if it is on, a user whose memberships the application did not pass may not write into any space. Only a
+/// superuser may set it, also for a database or a role: an application role could otherwise turn the rule off for itself.
 static STRICT_SPACES: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 thread_local! {
-    /// What is known of the value before the library was loaded.
+    /// What the backend knows about the value that `mana_sync.strict_spaces` had before the library was loaded.
     static PLACEHOLDER: Cell<Placeholder> = const { Cell::new(Placeholder::None) };
 }
 
-/// The value that `mana_sync.strict_spaces` had before the library was loaded.
+/// What happened to the value that `mana_sync.strict_spaces` had before the library was loaded.
 #[derive(Clone, Copy)]
 enum Placeholder {
-    /// None, or one that counts.
+    /// There was no value, or PostgreSQL accepted it.
     None,
-    /// There was one, which has not been looked at.
+    /// There was a value, and it has not been checked whether PostgreSQL accepted it.
     Unchecked,
-    /// PostgreSQL refused it, because whoever set it may not set this setting.
+    /// PostgreSQL refused the value, because whoever set it may not set this setting.
     Refused,
 }
 
-/// Whether [`STRICT_SPACES`] is on.
+/// Whether the rule of [`STRICT_SPACES`] applies.
 ///
-/// Until a backend has loaded the library, the setting is a placeholder, and PostgreSQL accepts everybody's value for it. A value in
-/// the request for the connection (`options=-c mana_sync.strict_spaces=off`) then replaces that of the role or database. PostgreSQL
-/// refuses the value when the library is loaded, and the setting is back at its default: what the role or database says is lost. In
-/// that case the rule is taken to be on. (With the library in `shared_preload_libraries`, PostgreSQL refuses such a connection.)
+/// Until a backend has loaded the library, the setting is a placeholder, and PostgreSQL accepts everybody's value for it. A value in the
+/// connection request (`options=-c mana_sync.strict_spaces=off`) then replaces the value of the role or database. When the library is
+/// loaded, PostgreSQL refuses the value of the request, and resets the setting to its default: the value of the role or database is lost.
+/// In that case the rule is taken to be on. (With the library in `shared_preload_libraries`, PostgreSQL refuses such a connection.)
 pub fn strict_spaces() -> bool {
     if let Placeholder::Unchecked = PLACEHOLDER.get() {
         let Ok(is_default) = spi::connect(|spi| Ok::<_, Infallible>(spi.read(&IS_DEFAULT, &[]).first().is_some()));
@@ -49,8 +48,8 @@ static IS_DEFAULT: Statement = statement!(
     []
 );
 
-/// `mana_sync.max_schema_version`: `push` and `sync` refuse a changeset or a change of a later version. The log itself stores any
-/// version; only the application knows which versions its readers understand.
+/// `mana_sync.max_schema_version`: `push` and `sync` refuse a changeset or a change with a greater schema version. The log itself stores
+/// any version, because only the application knows which versions its readers understand.
 static MAX_SCHEMA_VERSION: GucSetting<i32> = GucSetting::<i32>::new(1);
 
 /// The latest `schemaVersion` that a pushed change may have.
@@ -58,7 +57,8 @@ pub fn max_schema_version() -> i32 {
     MAX_SCHEMA_VERSION.get()
 }
 
-/// `mana_sync.max_change_size`, in bytes of JSON text. Only a superuser may set it, because it protects readers from writers.
+/// `mana_sync.max_change_size`: the maximum size of a change, in bytes of JSON text. Only a superuser may set it, because it protects
+/// readers from writers.
 static MAX_CHANGE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(8 << 20);
 
 /// The maximum number of bytes of JSON text that a change may have.
@@ -66,15 +66,16 @@ pub fn max_change_size() -> usize {
     MAX_CHANGE_SIZE.get().max(0) as usize
 }
 
-/// `mana_sync.space_of_record`: whether `push` looks up the space of a change that names none.
+/// `mana_sync.space_of_record`: whether `push` looks up the space of a change that names no space.
 static SPACE_OF_RECORD: GucSetting<bool> = GucSetting::<bool>::new(true);
 
-/// Whether a change that names no space is recorded in the space of its record.
+/// Whether a pushed change that names no space is recorded in the space of its record.
 pub fn space_of_record() -> bool {
     SPACE_OF_RECORD.get()
 }
 
-/// `mana_sync.max_page_bytes`, in bytes of text. Everybody may set it, because it protects only the reader who sets it.
+/// `mana_sync.max_page_bytes`: the number of bytes of text after which a page ends. Everybody may set it, because it protects only the
+/// reader who sets it.
 static MAX_PAGE_BYTES: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
 
 /// The number of bytes of text after which a page ends.
@@ -82,13 +83,14 @@ pub fn max_page_bytes() -> usize {
     MAX_PAGE_BYTES.get().max(0) as usize
 }
 
-/// `mana_sync.wakeup_databases`: a list of names. It has no effect unless the library is preloaded.
+/// `mana_sync.wakeup_databases`: the comma-separated names of the databases whose listeners are notified. It has no effect unless the
+/// library is preloaded.
 static WAKEUP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
-/// `mana_sync.wakeup_interval`, in milliseconds.
+/// `mana_sync.wakeup_interval`: the minimum time between two wake-ups of a listener, in milliseconds.
 static WAKEUP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(50);
 
-/// The databases whose listeners are notified.
+/// The names of the databases whose listeners are notified.
 pub fn wakeup_databases() -> Vec<String> {
     let list = WAKEUP_DATABASES.get().map(|list| list.to_string_lossy().into_owned()).unwrap_or_default();
     list.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_string).collect()
@@ -99,7 +101,7 @@ pub fn wakeup_interval() -> Duration {
     Duration::from_millis(WAKEUP_INTERVAL.get().max(0) as u64)
 }
 
-/// Defines the settings, and reserves their prefix: PostgreSQL then refuses other names with it.
+/// Defines the settings, and reserves the prefix `mana_sync`: PostgreSQL then refuses other settings with this prefix.
 pub fn register() {
     if guc::exists(c"mana_sync.strict_spaces") {
         PLACEHOLDER.set(Placeholder::Unchecked);

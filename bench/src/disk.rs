@@ -1,4 +1,4 @@
-//! Measures the bytes on disk of the same rows in both stores.
+//! Measures the bytes on disk of the same rows in the log and in the store that it replaces.
 
 use mana_sync_harness::Options;
 use mana_sync_harness::cluster::DATABASE;

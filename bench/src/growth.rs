@@ -1,5 +1,5 @@
-//! Measures what pulls and pushes cost as the log grows, with the number of spaces, beside transactions that stay open,
-//! and beside writers whose commits are not flushed yet.
+//! Measures the cost of pulls and pushes in logs of different sizes, for different numbers of spaces, while other
+//! transactions stay open, and while other clients write without waiting for the flush of their commits.
 
 use std::thread;
 
@@ -15,10 +15,11 @@ use crate::single::{ORIGINAL, RECORD_CHANGE};
 use crate::times::{Times, in_turns};
 
 const SECONDS: u32 = 1;
-/// Clients and seconds of writing that fill the free space in old pages of a log of 10 million rows.
+/// The numbers of clients and of seconds for which they write, to fill the free space in old pages of a log of 10
+/// million rows.
 const USE_UP: (usize, u32) = (4, 30);
 const SYNCHRONOUS_COMMIT_OFF: &str = "-c synchronous_commit=off";
-/// Number of transactions that have an id and stay open.
+/// The number of transactions that have an id and stay open.
 const IDLE: usize = 100;
 /// A user with a few rows.
 const USER: &str = "user5";
@@ -88,7 +89,7 @@ fn against_size(part: &mut Part, small: (&Cluster, u64), large: (&Cluster, u64),
     changes_against_size(part, clusters, ("the original's transaction", &ORIGINAL), None, count)
 }
 
-/// Measures single changes in two logs, and what the servers did for them.
+/// Measures single changes in two logs, and the work of the servers for them ([`Effort`]).
 fn changes_against_size(
     part: &mut Part,
     clusters: [(&Cluster, u64); 2],
@@ -114,7 +115,7 @@ fn changes_against_size(
     Ok(())
 }
 
-/// The work of a server, which explains the times.
+/// The counters of a server's work. They explain the measured times.
 struct Effort {
     transactions: f64,
     wal_bytes: f64,
@@ -138,8 +139,8 @@ impl Effort {
     }
 }
 
-/// Measures pulls of a user in 1, 10, 100 and 1,000 spaces: while nobody writes, and after a transaction of another
-/// user, for which the pull must look into each space.
+/// Measures pulls of a user in 1, 10, 100 and 1,000 spaces: while nobody writes, and after another user's transaction.
+/// Because of such a transaction, the pull must search in each space.
 fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let numbers = [1, 10, 100, 1000];
     // Autovacuum also counts as a writer, because its ANALYZE takes a transaction id.
@@ -170,7 +171,7 @@ fn spaces(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Measures beside connections that have a transaction id and do nothing.
+/// Measures empty pulls while other connections have a transaction id and do nothing.
 fn idle(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let mut clients: Vec<Client> = (0..IDLE).map(|_| cluster.app(DATABASE)).collect();
     let all: Vec<String> = (0..100).map(|i| format!("space{i}")).collect();
@@ -199,7 +200,8 @@ fn idle(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     Ok(())
 }
 
-/// Measures the cost of cursors that name only flushed commits, beside writers that do not wait for the flush.
+/// Measures the cost of flushing the write-ahead log before a cursor is issued: empty pulls with `fsync` on and off,
+/// while other clients write without waiting for the flush.
 fn flush(part: &mut Part, cluster: &Cluster, count: usize) -> Result<()> {
     let mut times = [
         Times::new("empty pull beside 4 writers with synchronous_commit off"),

@@ -1,12 +1,11 @@
 //! `make bench-in-process`: runs the benchmarks of the Rust code that needs a backend (`src/benches.rs`), each in a
-//! backend of its own. `cargo bench` runs those of the crates.
+//! backend of its own. `cargo bench` runs the benchmarks of the crates.
 //!
-//! They are pgrx benchmarks. The server calls the same functions of them that `cargo pgrx bench` calls. That command
-//! would start the server itself, which cannot run as another user than the caller, and not at all if the caller is
-//! root.
+//! The benchmarks are written for pgrx. The server calls the functions that `cargo pgrx bench` would call. That command
+//! is not used, because it starts the server as the caller, and fails if the caller is root.
 //!
-//! Criterion's estimate uses all samples, and other load on the machine increases it. The fastest sample is hardly
-//! affected.
+//! The output has the fastest sample in addition to Criterion's estimate. The estimate uses all samples, so that other
+//! load on the machine increases it. The fastest sample is hardly affected.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,17 +18,17 @@ use serde_json::Value;
 use crate::Result;
 use crate::report::digits;
 
-/// Prefix of the names of the functions that run a benchmark.
+/// The prefix of the names of the functions that run a benchmark.
 const RUN: &str = "__pgrx_bench_run_";
 
-/// The part of pgrx-bench's result that is shown.
+/// The part of a result of pgrx-bench that is used.
 #[derive(Deserialize)]
 struct Measured {
     error_text: Option<String>,
     estimates: Vec<Estimate>,
     samples: Vec<Sample>,
     comparison: Option<Comparison>,
-    /// Data for pgrx-bench's comparison with the next run.
+    /// The data that pgrx-bench needs to compare the next run with this one.
     #[serde(default)]
     artifacts: Value,
 }
@@ -59,15 +58,15 @@ struct Change {
     point_estimate: f64,
 }
 
-/// The part of a run that the next run is compared with.
+/// The part of a run that is stored, so that the next run can be compared with it.
 #[derive(Serialize, Deserialize)]
 struct Kept {
     fastest_ns: f64,
     artifacts: Value,
 }
 
-/// Runs the benchmarks whose names contain one of `names`, or all of them, and stores in `file` what the next run is
-/// compared with.
+/// Runs the benchmarks whose names contain one of `names`, or all if there are no names. Stores the results in `file`,
+/// with which the next run is compared.
 pub fn run(names: &[String], file: &str) -> Result<()> {
     let last = fs::read_to_string(file).ok().and_then(|text| serde_json::from_str(&text).ok());
     let mut last: BTreeMap<String, Kept> = last.unwrap_or_default();

@@ -1,20 +1,20 @@
 //! `make bench`: measures mana_sync, the store that it replaces and plain PostgreSQL in turns, on private servers.
 //!
-//! Ratios are printed first: machines are noisy, and both sides of a ratio are measured in the same seconds. Each
-//! figure is the median of the rounds, with the least and the greatest. target/bench/results.json has the same as JSON,
-//! beside the plots.
+//! Ratios are printed first, because machines are noisy, and both sides of a ratio are measured in the same seconds.
+//! Each figure is the median of the rounds, with the least and the greatest value. target/bench/results.json has the
+//! results as JSON, beside the plots.
 //!
 //! | module | what it measures |
 //! |---|---|
-//! | [`single`]  | single changes, beside the original and a bare INSERT |
-//! | [`push`]    | pushes, beside the original and COPY |
-//! | [`pull`]    | first syncs, beside the original and bare index scans |
-//! | [`growth`]  | the cost of calls in large logs, with many spaces, beside open transactions and busy writers |
+//! | [`single`]  | single changes, compared with the original store and a bare INSERT |
+//! | [`push`]    | pushes, compared with the original store and COPY |
+//! | [`pull`]    | first syncs, compared with the original store and bare index scans |
+//! | [`growth`]  | the cost of calls in large logs, with many spaces, and while other transactions are open or write |
 //! | [`disk`]    | bytes per row |
-//! | [`records`] | merged records, beside the same merging in SQL |
-//! | [`devices`] | pulls of records, beside pulls of changes |
+//! | [`records`] | merged records, compared with the same merging in SQL |
+//! | [`devices`] | pulls of records, compared with pulls of changes |
 //! | [`wakeups`] | the cost of wake-ups for writers |
-//! | [`memory`]  | the memory of backends, and what remains of it |
+//! | [`memory`]  | the memory of backends, and the memory that they do not free |
 //!
 //! Apart from these, [`in_process`] runs the benchmarks of the extension's Rust code.
 
@@ -52,7 +52,7 @@ Parts: single push pull growth disk records devices wakeups memory; all of them,
 ROUNDS=n is the number of rounds (default 7), ROWS=n the largest log of growth (default 1000000; 10000000 takes long).
 Results are printed, and written to target/bench: results.json and plots.";
 
-/// Directory of the results.
+/// The directory of the results.
 const DIRECTORY: &str = "target/bench";
 
 const PARTS: [&str; 9] = ["single", "push", "pull", "growth", "disk", "records", "devices", "wakeups", "memory"];
@@ -121,7 +121,7 @@ fn about() -> Result<Report> {
     })
 }
 
-/// Returns the output of a program.
+/// Runs a program and returns its output.
 fn said(program: &str, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program).args(arguments).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().into())

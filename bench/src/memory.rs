@@ -1,8 +1,9 @@
-//! Measures the memory of a backend that merges or exports a million changes, reads a large page or takes a large push,
-//! and the memory that remains when it repeats this.
+//! Measures the memory of a backend that merges or exports a million changes, reads a large page or takes a large push.
+//! Also measures the memory that a backend keeps after many such calls.
 //!
-//! The peak memory of a process includes the shared buffers that it has touched, so the server has few of them. The
-//! private memory is sampled in addition. A backend that has done almost nothing shows what the server itself needs.
+//! The peak memory of a process includes the shared buffers that it has touched, so the server is configured with few
+//! of them. The private memory is sampled in addition. A backend that has done almost nothing shows what the server
+//! itself needs.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,17 +19,17 @@ use crate::Result;
 use crate::report::{Figure, Part};
 use crate::server::write_histories;
 
-/// Number of records of the user with a large log, which has a million changes.
+/// The number of records of the user with many changes. They have a million changes.
 const RECORDS: i32 = 100_000;
-/// Number of records of the user whose log is read repeatedly, which has 10,000 changes.
+/// The number of records of the user whose changes are read repeatedly. They have 10,000 changes.
 const FEW_RECORDS: i32 = 1000;
 
-/// Numbers of calls after which the memory of a backend is compared.
+/// The two numbers of calls after which the memory of a backend is measured and compared.
 const CALLS: [usize; 2] = [100, 1000];
-/// Bytes of the large push.
+/// The number of bytes of the large push.
 const PUSH: usize = 10 << 20;
 
-/// Memory of a process, in kB.
+/// The memory of a process, in kB.
 struct Memory {
     /// The peak of the total memory, shared buffers included.
     peak: u64,
@@ -169,7 +170,7 @@ fn call(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     Ok(())
 }
 
-/// Opens a new connection of the plain role. Returns it with the process id of its backend.
+/// Opens a connection as the application's role. Returns the connection and the process id of its backend.
 fn backend(cluster: &Cluster) -> Result<(Client, i32)> {
     let mut client = cluster.app(DATABASE);
     let pid = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
@@ -202,7 +203,7 @@ fn first_row(cluster: &Cluster) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64() * 1000.0)
 }
 
-/// Measures the same call repeated in one backend.
+/// Measures the memory of a backend that repeats a call.
 fn repeat(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()> {
     let (mut client, pid) = backend(cluster)?;
     for call in 1..=CALLS[1] {
@@ -215,7 +216,7 @@ fn repeat(cluster: &Cluster, measured: &Measured, part: &mut Part) -> Result<()>
     Ok(())
 }
 
-/// Returns the bytes of the temporary files that a process has removed.
+/// Returns the bytes of the temporary files that a backend has written, which the server logs when it removes them.
 fn temporary_files(cluster: &Cluster, pid: i32) -> u64 {
     let mark = format!("[{pid}]");
     let log = cluster.server_log();

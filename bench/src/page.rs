@@ -1,4 +1,4 @@
-//! Writes the results as a page: docs/benchmarks.md with its plots.
+//! Writes the results as a document: docs/benchmarks.md and its plots.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -9,11 +9,11 @@ use crate::Result;
 use crate::plot;
 use crate::report::{Comparison, Report, digits};
 
-/// Directory of the published results and plots.
+/// The directory of the published results and plots.
 const KEPT: &str = "docs/benchmarks";
 const PAGE: &str = "docs/benchmarks.md";
 
-/// Copies the results of a run into the repository, and writes the page from them.
+/// Copies the results of a run into the repository, and writes docs/benchmarks.md from them.
 pub fn publish(results: &Path) -> Result<()> {
     fs::create_dir_all(KEPT)?;
     let text = fs::read_to_string(results)?;

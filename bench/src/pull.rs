@@ -1,4 +1,4 @@
-//! Measures first syncs page by page, beside the original store and beside bare index scans.
+//! Measures first syncs page by page, compared with the original store and with bare index scans.
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::{Cluster, Options};
@@ -9,15 +9,16 @@ use crate::report::{Contract, Part};
 use crate::server::{fill, server};
 use crate::times::{Spread, Times, rounds};
 
-/// Rows of a first sync.
+/// The number of rows of a first sync.
 const ROWS: u64 = 200_000;
-/// Rows per page.
+/// The number of rows per page.
 const PAGE: i64 = 1000;
-/// Rows of other users in the same log.
+/// The number of rows of other users in the same log.
 const OTHERS: u64 = 400_000;
-/// Rows of a user whose changes are 20 kB each, and rows per page of them.
+/// The number of rows of a user whose changes have 20 kB each, and the number of these rows per page.
 const LARGE: (u64, i64) = (4000, 100);
-/// Number of pages at the beginning and at the end of a sync that are compared. A single page is too short to measure.
+/// The number of pages at the beginning and at the end of a sync that are compared. A single page is too short to
+/// measure.
 const ENDS: usize = 10;
 
 /// Returns ratios for rows that were written in transactions of one row and of 1,000 rows.
@@ -37,7 +38,8 @@ pub fn pull(count: usize) -> Result<Vec<Part>> {
     Ok(parts)
 }
 
-/// A set of rows to read: which rows, how many, and how many a page.
+/// A set of rows to read: the user and the spaces that it belongs to, its number of rows, and the number of rows per
+/// page.
 struct Source {
     user: String,
     spaces: Vec<String>,
@@ -51,7 +53,7 @@ impl Source {
     }
 }
 
-/// Measures rows of 20 kB. Values that are stored out of line are not fetched before they are sent.
+/// Measures rows of 20 kB, whose values are stored out of line. They are fetched only when they are sent.
 fn large(cluster: &Cluster, count: usize) -> Result<Part> {
     let (rows, page) = LARGE;
     let source = Source { rows, page, ..Source::new("large", Vec::new()) };
@@ -143,7 +145,7 @@ fn part(cluster: &Cluster, batch: u64, count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// Reads with `changes_since` and with `pull`.
+/// Reads with `changes_since` or with `pull`.
 struct Ours {
     client: Client,
     changes_since: Statement,
@@ -204,7 +206,8 @@ impl Ours {
     }
 }
 
-/// Reads the same rows in the same pages with the least possible work: the beginning of each page is known beforehand.
+/// Reads the same rows in the same pages with as little work as possible: the beginning of each page is known
+/// beforehand.
 struct Bare {
     client: Client,
     user: String,
@@ -275,7 +278,7 @@ impl Bare {
     }
 }
 
-/// Reads from the store that was replaced: a transaction with its two settings for each page.
+/// Reads from the original store. Each page is a transaction that sets the two settings of the scope.
 struct Original {
     client: Client,
     set_user: Statement,

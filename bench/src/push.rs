@@ -1,4 +1,4 @@
-//! Measures pushes beside the original, which takes one transaction per change, and beside COPY into the same table.
+//! Measures pushes, compared with the original store, which uses one transaction per change, and with COPY into the same table.
 
 use std::io::Write;
 
@@ -11,17 +11,18 @@ use crate::report::{Contract, Part};
 use crate::server::server;
 use crate::times::{Times, rounds};
 
-/// Changes of a push.
+/// The number of changes of a push.
 const CHANGES: usize = 1000;
 
-/// Returns ratios for both settings of `synchronous_commit`. The contract is about `off`.
+/// Returns ratios for both settings of `synchronous_commit`. Only the ratio for `off` has a contract.
 pub fn push(count: usize) -> Result<Vec<Part>> {
     let mut parts = ["off", "on"].into_iter().map(|setting| part(setting, count)).collect::<Result<Vec<_>>>()?;
     parts.push(refused(count)?);
     Ok(parts)
 }
 
-/// Measures pushes that are not atomic into a log with a trigger of the application, which refuses no change, one, or one in ten.
+/// Measures pushes that are not atomic. The application has a trigger on the log, which refuses no change, one change, or one change in
+/// ten.
 fn refused(count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     cluster.superuser(DATABASE).batch_execute(

@@ -1,4 +1,5 @@
-//! Measures merged records beside the same merging in SQL, whose results must be equal before it is timed.
+//! Measures merged records, compared with the same merging in SQL. The results of both must be equal before they are
+//! timed.
 
 use mana_sync_harness::Options;
 use mana_sync_harness::cluster::DATABASE;
@@ -10,15 +11,16 @@ use crate::report::{Contract, Part};
 use crate::server::{server, write_histories};
 use crate::times::{Times, rounds};
 
-/// Records of the user, with 10 changes each on average.
+/// The number of records of the user. Each has 10 changes on average.
 const RECORDS: i32 = 10_000;
-/// Records that are read one by one in a round.
+/// The number of records that are read one by one in a round.
 const SINGLES: i32 = 200;
 
 const OURS: &str = "SELECT table_name, record_id, data FROM mana_sync.records('ann', 'app')";
 const THEIRS: &str = include_str!("../merge.sql");
 
-/// The plain role reads under row-level security, the owner without it.
+/// Returns ratios. The application's role calls `mana_sync.records` under row-level security; the owner merges in SQL
+/// without it.
 pub fn records(count: usize) -> Result<Part> {
     let cluster = server(Options::default())?;
     let (mut app, mut owner) = (cluster.app(DATABASE), cluster.superuser(DATABASE));

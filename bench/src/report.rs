@@ -1,4 +1,4 @@
-//! The results of a run, as they are printed and written to a file.
+//! The results of a run, which are printed and written to a file.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,9 +7,9 @@ use crate::times::{Spread, Times};
 /// The results of all parts.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Report {
-    /// Processor, cores and kernel.
+    /// The processor, the number of cores and the kernel.
     pub machine: String,
-    /// Version of the server, and its relevant settings.
+    /// The version of the server, and its relevant settings.
     pub server: String,
     /// The parts, in the order in which they were measured.
     pub parts: Vec<Part>,
@@ -18,29 +18,29 @@ pub struct Report {
 /// The results of one part of the benchmark.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Part {
-    /// Name of the part on the command line.
+    /// The name of the part on the command line.
     pub name: String,
-    /// Conditions of the measurement.
+    /// The conditions of the measurement.
     pub about: String,
-    /// Date of the measurement (UTC), and commit of the sources.
+    /// The date of the measurement (UTC), and the commit of the sources.
     pub of: String,
-    /// Ratios.
+    /// The ratios of things that were measured in turns.
     pub comparisons: Vec<Comparison>,
-    /// Absolute figures.
+    /// The absolute figures.
     pub figures: Vec<Figure>,
-    /// Curves of the plots.
+    /// The curves of the plots.
     pub curves: Vec<Curve>,
 }
 
 /// The ratio of two things that were measured in turns.
 #[derive(Serialize, Deserialize)]
 pub struct Comparison {
-    /// What is measured.
+    /// The name of the thing that is measured.
     pub what: String,
-    /// What it is compared with.
+    /// The name of the thing that it is compared with.
     pub against: String,
-    /// Ratio of the medians: how many times as fast (or as small) as the other; if the contract has an upper limit, how
-    /// many times as slow.
+    /// The ratio of the medians. It says how many times as fast (or as small) as the other the measured thing is. If
+    /// the contract has an upper limit, it says how many times as slow.
     pub ratio: f64,
     /// The ratios of the single rounds.
     pub of_rounds: Spread,
@@ -51,14 +51,14 @@ pub struct Comparison {
 /// A limit of a ratio.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub enum Contract {
-    /// The ratio must not be less.
+    /// The ratio must not be less than this.
     AtLeast(f64),
-    /// The ratio must not be greater.
+    /// The ratio must not be greater than this.
     AtMost(f64),
 }
 
 impl Comparison {
-    /// Compares the costs of rounds that were measured in turns.
+    /// Makes the comparison of two things from the costs of their rounds.
     fn new((what, ours): (&str, &[f64]), (against, theirs): (&str, &[f64]), contract: Option<Contract>) -> Comparison {
         let ratio = |ours: f64, theirs: f64| match contract {
             Some(Contract::AtMost(_)) => ours / theirs,
@@ -84,7 +84,7 @@ impl Comparison {
         }
     }
 
-    /// Returns what the ratio expresses.
+    /// Returns the words that say what the ratio expresses.
     pub fn sense(&self) -> &'static str {
         match self.contract {
             Some(Contract::AtMost(_)) => "as much",
@@ -109,7 +109,7 @@ pub struct Figure {
     pub what: String,
     /// The value, in `unit`.
     pub value: Spread,
-    /// Unit of the value: `ms`, `/s`, `MB`, …
+    /// The unit of the value: `ms`, `/s`, `MB`, …
     pub unit: String,
 }
 
@@ -123,11 +123,11 @@ impl Figure {
 /// A curve of a plot.
 #[derive(Serialize, Deserialize)]
 pub struct Curve {
-    /// Name of the plot.
+    /// The name of the plot.
     pub plot: String,
-    /// Label of the curve.
+    /// The label of the curve.
     pub name: String,
-    /// Points from left to right.
+    /// The points of the curve from left to right.
     pub points: Vec<(f64, f64)>,
 }
 
@@ -151,7 +151,7 @@ impl Part {
         }
     }
 
-    /// Adds a rate per second, for rounds of `of` operations each.
+    /// Adds the rate of operations per second. Each round has `of` operations.
     pub fn rate(&mut self, times: &Times, of: usize) {
         let value = times.spread().map(|seconds| of as f64 / seconds);
         self.figures.push(Figure { what: times.name.clone(), value, unit: "/s".into() });
@@ -201,14 +201,15 @@ impl Part {
 }
 
 impl Report {
-    /// Replaces the parts of a name by parts that were measured now.
+    /// Replaces the parts that have this name by parts that were measured now. `order` lists the names in the order of
+    /// the report.
     pub fn replace(&mut self, name: &str, order: &[&str], parts: Vec<Part>) {
         self.parts.retain(|part| part.name != name);
         self.parts.extend(parts);
         self.parts.sort_by_key(|part| order.iter().position(|name| part.name == *name));
     }
 
-    /// Returns the ratios of all parts that have a contract.
+    /// Returns those ratios of all parts that have a contract.
     pub fn contracts(&self) -> impl Iterator<Item = &Comparison> {
         self.parts.iter().flat_map(|part| &part.comparisons).filter(|comparison| comparison.contract.is_some())
     }

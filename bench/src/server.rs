@@ -9,14 +9,14 @@ use postgres::Client;
 
 use crate::Result;
 
-/// SQL that returns the changes of a user's records $2 to $3.
+/// The SQL that returns the changes of a user's records number $2 to $3.
 const HISTORY: &str = include_str!("../history.sql");
 
-/// Settings that differ from PostgreSQL's defaults. The report contains them.
+/// The settings of the measured servers that differ from PostgreSQL's defaults. The report contains them.
 pub const SETTINGS: [(&str, &str); 4] =
     [("shared_buffers", "512MB"), ("max_wal_size", "4GB"), ("max_connections", "200"), ("jit", "off")];
 
-/// Starts a server that flushes commits to disk, with a log and with the store that the extension replaces.
+/// Starts a server that flushes commits to disk. It has a log, and the store that the extension replaces.
 pub fn server(options: Options) -> Result<Cluster> {
     let options = SETTINGS.iter().fold(options.durable(), |options, (name, value)| options.set(name, value));
     let cluster = Cluster::with_log(options);
@@ -42,7 +42,7 @@ pub fn fill(owner: &mut Client, source: &str, rows: std::ops::Range<u64>, batch:
     Ok(owner.batch_execute("CHECKPOINT")?)
 }
 
-/// Writes the changes of `records` records of a user, as [`HISTORY`] returns them, with 1 to `most` changes a record. Returns the number of
+/// Writes the changes of `records` records of a user, as [`HISTORY`] returns them. A record has 1 to `most` changes. Returns the number of
 /// changes.
 pub fn write_histories(owner: &mut Client, user: &str, records: i32, most: i32) -> Result<u64> {
     // Each transaction writes about 50,000 rows.
@@ -58,16 +58,16 @@ pub fn write_histories(owner: &mut Client, user: &str, records: i32, most: i32) 
 
 /// A transaction for pgbench.
 pub struct Script<'a> {
-    /// The statements, one per line.
+    /// The statements, one on each line.
     pub sql: &'a str,
-    /// True if the owner runs it, false for the plain role.
+    /// Whether the owner runs the script; otherwise the application's role runs it.
     pub as_owner: bool,
-    /// Values of the `:names` in the statements, which are sent as parameters.
+    /// The values of the `:names` in the statements. They are sent as parameters.
     pub variables: &'a [(&'a str, &'a str)],
 }
 
-/// Runs a script for some seconds with pgbench, as prepared statements. Returns the seconds per transaction, over all
-/// clients.
+/// Runs a script for some seconds with pgbench, as prepared statements. Returns the elapsed seconds per transaction of all clients
+/// together.
 pub fn pgbench(cluster: &Cluster, script: &Script, clients: usize, seconds: u32, options: &str) -> Result<f64> {
     // Several pgbench processes may run at the same time.
     let file = tempfile::NamedTempFile::new_in(cluster.socket_dir())?;

@@ -1,5 +1,5 @@
-//! Measures single changes: `record_change` beside the transaction of the original, and beside a bare INSERT into the
-//! same table.
+//! Measures single changes: `record_change`, compared with the transaction of the original store and with a bare INSERT
+//! into the same table.
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::{Cluster, Options};
@@ -20,7 +20,7 @@ SELECT mana_sync.record_change('app', 'notes', :id::text, 'ann', NULL, 'insert',
     variables: &[("data", DATA)],
 };
 
-/// A change in the original store, with five round trips.
+/// A change in the original store, which takes five round trips.
 pub const ORIGINAL: Script = Script {
     sql: "\\set id random(1, 100000000)
 BEGIN;
@@ -40,7 +40,7 @@ INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, spac
     variables: &[("data", DATA)],
 };
 
-/// The same INSERT without the look-up of the epoch.
+/// The INSERT of a change with a given epoch, which saves the look-up of the epoch.
 const INSERT_WITH_EPOCH: Script = Script {
     sql: "\\set id random(1, 100000000)
 INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, space_id, op, data, field_timestamps, client_id, schema_version, actor, epoch) VALUES ('app', 'notes', :id::text, 'ann', NULL, 'insert', :data, '{}', 'phone', 1, NULL, 1)",
@@ -48,7 +48,7 @@ INSERT INTO mana_sync.sync_changes (app_id, table_name, record_id, user_id, spac
     variables: &[("data", DATA)],
 };
 
-/// Numbers of clients in the plot.
+/// The numbers of clients in the plot.
 const CLIENTS: [usize; 5] = [1, 2, 4, 8, 16];
 
 const SECONDS: u32 = 2;

@@ -1,4 +1,4 @@
-//! Times of rounds.
+//! The times of rounds of measurement.
 
 use std::time::Instant;
 
@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
-/// The times of one of the alternatives that are measured in turns.
+/// The times of one of the things that are measured in turns.
 pub struct Times {
-    /// What was measured.
+    /// The name of the thing that was measured.
     pub name: String,
-    /// Seconds of each round.
+    /// The seconds of each round.
     pub seconds: Vec<f64>,
 }
 
@@ -59,7 +59,8 @@ impl Times {
     }
 }
 
-/// Runs rounds of the alternatives in turns, after a warm-up round that is not counted.
+/// Measures several things in turns: in each of `count` rounds, calls `work` once for each of `times`, with the round,
+/// the place in `times` and the times. A warm-up round comes first and is not counted.
 pub fn rounds(
     count: usize,
     times: &mut [Times],
@@ -76,7 +77,7 @@ pub fn rounds(
     Ok(())
 }
 
-/// Runs [`rounds`] with work that returns its seconds itself.
+/// Measures as [`rounds`] does, with `work` that returns its own seconds.
 pub fn in_turns(count: usize, times: &mut [Times], mut work: impl FnMut(usize) -> Result<f64>) -> Result<()> {
     rounds(count, times, |_, i, times| {
         times.seconds.push(work(i)?);

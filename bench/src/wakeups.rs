@@ -1,4 +1,4 @@
-//! Measures what the wake-up worker costs writers of single rows.
+//! Measures how much the wake-up worker slows down writers of single rows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,7 +13,7 @@ use crate::report::{Contract, Part};
 use crate::server::server;
 use crate::times::{Times, in_turns};
 
-/// Number of concurrent clients that write.
+/// The number of clients that write concurrently.
 const CLIENTS: usize = 32;
 
 /// Returns the throughput of writers of single rows, with the worker and without it.
@@ -30,7 +30,7 @@ pub fn wakeups(count: usize) -> Result<Part> {
     Ok(part)
 }
 
-/// Returns the transactions per second.
+/// Measures the writers for `time`, and returns their transactions per second.
 fn throughput(cluster: &Cluster, time: Duration) -> Result<f64> {
     let (count, stop) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut clients: Vec<Client> = (0..CLIENTS).map(|_| cluster.app(DATABASE)).collect();

@@ -17,14 +17,14 @@ use mana_sync_cursor::page::{Reading, Request, Rows, Start, Taken};
 
 sql_functions!(changes_since);
 
-/// The function returns the columns of a change, and the cursor.
+/// The number of columns that `changes_since` returns: those of a change, and the cursor.
 const RESULT_COLUMNS: usize = row::RESULT_COLUMNS.len() + 1;
 
 /// `mana_sync.changes_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
 ///
-/// Errors: 22023 for an empty user or app, a `page_size` below 1 and a damaged cursor; 42501 without a
-/// user or for another one than the scope's; 55000 for a cursor from the server's own future, or from before a
-/// delete that was purged.
+/// Returns a page of changes. Errors: 22023 for an empty user or app, a `page_size` below 1 and a damaged cursor; 42501
+/// without a user or for another one than the scope's; 55000 for a cursor that is from the server's own future, or that
+/// does not cover a delete that was purged.
 fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
     let page_args = PageArgs::new(args, 5000)?;
@@ -48,18 +48,18 @@ fn changes_since<'a>(args: &Args<'a>) -> Answer<'a> {
 pub struct PageArgs<'a> {
     /// The app.
     pub app: &'a [u8],
-    /// The only table that is wanted.
+    /// The only table that is wanted; `None` for all tables.
     pub table: Option<&'a [u8]>,
-    /// The client whose rows are left out.
+    /// The client whose rows are left out; `None` if no rows are left out.
     pub client: Option<&'a [u8]>,
     /// Where the page begins.
     pub start: Start,
-    /// The most rows of the page.
+    /// The maximum number of rows of the page.
     pub page_size: usize,
 }
 
 impl<'a> PageArgs<'a> {
-    /// Reads the arguments. `page_size` is the default.
+    /// Reads the arguments of a call. `page_size` is the page size if the argument is NULL.
     pub fn new(args: &Args<'a>, page_size: usize) -> Result<PageArgs<'a>, Error> {
         Ok(PageArgs {
             app: key(args.text(1), "app_id")?,
@@ -70,7 +70,8 @@ impl<'a> PageArgs<'a> {
         })
     }
 
-    /// The request for a page of changes. The cursor is in the last row: a page without rows needs none.
+    /// Makes the request for a page of changes. The cursor goes into the last row, so a page without rows needs no
+    /// cursor.
     pub fn request<'r>(&self, scope: &'r Scope<'_>) -> Request<'r>
     where
         'a: 'r,
@@ -79,17 +80,17 @@ impl<'a> PageArgs<'a> {
     }
 }
 
-/// The rows of a page on their way into the result. The last one waits for the cursor.
+/// Adds the rows of a page to the result. It keeps back the last row, which gets the cursor of the page.
 struct ResultRows<'a, 's> {
     result: &'a ResultSet,
-    /// How many bytes of text a page may have.
+    /// The number of bytes of text that the page may have.
     most: usize,
-    /// How many it has.
+    /// The number of bytes of text that the page has so far.
     bytes: usize,
     last: Option<ResultRow<'s>>,
 }
 
-/// A row of the result: every column except `cursor`.
+/// A row of the result, without the column `cursor`.
 enum ResultRow<'s> {
     /// The row as it was read.
     Stored(Row<'s>),

@@ -1,7 +1,7 @@
-//! `mana_sync.export_rows`: everything that a user wrote, in the order of the log.
+//! `mana_sync.export_rows`: every change that a user wrote, in the order of the log.
 //!
-//! `sync_changes_own_idx` has a user's rows by app, and in the order of the log within an app. So the apps are merged, with a portion of
-//! each in memory. Each portion is read in the scope of the user, with the snapshot of the query that calls.
+//! `sync_changes_own_idx` has the rows of a user sorted by app, and within an app in the order of the log. So the export merges the rows of
+//! the apps, with a portion of each app in memory. Each portion is read in the scope of the user, with the snapshot of the calling query.
 
 use crate::call::Call;
 use crate::error::Error;
@@ -19,38 +19,39 @@ static APPS: Statement = statement!("export_changes/apps.sql", [TEXT]);
 
 static ROWS: Statement = statement!("export_changes/rows.sql", [TEXT, TEXT, INT4, XID8, INT8, INT8]);
 
-/// How many columns the function returns.
+/// The number of columns that `export_rows` returns.
 const COLUMNS: usize = row::CHANGE.len();
 
-/// The most rows of all apps together that are in memory.
+/// The number of rows that an export holds in memory, over all apps. With very many apps it is more: [`LEAST_PORTION`] for each.
 const ROWS_IN_MEMORY: usize = 512;
 
-/// The fewest rows of an app that are read at once.
+/// The least number of rows of an app that are read at once.
 const LEAST_PORTION: usize = 16;
 
 /// `mana_sync.export_rows(user_id text) RETURNS SETOF record`
 ///
-/// Errors: 22023 for an empty user; 42501 without a user, or for another one than the scope's.
+/// Returns the changes that a user wrote, one at a time. Errors: 22023 for an empty user; 42501 without a user, or for another one than the
+/// scope's.
 fn export_rows<'a>(args: &Args<'a>) -> Answer<'a> {
     row_per_call::<Export, COLUMNS>(args)
 }
 
-/// An export under way.
+/// The state of an export.
 struct Export {
     user: Vec<u8>,
     apps: Vec<App>,
-    /// How many rows of an app are read at once.
+    /// The number of rows of an app that are read at once.
     portion: usize,
 }
 
-/// The rows of an app.
+/// The rows of an app in an export.
 struct App {
     id: Vec<u8>,
-    /// Rows that were read and not returned yet. What is stored out of line still is.
+    /// The rows that were read and not returned yet. Values that are stored out of line are not fetched.
     rows: RowQueue<'static, Position>,
     /// The position of the last row that was read.
     last: Position,
-    /// Whether there may be more rows.
+    /// Whether the log may have more rows of the app.
     has_more: bool,
 }
 
@@ -86,7 +87,7 @@ impl RowPerCall<COLUMNS> for Export {
 }
 
 impl App {
-    /// Reads the next portion, after all rows before have been returned.
+    /// Reads the next portion. All rows of the portion before have been returned.
     fn read(&mut self, user: &[u8], portion: usize, memory: Memory<'_>) -> Result<(), Error> {
         self.rows.clear();
         Call::INDEX_SCANS.in_scope(memory, Some(user), None, |spi, _| {

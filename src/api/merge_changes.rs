@@ -1,9 +1,9 @@
-//! The functions of the aggregate `mana_sync.merge_changes`, which makes a record of its changes.
+//! The functions of the aggregate `mana_sync.merge_changes`, which merges the changes of a record.
 //!
-//! The module `merged` has the state. This module takes changes in and records out.
+//! The state of the aggregate is [`crate::merged::State`].
 //!
-//! A state is kept in the memory of the aggregate, so that the server knows how large it is and can spill a hash
-//! aggregation to disk. It is declared as `internal`: SQL cannot make one.
+//! A state is kept in the memory context of the aggregate, so that the server knows the size of the state and can spill a hash aggregation
+//! to disk. In SQL the type of a state is `internal`, of which SQL cannot make a value.
 
 use crate::error::Error;
 use crate::merged::State;
@@ -23,7 +23,7 @@ impl AggregateState for State<'_> {
 
 /// `mana_sync.merge_change(internal, op, data, field_timestamps, created_at, epoch, xact, seq, space_id) RETURNS internal`
 ///
-/// Merges a change into the state. A change without an op is none: an outer join may have made it.
+/// Merges a change into the state. A row without an op is ignored, because an outer join may have made it.
 fn merge_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let memory = args.aggregate_memory()?;
     let Some(op) = args.text(1) else { return Ok(args.datum(0)) };
@@ -47,7 +47,7 @@ fn merge_change<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.merge_combine(internal, internal) RETURNS internal`
 ///
-/// Combines two states into the first.
+/// Merges the second state into the first.
 fn merge_combine<'a>(args: &Args<'a>) -> Answer<'a> {
     let memory = args.aggregate_memory()?;
     let Some(other) = args.state::<State<'a>>(1) else { return Ok(args.datum(0)) };
@@ -57,6 +57,8 @@ fn merge_combine<'a>(args: &Args<'a>) -> Answer<'a> {
 }
 
 /// `mana_sync.merge_serialize(internal) RETURNS bytea`
+///
+/// Encodes a state for another process.
 fn merge_serialize<'a>(args: &Args<'a>) -> Answer<'a> {
     args.aggregate_memory()?;
     let Some(state) = args.state::<State<'a>>(0) else { return Ok(None) };
@@ -66,6 +68,8 @@ fn merge_serialize<'a>(args: &Args<'a>) -> Answer<'a> {
 }
 
 /// `mana_sync.merge_deserialize(bytea, internal) RETURNS internal`
+///
+/// Decodes a state from another process.
 fn merge_deserialize<'a>(args: &Args<'a>) -> Answer<'a> {
     let Some(serialized) = SerializedState::of_args(args)? else { return Ok(None) };
     // In the memory of the call: the state is combined with another at once.
@@ -78,7 +82,8 @@ fn merge_deserialize<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.merge_result(internal) RETURNS mana_sync.merged_record`
 ///
-/// The columns of the result are space_id, data, field_timestamps, deleted_at, updated_at.
+/// Returns the merged record, with the columns space_id, data, field_timestamps, deleted_at and updated_at; NULL if no change wrote
+/// anything.
 fn merge_result<'a>(args: &Args<'a>) -> Answer<'a> {
     args.aggregate_memory()?;
     let memory = args.memory();

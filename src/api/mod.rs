@@ -1,4 +1,4 @@
-//! The SQL functions, a file for each or for those that share their work. `sql/functions.sql` declares them.
+//! The SQL functions, each in a file of its own or in one with functions that share its work. `sql/functions.sql` declares them.
 //!
 //! | file | functions |
 //! |---|---|
@@ -11,8 +11,9 @@
 //! | [`merge_changes`]  | the functions of the aggregate `merge_changes` |
 //! | [`export_changes`] | `export_rows`, which `export_changes` selects from |
 //!
-//! Others are with what they are about: `with_scope` and `may_write` in [`crate::scope`], `within_bounds` in [`crate::bounds`], the
-//! epochs' in [`crate::epoch`], those of maintenance in [`crate::maintenance`], the channels' in [`crate::wakeup`].
+//! The other SQL functions are in the module of their subject: `with_scope` and `may_write` in [`crate::scope`], `within_bounds` in
+//! [`crate::bounds`], those of epochs in [`crate::epoch`], those of maintenance in [`crate::maintenance`], those of channels in
+//! [`crate::wakeup`].
 
 mod changes_since;
 mod export_changes;

@@ -18,13 +18,13 @@ use mana_sync_cursor::page::{KnownSpaces, Page, Request, Start};
 
 sql_functions!(pull, sync);
 
-/// The default of `pull`'s page_size, which `sync` has no argument for.
+/// The page size of a `pull` without page_size, and of a `sync` whose changeset has no limit.
 const PAGE_SIZE: usize = 1000;
 
 /// `mana_sync.pull(user_id, app_id, table_name, since, client_id, page_size, space_ids, as_records, echo) RETURNS json`
 ///
-/// A page of changes, or of records, as a response of the wire format. Errors: those of `changes_since`, except that 55000 is answered
-/// with `resyncRequired`.
+/// Returns a page of changes or of records, as a response of the wire format. Errors: those of `changes_since`, except that a response with
+/// `resyncRequired` takes the place of error 55000.
 fn pull<'a>(args: &Args<'a>) -> Answer<'a> {
     let app = key(args.text(1), "app_id")?;
     let page_size = page::page_size(args.int4(5), PAGE_SIZE)?;
@@ -43,9 +43,9 @@ fn pull<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.sync(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
-/// Records a changeset as `push` does, and answers as `pull` does from the changeset's `since`. Where the
-/// reader has to begin again, it records nothing and says that a resync is required. Errors: those of both; 40001 where a
-/// purge commits during the call, after which it would say so.
+/// Records a changeset as `push` does, and then returns a page as `pull` does, from the changeset's `since`. If the reader has to begin
+/// again, the call records nothing and returns `resyncRequired`. Errors: those of `push` and `pull`; 40001 if a purge commits during the
+/// call, so that the reader has to begin again although changes were recorded.
 fn sync<'a>(args: &Args<'a>) -> Answer<'a> {
     let app = key(args.text(1), "app_id")?;
     let changeset = push::changeset(args)?;
@@ -67,21 +67,22 @@ fn sync<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// Answering a request.
+/// What `pull` and `sync` need to answer a request.
 struct Answering<'s, 'r> {
     spi: Spi<'s>,
     scope: &'r Scope<'r>,
     request: &'r Request<'r>,
-    /// The client whose own changes the answer leaves out.
+    /// The client whose own changes the answer leaves out; `None` if it leaves out none.
     client: Option<&'r [u8]>,
     /// The request's `since`.
     since: Option<&'r [u8]>,
-    /// What the call has pushed. The answer cannot be that a resync is required then.
+    /// What a `sync` has pushed; `None` in a `pull`. Once changes were recorded, the answer cannot be that a resync is required: it is an
+    /// error.
     pushed: Option<&'r Pushed<'r>>,
 }
 
 impl Answering<'_, '_> {
-    /// Reads a page into a response.
+    /// Reads a page from `start`, and returns it as a response.
     fn read<'m>(&self, start: Start, memory: Memory<'m>) -> Result<Datum<'m>, Error> {
         // The answer's cursor where this server cannot tell more for now. Text that is neither a cursor nor a time is the beginning.
         let unchanged = match &start {
@@ -128,10 +129,11 @@ impl Answering<'_, '_> {
         }))
     }
 
-    /// The device's spaces, if it has to be told.
+    /// Returns the spaces of the reader if the response has to list them; otherwise `None`.
     ///
-    /// An application that never says which spaces a user is in has devices that know nothing of them. One that says it
-    /// sometimes has devices that hold records of spaces: these get no more of them, and are told.
+    /// If a device has no earlier page, it is told its spaces only if the application passes memberships: an application that never does so
+    /// has devices that know nothing of spaces. Later, a device is told its spaces whenever they differ from those that it was told. That
+    /// holds also if the application passes no memberships this time: the device holds records of spaces, and gets no more of them.
     fn spaces_to_tell(&self, page: &Page) -> Option<Vec<&[u8]>> {
         let is_told = match page.known_spaces {
             KnownSpaces::Nothing => self.scope.memberships_known(),
@@ -142,7 +144,7 @@ impl Answering<'_, '_> {
         is_told.then(|| spaces().collect())
     }
 
-    /// A response without changes: the client has to begin again.
+    /// Returns a response without changes that tells the client to begin again.
     fn resync<'m>(&self, memory: Memory<'m>) -> Datum<'m> {
         let response = match self.request.as_records {
             true => Response::of_records(memory),

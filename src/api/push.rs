@@ -22,11 +22,11 @@ sql_functions!(push);
 
 /// `mana_sync.push(user_id, app_id, changeset, client_id, space_ids) RETURNS json`
 ///
-/// Records all changes of a changeset, or none, and returns `{"inserted": …, "duplicates": …}`. Errors: 22023
-/// for an empty user or app and for whatever is wrong with the changeset, with the change's place and key;
-/// 42501 as for `record_change`; 23505 for an `eventId` that is the id of another change, or of the same with other content.
+/// Records all changes of a changeset, or none, and returns `{"inserted": …, "duplicates": …}`. Errors: 22023 for an empty user or app, and
+/// for a fault of the changeset, with the place and the key of the fault; 42501 as for `record_change`; 23505 for an `eventId` that is the
+/// id of another change, or of the same change with other content.
 ///
-/// A changeset that is not atomic records every change that can be recorded, and returns the others under `rejected`.
+/// If the changeset is not atomic, the call records every change that can be recorded, and returns the others under `rejected`.
 fn push<'a>(args: &Args<'a>) -> Answer<'a> {
     let app = key(args.text(1), "app_id")?;
     let changeset = changeset(args)?;
@@ -48,27 +48,27 @@ fn push<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// The changeset that is the third argument.
+/// Parses the third argument, which is a changeset.
 pub fn changeset<'a>(args: &Args<'a>) -> Result<Changeset<'a>, Error> {
     let changeset = args.jsonb(2).ok_or(Error::Empty("changeset"))?;
     Changeset::parse(changeset.root(), args.memory())
 }
 
-/// The device that sends a changeset: the one that the call names, or else the one that the changeset names.
+/// Returns the device that sends a changeset: the one that the argument names, or else the one that the changeset names.
 pub fn client<'a>(argument: Option<&'a [u8]>, changeset: &Changeset<'a>) -> Result<Option<&'a [u8]>, Error> {
     bounds::check_client(argument)?;
     Ok(argument.filter(|client| !client.is_empty()).or(changeset.client))
 }
 
-/// What became of the changes of a changeset.
+/// The outcome of recording a changeset.
 pub struct Pushed<'a> {
-    /// How many were recorded.
+    /// The number of changes that were recorded.
     inserted: usize,
-    /// How many had been recorded before.
+    /// The number of changes that had been recorded before.
     duplicates: usize,
-    /// How many a trigger of the application left out.
+    /// The number of changes that a trigger of the application left out.
     skipped: usize,
-    /// Those that cannot be recorded, by their places; `None` if the changeset is atomic.
+    /// The changes that cannot be recorded, in the order of the changeset; `None` if the changeset is atomic.
     rejected: Option<Vec<Rejected<'a>>>,
 }
 
@@ -84,11 +84,11 @@ impl<'a> Pushed<'a> {
     }
 }
 
-/// The changes of a changeset that cannot be recorded.
+/// How a push handles the changes that cannot be recorded.
 enum Refusals<'a> {
-    /// The first one ends the call.
+    /// The first such change ends the call with an error.
     Raise,
-    /// They are returned.
+    /// The changes are collected here and returned.
     Return(Vec<Rejected<'a>>),
 }
 
@@ -157,7 +157,8 @@ pub fn record<'a>(
     Ok(Pushed { inserted, duplicates, skipped, rejected })
 }
 
-/// The rows of the changes that the extension does not refuse, without the spaces of their records.
+/// Makes the rows of the changes that the extension does not refuse, and adds the other changes to `refusals`. A change that names no space
+/// gets the space of its record later.
 fn new_rows<'s, 'a>(
     spi: Spi<'s>,
     scope: &Scope<'_>,

@@ -20,10 +20,10 @@ static INSERT_ALL: Statement = statement!(
 /// `mana_sync.record_change(app_id, table_name, record_id, user_id, space_id, op, client_id, data,
 /// field_timestamps, schema_version, actor, id, space_ids, origin) RETURNS uuid`
 ///
-/// Appends one change under the scope of `user_id` and returns its id. `data`, `field_timestamps` and
-/// `actor` are stored as they come. Errors: 22023 for an empty app, table, record or user id or an unknown op, and for a change that is
-/// out of bounds (see [`crate::bounds`]); 42501 for another user than the scope's, and for a space that the user is not a member of;
-/// 23505 for an id that is taken.
+/// Appends one change under the scope of `user_id` and returns its id. `data`, `field_timestamps` and `actor` are stored as they come.
+/// Errors: 22023 for an empty app, table, record or user id, for an unknown op, and for a change that is out of bounds (see
+/// [`crate::bounds`]); 42501 for another user than the scope's, and for a space that the user is not a member of; 23505 for an id that is
+/// taken.
 fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
     key(args.text(0), "app_id")?;
     key(args.text(1), "table_name")?;
@@ -75,18 +75,21 @@ fn record_change<'a>(args: &Args<'a>) -> Answer<'a> {
 
 /// `mana_sync.is_change(op text, user_id text) RETURNS boolean`
 ///
-/// The CHECK constraint of the log. NULL passes, as in any CHECK.
+/// Returns whether `op` is one of the three operations and `user_id` is not empty. The CHECK constraint of the log calls it. NULL passes,
+/// as in any CHECK.
 fn is_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let is_user = args.text(1).is_none_or(|user| !user.is_empty());
     Ok(Some(Datum::from(args.text(0).is_none_or(is_op) && is_user)))
 }
 
-/// Whether it is one of the three operations of the wire format.
+/// Whether `op` is one of the three operations of the wire format.
 fn is_op(op: &[u8]) -> bool {
     matches!(op, b"insert" | b"update" | b"delete")
 }
 
 /// `mana_sync.uuidv7() RETURNS uuid`
+///
+/// Returns a new UUID of version 7.
 fn uuidv7<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(args.memory().uuid(&uuid::Uuid::now_v7())))
 }

@@ -1,4 +1,4 @@
-//! `mana_sync.records`: what records look like now; `mana_sync.record_history`: how they came to it.
+//! `mana_sync.records`: the current state of records; `mana_sync.record_history`: the history of a record.
 
 use crate::bounds::key;
 use crate::call::Call;
@@ -22,13 +22,13 @@ static ONE: Statement = statement!("records/one.sql", [TEXT, TEXT, TEXT, TEXT_AR
 
 static HISTORY: Statement = statement!("records/history.sql", [TEXT, TEXT, TEXT, TEXT_ARRAY, TEXT]);
 
-/// How many columns `records` returns.
+/// The number of columns that `records` returns.
 const RECORD_COLUMNS: usize = 7;
 
 /// `mana_sync.records(user_id, app_id, table_name, record_id, include_deleted, space_ids)`
 ///
-/// Merges the changes that the user sees, record by record. Errors: 22023 for an empty user or app; 42501 without a user or
-/// for another one than the scope's.
+/// Returns the current state of records, merged from the changes that the user sees. Errors: 22023 for an empty user or app; 42501 without
+/// a user or for another one than the scope's.
 fn records<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RECORD_COLUMNS)?;
     let app = key(args.text(1), "app_id")?;
@@ -59,17 +59,17 @@ fn spaces<'s>(spi: Spi<'s>, scope: &Scope<'_>) -> Datum<'s> {
     memory.array(TEXT, scope.spaces.iter().map(|id| memory.text(id)))
 }
 
-/// How many columns `record_history` returns.
+/// The number of columns that `record_history` returns.
 const HISTORY_COLUMNS: usize = 12;
 
-/// The events of a record. They are in the server's memory: what grows with the data must end in an error, and not in the end of the
-/// process.
+/// The events of a record, in PostgreSQL's memory. If a history is too large, PostgreSQL raises an error, while a failed allocation in Rust
+/// would end the process.
 type Events<'s> = allocator_api2::vec::Vec<Event<'s, Node<'s>, LogRow<'s>>, Memory<'s>>;
 
 /// `mana_sync.record_history(app_id, table_name, record_id, user_id, space_ids)`
 ///
-/// A row for each field that a change wrote, and for each delete, in the order of their times. Errors as for `records`; 22023
-/// for an empty table or record id.
+/// Returns a row for each field that a change wrote, for each delete, and for each insert without fields, in the order of their times.
+/// Errors: those of `records`; 22023 for an empty table or record id.
 fn record_history<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, HISTORY_COLUMNS)?;
     let app = key(args.text(0), "app_id")?;
@@ -117,7 +117,7 @@ fn record_history<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// Adds the events of a change.
+/// Adds the events of a change to `events`.
 fn add_events<'s>(row: LogRow<'s>, events: &mut Events<'s>) -> Result<(), Error> {
     let change = row.change()?;
     let event = |stamp: Stamp, effect| Event { stamp, effect, old_value: None, change: row };

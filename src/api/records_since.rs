@@ -14,12 +14,12 @@ use mana_sync_cursor::page::Request;
 
 sql_functions!(records_since);
 
-/// The function returns the columns of `records`, and the cursor.
+/// The number of columns that `records_since` returns: those of `records`, and the cursor.
 const RESULT_COLUMNS: usize = 8;
 
 /// `mana_sync.records_since(user_id, app_id, table_name, since, exclude_client_id, page_size, space_ids)`
 ///
-/// Errors: those of `changes_since`.
+/// Returns a page of records. Errors: those of `changes_since`.
 fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
     let result = ResultSet::new(args, RESULT_COLUMNS)?;
     let page_args = PageArgs::new(args, 1000)?;
@@ -41,15 +41,15 @@ fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// The records of a page on their way into the result. The last one waits for the cursor.
+/// Adds the records of a page to the result. It keeps back the last record, which gets the cursor of the page.
 struct ResultRecords<'a, 's> {
     result: &'a ResultSet,
     memory: Memory<'s>,
-    /// How many bytes of text a page may have.
+    /// The number of bytes of text that the page may have.
     most: usize,
-    /// How many it has.
+    /// The number of bytes of text that the page has so far.
     bytes: usize,
-    /// Every column of the last record except `cursor`.
+    /// The columns of the last record, without the column `cursor`.
     last: Option<Vec<Option<Datum<'s>>>>,
 }
 

@@ -1,4 +1,4 @@
-//! JSON text and the numbers in it. `pg::jsonb` reads the binary form.
+//! JSON text and the numbers in it. `crate::pg::jsonb` reads jsonb, the binary form.
 
 pub mod number;
 pub mod text;
@@ -6,7 +6,7 @@ pub mod text;
 use crate::pg::jsonb::{Node, Value};
 use number::Number;
 
-/// The value as a number; `None` if it is not a number.
+/// Returns the value as a number; `None` if it is not a number.
 pub fn number(value: Node<'_>) -> Option<Number<'_>> {
     match value.get() {
         Value::Number(bytes) => Number::read(bytes),

@@ -1,10 +1,10 @@
 //! Numbers as PostgreSQL stores them, and their text.
 //!
-//! They are not printed by `numeric_out`: its text of `1e131071` takes 131 kB, and each call of it is guarded against errors.
+//! This module does not call `numeric_out`, whose text of `1e131071` takes 131 kB, and each call of which is guarded against errors.
 //!
-//! The format is the format on disk, which is the same in all versions (`NumericData` in `utils/adt/numeric.c`): a
-//! header with the sign, the number of decimal digits after the point (`dscale`), and the weight of the first digit;
-//! then digits to the base 10,000, without zeros at either end.
+//! It reads the format on disk, which is the same in all versions (`NumericData` in `utils/adt/numeric.c`): a header with the sign, the
+//! number of decimal digits after the point (`dscale`), and the weight of the first digit; then digits to the base 10,000, without zeros at
+//! either end.
 
 /// A number whose plain text would have more characters than this is printed with an exponent.
 pub const MOST_PLAIN: usize = 1000;
@@ -15,9 +15,9 @@ pub struct Number<'a> {
     negative: bool,
     /// The first digit is multiplied by 10,000 to the power of `weight`.
     weight: i32,
-    /// How many decimal digits are printed after the point.
+    /// The number of decimal digits that are printed after the point.
     scale: usize,
-    /// Two bytes each, in the byte order of the machine.
+    /// The digits to the base 10,000: two bytes each, in the byte order of the machine.
     digits: &'a [u8],
 }
 
@@ -25,7 +25,7 @@ pub struct Number<'a> {
 const GROUP: usize = 4;
 
 impl<'a> Number<'a> {
-    /// Reads the bytes behind the length word of a `numeric`. `None` for NaN and infinity.
+    /// Reads a `numeric`, of which `bytes` are those after the length word. Returns `None` for NaN and infinity.
     pub fn read(bytes: &'a [u8]) -> Option<Number<'a>> {
         const SHORT: u16 = 0x8000;
         const SPECIAL: u16 = 0xc000;
@@ -44,16 +44,16 @@ impl<'a> Number<'a> {
         Some(Number { negative, weight: i16::from_ne_bytes(*weight).into(), scale, digits })
     }
 
-    /// A digit to the base 10,000, by its place from the first. Digits that are not stored are 0.
+    /// Returns the digit to the base 10,000 at a place, counted from the first digit. Digits that are not stored are 0.
     fn digit(&self, place: i32) -> u16 {
         let digit = usize::try_from(place).ok().and_then(|place| self.digits.get(2 * place..2 * place + 2));
         digit.map_or(0, |digit| u16::from_ne_bytes([digit[0], digit[1]]))
     }
 
-    /// The number as an integer; `None` if it has a fraction. If the number needs more than 32 bits, the result is some
-    /// integer of the same sign that also needs more than 32 bits.
+    /// Returns the number as an integer; `None` if it has a fraction. If the number needs more than 32 bits, the result is an integer of
+    /// the same sign that also needs more than 32 bits, but need not be equal.
     pub fn integer(&self) -> Option<i64> {
-        /// A number of 32 bits has at most this many digits.
+        /// A number of 32 bits has at most this many digits to the base 10,000.
         const FEW: i32 = 3;
         let count = (self.digits.len() / 2) as i32;
         // The digits do not end with zeros. So if there is a digit after the point, there is a fraction.
@@ -77,8 +77,7 @@ impl<'a> Number<'a> {
         usize::from(self.negative) + whole + if self.scale > 0 { 1 + self.scale } else { 0 }
     }
 
-    /// Writes the text of `numeric_out`. If that is longer than [`MOST_PLAIN`], writes the same number with an exponent
-    /// instead.
+    /// Writes the text of `numeric_out`. If that text is longer than [`MOST_PLAIN`], writes the same number with an exponent instead.
     pub fn write(&self, mut put: impl FnMut(&[u8])) {
         if self.negative {
             put(b"-");
@@ -132,7 +131,7 @@ impl<'a> Number<'a> {
     }
 }
 
-/// How many decimal digits a digit has without zeros in front of it.
+/// The number of decimal digits of a digit to the base 10,000, without leading zeros.
 fn decimals(digit: u16) -> usize {
     match digit {
         0..10 => 1,
@@ -142,7 +141,7 @@ fn decimals(digit: u16) -> usize {
     }
 }
 
-/// The decimal digits of a digit, with zeros in front of it.
+/// The decimal digits of a digit to the base 10,000, with leading zeros.
 fn group(digit: u16) -> [u8; GROUP] {
     [digit / 1000, digit / 100 % 10, digit / 10 % 10, digit % 10].map(|decimal| b'0' + decimal as u8)
 }
@@ -160,7 +159,7 @@ pub(crate) mod server_tests {
         }
     }
 
-    /// The text of `numeric_out`.
+    /// The text that `numeric_out` prints for a number.
     fn plain(text: &str) -> String {
         AnyNumeric::try_from(text).unwrap().to_string()
     }

@@ -1,6 +1,7 @@
 //! JSON text, as devices get it, and the size of a value as text.
 //!
-//! Text is compact: it has no blanks. Values are walked through without recursion: a jsonb may be nested deeper than a stack.
+//! The text is compact: it has no blanks. Values are traversed without recursion, because a jsonb may be nested deeper than the stack
+//! allows.
 
 use super::number::Number;
 use crate::pg::datum::Datum;
@@ -21,12 +22,12 @@ impl<'m> JsonText<'m> {
         self.0.len()
     }
 
-    /// Removes everything behind the first `length` bytes.
+    /// Removes everything after the first `length` bytes.
     pub fn truncate(&mut self, length: usize) {
         self.0.truncate(length);
     }
 
-    /// Adds text that is JSON already.
+    /// Adds text that already is JSON.
     pub fn raw(&mut self, json: &str) {
         self.0.extend(json.as_bytes());
     }
@@ -41,7 +42,7 @@ impl<'m> JsonText<'m> {
         walk(value, self);
     }
 
-    /// The text as a `json` datum.
+    /// Returns the text as a `json` datum.
     pub fn finish(self) -> Datum<'m> {
         self.0.finish()
     }
@@ -81,7 +82,7 @@ trait Parts {
     fn word(&mut self, word: &'static str);
     fn string(&mut self, bytes: &[u8]);
     fn number(&mut self, number: Number<'_>);
-    /// How many arrays and objects are open.
+    /// Is called with the number of open arrays and objects, each time one is opened.
     fn depth(&mut self, depth: usize);
 }
 
@@ -105,9 +106,9 @@ impl Parts for JsonText<'_> {
     fn depth(&mut self, _: usize) {}
 }
 
-/// An array or object that is being walked through.
+/// An array or object that [`walk`] is traversing.
 struct Container<'a> {
-    /// The keys of an object.
+    /// The keys of an object; `None` for an array.
     keys: Option<Entries<'a>>,
     values: Entries<'a>,
     first: bool,
@@ -119,7 +120,7 @@ impl Container<'_> {
     }
 }
 
-/// Hands the text of a value to `parts`, in order.
+/// Hands the JSON text of a value to `parts`, part by part.
 fn walk(value: Node<'_>, parts: &mut impl Parts) {
     let Some(mut current) = part(value, parts) else { return };
     let mut outer = std::vec::Vec::new();
@@ -150,7 +151,7 @@ fn walk(value: Node<'_>, parts: &mut impl Parts) {
     }
 }
 
-/// Hands the text of a scalar to `parts`; returns an array or object for [`walk`] to walk through.
+/// Hands the text of a scalar to `parts`. Returns an array or object, which [`walk`] has to traverse; `None` for a scalar.
 fn part<'a>(value: Node<'a>, parts: &mut impl Parts) -> Option<Container<'a>> {
     match value.get() {
         Value::Null => parts.word("null"),
@@ -172,11 +173,11 @@ fn part<'a>(value: Node<'a>, parts: &mut impl Parts) -> Option<Container<'a>> {
 /// The size of a value as text, with every number in full, as PostgreSQL prints it.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// Bytes of compact text.
+    /// The number of bytes of compact text.
     pub text: usize,
-    /// Characters of the longest number.
+    /// The number of characters of the longest number.
     pub longest_number: usize,
-    /// How many arrays and objects are nested in each other.
+    /// The number of arrays and objects that are nested in each other.
     pub depth: usize,
 }
 
@@ -188,10 +189,10 @@ impl Size {
         size
     }
 
-    /// The size of a value's numbers alone, and the depth of the value.
+    /// The size of the numbers in a value, without the rest of its text; and the depth of the value.
     ///
-    /// Only numbers can make a value much larger as text than it is stored: everything else has at most six bytes of text for each
-    /// byte that is stored.
+    /// Only numbers can make the text of a value much larger than its stored form. Everything else has at most six bytes of text for each
+    /// stored byte.
     pub fn of_numbers(value: Node<'_>) -> Size {
         let mut size = Size::default();
         let add = |size: &mut Size, number: Node<'_>| {
@@ -222,7 +223,7 @@ impl Size {
         }
     }
 
-    /// The size of two values beside each other.
+    /// The size of two values together: the sum of their text, the longer of their numbers, and the greater depth.
     pub fn and(self, other: Size) -> Size {
         Size {
             text: self.text.saturating_add(other.text),

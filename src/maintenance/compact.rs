@@ -1,8 +1,7 @@
 //! `mana_sync.compact_batch`: removes overwritten changes. `mana_sync_merge::compact` decides which ones.
 //!
-//! The log is read in the order of `sync_changes_record_idx`, in which the changes of a group lie together. The first
-//! reading finds the latest write of each field. If anything in a group was overwritten, its changes are read once
-//! more, to remove what was overwritten.
+//! A batch reads the log in the order of `sync_changes_record_idx`, in which the changes of a group are adjacent. A first pass over a group
+//! finds the latest write of each field. If any write of the group may be overwritten, a second pass removes the overwritten writes.
 
 use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
 use crate::bounds::is_too_deep;
@@ -33,8 +32,8 @@ static SO_FAR: Statement = statement!("queries/compaction_so_far.sql", [UUID]);
 
 /// `mana_sync.compact_batch(run uuid, batch_size int, OUT done, OUT changes_read, OUT changes_removed, OUT changes_trimmed)`
 ///
-/// Continues a compaction, and returns what the compaction has done so far. Errors: 22023 for a compaction that does
-/// not exist or is finished; 42501 if row security would hide rows from the owner.
+/// Runs the next batch of a compaction, and returns the counts of the whole compaction so far. Errors: 22023 for a compaction that does not
+/// exist or is finished; 42501 if row security would hide rows from the owner.
 fn compact_batch<'a>(args: &Args<'a>) -> Answer<'a> {
     let run = args.datum(0).ok_or(Error::Null("run"))?;
     let size = args.int4(1).filter(|size| *size > 0).ok_or(Error::Size("batch_size"))? as u64;
@@ -56,20 +55,20 @@ fn compact_batch<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// A part of a compaction.
+/// A batch of a compaction.
 struct Batch<'s> {
     spi: Spi<'s>,
-    /// About how many changes the batch reads.
+    /// The number of changes after which the batch ends, at the next end of a group.
     size: u64,
-    /// Only changes that were recorded before this time are touched.
+    /// Changes that were recorded at this time or later stay as they are.
     created_before: Time,
-    /// `None` in a dry run.
+    /// The removed and trimmed changes; `None` in a dry run.
     edits: Option<Edits<'s>>,
-    /// The last group that is finished.
+    /// The last group that the compaction has finished.
     place: GroupKey,
-    /// The group that is being read, and the latest writes in it.
+    /// The group that the batch is reading, and the latest writes of this group so far.
     group: Option<(GroupKey, LatestWrites)>,
-    /// Whether the batch reads the rest of the log.
+    /// Whether the batch has read to the end, so that the compaction is finished.
     is_last: bool,
     read: u64,
     removed: u64,
@@ -77,7 +76,7 @@ struct Batch<'s> {
 }
 
 impl<'s> Batch<'s> {
-    /// A batch of the compaction that is a row of `queries/compaction.sql`.
+    /// Makes a batch of a compaction. `row` is the row of the compaction from `queries/compaction.sql`.
     fn new(spi: Spi<'s>, size: u64, row: &Row<'s>) -> Result<Batch<'s>, Error> {
         const NULL: Error = Error::Installation("a column of mana_sync.compactions is NULL");
         let place = |i: usize| row.text(6 + i).unwrap_or_default().to_vec();
@@ -95,7 +94,7 @@ impl<'s> Batch<'s> {
         })
     }
 
-    /// Reads the log from the place that the compaction has reached.
+    /// Compacts the groups that follow the last finished group, until the batch has read enough changes.
     fn run(&mut self, compaction: &Row<'_>) -> Result<(), Error> {
         let (app, table, user) = (compaction.text(1), compaction.datum(2), compaction.datum(3));
         let scan = match (table, user) {
@@ -120,7 +119,8 @@ impl<'s> Batch<'s> {
         self.edits.as_mut().map_or(Ok(()), Edits::flush)
     }
 
-    /// Takes a change. Returns false, and does not take it, if the batch has read enough.
+    /// Adds a change to its group. If the change begins a group, finishes the group before it. Returns false, and does not add the change,
+    /// if the batch has then read enough.
     fn take(&mut self, row: &LogRow<'_>) -> Result<bool, Error> {
         if self.group.as_ref().is_some_and(|(key, _)| !key.is_of(row)) {
             self.finish_group(row.row().memory())?;
@@ -135,8 +135,8 @@ impl<'s> Batch<'s> {
         Ok(true)
     }
 
-    /// Removes what was overwritten in the group that was read. The whole group is handled at once, however large it
-    /// is, because its changes can only be compared with all the others.
+    /// Removes the overwritten writes of the group that was read. A group is never split between batches, however large it is, because each
+    /// of its changes has to be compared with all the others.
     fn finish_group(&mut self, memory: Memory<'_>) -> Result<(), Error> {
         let Some((key, latest)) = self.group.take() else { return Ok(()) };
         if latest.may_have_overwritten() {
@@ -149,7 +149,7 @@ impl<'s> Batch<'s> {
         Ok(())
     }
 
-    /// Removes the overwritten fields of a change, or the whole change.
+    /// Removes a change, or its overwritten fields. Keeps a change that is not old enough.
     fn compact(&mut self, row: &LogRow<'_>, latest: &LatestWrites) -> Result<(), Error> {
         let change = row.change()?;
         if change.created_at >= self.created_before {

@@ -23,8 +23,8 @@ static FORGET_PLACE: Statement = statement!("queries/forget_place.sql", [TEXT]);
 
 /// `mana_sync.forget_user(user_id text) RETURNS bigint`
 ///
-/// Returns how many changes it removed or anonymised. Errors: 22023 for an empty user; 42501 if row security would hide
-/// rows from the owner.
+/// Removes the changes of a user, and anonymises the user's deletes in shared spaces. Returns the number of these
+/// changes. Errors: 22023 for an empty user; 42501 if row security would hide rows from the owner.
 fn forget_user<'a>(args: &Args<'a>) -> Answer<'a> {
     let user = Some(args.memory().text(key(args.text(0), "user_id")?));
     let nobody = Some(args.memory().text(format!("forgotten:{}", uuid::Uuid::new_v4()).as_bytes()));

@@ -1,4 +1,5 @@
-//! Maintenance: what makes the log smaller. Its functions act as the owner of the extension (`sql/maintenance.sql`).
+//! Maintenance: the functions that remove rows from the log. They run with the rights of the owner of the extension
+//! (`sql/maintenance.sql`).
 
 mod compact;
 mod forget;
@@ -13,8 +14,8 @@ use crate::pg::{heap, server};
 use crate::row::{Column, GROUP, LogRow};
 use std::collections::HashSet;
 
-/// Maintenance runs one at a time: two calls that remove the same rows in different orders would wait for each other. Readers and
-/// writers of the log do not touch this table.
+/// The lock that lets only one maintenance function run at a time. Two of them could remove the same rows in different orders, and wait for
+/// each other. Readers and writers of the log do not use this table.
 static LOCK: Statement = statement!(sql "LOCK TABLE mana_sync.compactions IN SHARE ROW EXCLUSIVE MODE", []);
 
 static DELETE: Statement = statement!("queries/delete.sql", [UUID_ARRAY]);
@@ -23,10 +24,10 @@ static UPDATE: Statement = statement!("queries/update.sql", [UUID_ARRAY, JSONB_A
 
 static CHANGES_OF_GROUP: Statement = statement!("queries/group.sql", [TEXT, TEXT, TEXT, TEXT, TEXT]);
 
-/// Waits until no other maintenance runs. A snapshot that is taken afterwards sees what the other one has removed.
+/// Waits until no other maintenance function runs. A snapshot that is taken afterwards sees what the other function has removed.
 ///
-/// Errors: 25001 if the transaction keeps one snapshot. Then it does not see later commits, and could remove a delete
-/// without what the delete deleted. 42501 if row security would hide rows.
+/// Errors: 25001 if the transaction keeps one snapshot. Such a transaction does not see later commits, and could remove a delete but not
+/// all changes that the delete covers. 42501 if row security would hide rows.
 fn lock(spi: Spi<'_>) -> Result<(), Error> {
     if server::keeps_one_snapshot() {
         return Err(Error::FixedSnapshot);
@@ -38,7 +39,7 @@ fn lock(spi: Spi<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Changes of the log to remove or to trim. They are collected, and written in groups.
+/// The changes that are to be removed or trimmed. They are collected, and written to the log many at once.
 struct Edits<'s> {
     spi: Spi<'s>,
     removed: Vec<uuid::Uuid>,
@@ -47,7 +48,7 @@ struct Edits<'s> {
     bytes: usize,
 }
 
-/// A change that loses some of its fields.
+/// The new values of a change that loses some of its fields.
 struct Trimmed<'s> {
     id: uuid::Uuid,
     data: Option<JsonbBuf<'s>>,
@@ -55,22 +56,22 @@ struct Trimmed<'s> {
 }
 
 impl<'s> Edits<'s> {
-    /// The most changes that are written at once.
+    /// The maximum number of changes that are written at once.
     const MOST_CHANGES: usize = 1000;
-    /// The number of bytes of JSON after which changes are written.
+    /// The number of bytes of JSON above which the collected changes are written.
     const MOST_BYTES: usize = 16 << 20;
 
     fn new(spi: Spi<'s>) -> Edits<'s> {
         Edits { spi, removed: Vec::new(), trimmed: Vec::new(), bytes: 0 }
     }
 
-    /// Removes a change.
+    /// Collects a change to remove.
     fn remove(&mut self, row: &LogRow<'_>) -> Result<(), Error> {
         self.removed.push(row.id()?);
         self.flush_at(Self::MOST_CHANGES)
     }
 
-    /// Removes fields of a change.
+    /// Collects a change to trim: it loses the fields named in `overwritten`.
     fn trim(&mut self, row: &LogRow<'_>, overwritten: &[&[u8]]) -> Result<(), Error> {
         let overwritten = HashSet::from_iter(overwritten.iter().copied());
         let memory = self.spi.memory();
@@ -94,7 +95,7 @@ impl<'s> Edits<'s> {
         self.flush_at(1)
     }
 
-    /// Writes the collected edits, if they are for `count` changes or more.
+    /// Writes the collected edits if there are at least `count`.
     fn flush_at(&mut self, count: usize) -> Result<(), Error> {
         let asked = self.removed.len() + self.trimmed.len();
         if asked < count {
@@ -128,7 +129,7 @@ impl<'s> Edits<'s> {
     }
 }
 
-/// An object without some of its keys.
+/// Returns a copy of an object without `keys`.
 fn without<'m>(object: Object<'m>, keys: &HashSet<&[u8]>, memory: Memory<'m>) -> Jsonb<'m> {
     let mut rest = Builder::new(memory);
     for (key, value) in object.pairs() {
@@ -139,7 +140,7 @@ fn without<'m>(object: Object<'m>, keys: &HashSet<&[u8]>, memory: Memory<'m>) ->
     rest.finish()
 }
 
-/// The key of a group of changes: app, record, space ('' for none), user, table. The same readers see all changes of a group.
+/// The key of a group of changes: app, record, space ('' for none), user, table. A reader sees all changes of a group or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct GroupKey([Vec<u8>; GROUP.len()]);
 
@@ -149,12 +150,12 @@ impl GroupKey {
         GroupKey(GROUP.map(|column| row.group_key(column).to_vec()))
     }
 
-    /// Whether a change is in the group.
+    /// Whether a change is in the group with this key.
     fn is_of(&self, row: &LogRow<'_>) -> bool {
         self.0.iter().zip(GROUP).all(|(part, column)| row.group_key(column) == part)
     }
 
-    /// The key as parameters.
+    /// The parts of the key as parameters of a statement.
     fn values<'m>(&self, memory: Memory<'m>) -> Vec<Option<Datum<'m>>> {
         self.0.iter().map(|part| Some(memory.text(part))).collect()
     }

@@ -1,5 +1,5 @@
-//! `mana_sync.purge_deleted`: removes deletes, and what they deleted. `mana_sync_merge::purge` decides which ones.
-//! `mana_sync_cursor::resync` decides which readers have to begin again afterwards.
+//! `mana_sync.purge_deleted`: removes deletes, and the changes that they deleted. `mana_sync_merge::purge` decides
+//! which ones. `mana_sync_cursor::resync` decides which readers have to begin again afterwards.
 
 use super::{CHANGES_OF_GROUP, Edits, GroupKey, lock};
 use crate::call::{Call, with_index_scans};
@@ -32,7 +32,9 @@ static INSERT_PURGE: Statement =
 
 /// `mana_sync.purge_deleted(older_than interval, OUT deletes bigint, OUT changes bigint)`
 ///
-/// Errors: 22023 for a negative interval or NULL; 42501 if row security would hide rows from the owner.
+/// Removes deletes that are older than the interval, and the changes that they deleted. Returns the number of removed
+/// deletes, and of all removed changes. Errors: 22023 for a negative interval or NULL; 42501 if row security would hide
+/// rows from the owner.
 fn purge_deleted<'a>(args: &Args<'a>) -> Answer<'a> {
     let older_than = args.datum(0).ok_or(Error::Null("older_than"))?;
     Call::PLAIN.run(|spi| {
@@ -54,19 +56,19 @@ fn purge_deleted<'a>(args: &Args<'a>) -> Answer<'a> {
     })
 }
 
-/// A purge under way.
+/// The state of a purge.
 struct Purge<'s> {
     spi: Spi<'s>,
-    /// Deletes that were recorded later stay.
+    /// The purge keeps deletes that were recorded at this time or later.
     created_before: Time,
     edits: Edits<'s>,
     /// The number of deletes that the purge removes.
     deletes: i64,
     /// The number of changes that the purge removes, including the deletes.
     changes: i64,
-    /// When the latest of the removed deletes was recorded.
+    /// The latest `created_at` of the removed deletes.
     until: Time,
-    /// When the earliest of the removed changes was recorded.
+    /// The earliest `created_at` of the removed changes.
     from: Time,
     /// The epochs and ids of the transactions that wrote the removed deletes.
     transactions: BTreeSet<(EpochNumber, TransactionId)>,
@@ -86,7 +88,8 @@ impl<'s> Purge<'s> {
         }
     }
 
-    /// Removes what the purge may remove of a record. `record` is a row of `queries/deleted_records.sql`.
+    /// Removes the deletes of a record that the purge may remove, and the changes that they cover. `record` is a row of
+    /// `queries/deleted_records.sql`.
     fn record(&mut self, record: &Row<'_>) -> Result<(), Error> {
         let memory = record.memory();
         let mut shared: Vec<(GroupKey, GroupSummary, Stamp)> = Vec::new();
@@ -137,7 +140,7 @@ impl<'s> Purge<'s> {
         })
     }
 
-    /// Removes a change that the latest delete of its group covers.
+    /// Removes a change if the latest delete of its group covers it. `group` is the summary of that group.
     fn change(&mut self, row: &LogRow<'_>, group: &GroupSummary) -> Result<(), Error> {
         let change = row.change()?;
         if !group.covers(&change) {
@@ -153,7 +156,8 @@ impl<'s> Purge<'s> {
         self.edits.remove(row)
     }
 
-    /// Adds the purge to the tables with which cursors are compared.
+    /// Records the purge in `mana_sync.purges` and `mana_sync.purged_transactions`. These tables tell which cursors are
+    /// stale.
     fn note(&self, older_than: Datum<'_>) {
         let memory = self.spi.memory();
         let epochs = self.transactions.iter().map(|&(epoch, _)| Datum::from(epoch.0 as i32));

@@ -1,8 +1,8 @@
 //! Reads a page of the log.
 //!
-//! A call has one snapshot, and all of its queries read with it. The crate `mana_sync_cursor` decides which rows come next
-//! (`mana_sync_cursor::page`). This module has the queries (`queries/*.sql`) and takes the rows from them to the caller. Nothing in a
-//! row is decoded on its way.
+//! A call has one snapshot, and all queries of the call read with it. The crate `mana_sync_cursor` decides which rows come next
+//! (`mana_sync_cursor::page`). This module runs the queries (`queries/*.sql`) and hands their rows to the caller, without decoding the
+//! values.
 
 mod purges;
 pub mod records;
@@ -35,20 +35,20 @@ use source::LogSource;
 pub struct PageRow<'s> {
     row: Row<'s>,
     layout: &'static Layout,
-    /// About how many bytes of text the row has, without JSON that is toasted; 0 where sizes are not needed.
+    /// The approximate number of bytes of text in the row, without JSON that is toasted; 0 if sizes are not needed.
     size: usize,
-    /// Whether any of its JSON is toasted, so that its text is not known yet. False where sizes are not needed.
+    /// Whether any JSON of the row is toasted, so that the size of its text is not known yet. False if sizes are not needed.
     is_toasted: bool,
 }
 
 impl<'s> PageRow<'s> {
-    /// Projects the row in `slot`, whose first column precedes those of the log, to [`row::CHANGE`].
+    /// Projects the row in `slot` to [`row::CHANGE`]. In `slot`, one other column precedes the columns of the log.
     pub fn of_change(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
         let row = slot.project::<_, WIDTH>(const { AFTER_ONE.places(&row::CHANGE) }, descriptor);
         PageRow { row, layout: &WHOLE_CHANGE, size: 0, is_toasted: false }
     }
 
-    /// Projects the row in `slot`, whose first column precedes those of the log, to [`row::RESULT_COLUMNS`], and measures it.
+    /// Projects the row in `slot` to [`row::RESULT_COLUMNS`], and measures it. In `slot`, one other column precedes the columns of the log.
     pub fn of_result(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> PageRow<'s> {
         let row = slot.project::<_, WIDTH>(const { AFTER_ONE.places(&row::RESULT_COLUMNS) }, descriptor);
         let mut page_row = PageRow { row, layout: &RESULT, size: row.size(), is_toasted: false };
@@ -65,7 +65,7 @@ impl<'s> PageRow<'s> {
         page_row
     }
 
-    /// A copy in other memory. What is stored out of line stays there.
+    /// Returns a copy in `memory`. Values that are stored out of line are not fetched.
     #[cfg(feature = "pg_bench")]
     pub fn copy<'m>(&self, memory: crate::pg::memory::Memory<'m>) -> PageRow<'m> {
         PageRow { row: self.row.copy(memory), ..*self }
@@ -76,17 +76,18 @@ impl<'s> PageRow<'s> {
         self.row
     }
 
-    /// The row with the names of its columns.
+    /// Returns the row in a form that finds columns by name.
     pub fn log_row(&self) -> LogRow<'s> {
         LogRow::new(self.row, self.layout)
     }
 
-    /// About how many bytes of text the row has; `None` where that is not known before [`PageRow::detoast`].
+    /// Returns the approximate number of bytes of text in the row; `None` if only [`PageRow::detoast`] can tell.
     pub fn size(&self) -> Option<usize> {
         (!self.is_toasted).then_some(self.size)
     }
 
-    /// The columns with detoasted JSON, and how many bytes of text they have. If the row is too large to be sent, all its JSON is NULL.
+    /// Returns the columns with detoasted JSON, and their number of bytes of text. If the row is too large to be sent, all its JSON is
+    /// NULL.
     pub fn detoast(&self) -> (Vec<Option<Datum<'s>>>, usize) {
         let log_row = self.log_row();
         let mut columns: Vec<Option<Datum<'s>>> =
@@ -109,29 +110,30 @@ impl<'s> PageRow<'s> {
     }
 }
 
-/// How many columns the queries that read ranges return: the number of the range, and those of the log.
+/// The number of columns of the queries that read ranges: the number of the range comes first, then the columns of the log.
 const WIDTH: usize = 1 + row::COLUMN_COUNT;
 
-/// What takes the rows of a page.
+/// A receiver of the rows of a page that makes its own form of each row.
 pub trait TakeRows<'s>: Rows<Self::Row> {
-    /// What it takes of a row.
+    /// The form of a row that the receiver needs.
     type Row;
 
-    /// Takes it from the row in `slot`, whose first column precedes those of the log. `descriptor` is kept for the next row.
+    /// Makes the receiver's form of the row in `slot`. There, one other column precedes the columns of the log. `descriptor` is cached
+    /// between rows.
     fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> Self::Row;
 }
 
-/// The rows of a client that a page leaves out.
+/// Which rows of the excluded client a page leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFilter {
-    /// The page leaves out all rows with the client's id, whoever wrote them.
+    /// The page leaves out all rows with the client's id, whichever user wrote them.
     Everywhere,
-    /// The page leaves out the user's own rows with the client's id, because the device has them. It has them not in a walk from the
-    /// beginning of the log and in a space that a walk newly covers: these bring all rows.
+    /// The page leaves out the user's own rows with the client's id, because the device has them already. There are two exceptions: a walk
+    /// from the beginning of the log, and a space that a walk newly covers. They bring all rows, because the device may not have them.
     Echo,
 }
 
-/// The number of rows that a page may have, from an argument. Errors: 22023 below 1.
+/// Returns the page size that an argument asks for, or `default` for NULL. Errors: 22023 below 1.
 pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
     match asked {
         None => Ok(default),
@@ -140,7 +142,7 @@ pub fn page_size(asked: Option<i32>, default: usize) -> Result<usize, Error> {
     }
 }
 
-/// The request for a page of changes of all tables, with a cursor in any case.
+/// Makes the request for a page of changes to all tables. The page has a cursor even if it has no rows.
 pub fn request<'r>(scope: &'r Scope<'_>, app: &'r [u8], page_size: usize) -> Request<'r> {
     Request {
         user: scope.user,
@@ -155,15 +157,16 @@ pub fn request<'r>(scope: &'r Scope<'_>, app: &'r [u8], page_size: usize) -> Req
     }
 }
 
-/// The text of a cursor for the client. What the cursor covers is on disk then.
+/// Returns the text of a cursor for the client. Everything that the cursor covers is flushed to disk before.
 pub fn issue(cursor: &Cursor) -> String {
     server::flush();
     cursor.to_text()
 }
 
-/// Reads a page into `rows`, and calls `end` while the rows exist. The page's cursor goes to the client through [`issue`].
+/// Reads a page into `rows`, and then calls `end` while the snapshot is still active. A caller that sends the page's cursor to the client
+/// must use [`issue`].
 ///
-/// The outer error ends the call; the inner one is the reason why the reader has to begin again.
+/// The outer error ends the call. The inner error is the reason why the reader has to begin again.
 pub fn read<'s, R: TakeRows<'s>>(
     spi: Spi<'s>,
     request: &Request<'_>,
@@ -191,21 +194,23 @@ pub fn read<'s, R: TakeRows<'s>>(
     })
 }
 
-/// Whether a page can be read. The inner error is the reason why the reader has to begin again.
+/// Checks whether a page can be read, without reading rows. The outer error ends the call. The inner error is the reason why the reader has
+/// to begin again.
 pub fn check(request: &Request<'_>, start: &Start) -> Result<Result<(), Resync>, Error> {
     refuse_subscribers()?;
     with_server(|known, _| Ok(page::check(known, request, start, &mut PurgeTables)))
 }
 
-/// Refuses to read a log that a subscription writes into: its rows are of transactions that this server's snapshots know nothing of.
+/// Returns an error if a subscription writes into the log. The rows then belong to transactions of another server, about which the
+/// snapshots of this server say nothing.
 fn refuse_subscribers() -> Result<(), Error> {
     if heap::is_subscribed(c"sync_changes")? { Err(Error::Subscriber) } else { Ok(()) }
 }
 
-/// Runs `body` with the snapshot of the call, and with what the server knows of the history that it was taken on.
+/// Runs `body` with the snapshot of the call, and with what the server knows about the history on which the snapshot was taken.
 ///
-/// A standby may change its timeline at any moment. If it did so between the snapshot and the reading of the epochs, a cursor would mix
-/// two histories. So the history is read before and after them. If it differs, everything is read again.
+/// A standby may change its timeline at any moment. If that happened between taking the snapshot and reading the epochs, a cursor would mix
+/// two histories. So the history is read before and after both. If it has changed, everything is read again.
 fn with_server<T>(body: impl FnOnce(&Server, &ActiveSnapshot) -> Result<T, Error>) -> Result<T, Error> {
     let mut body = Some(body);
     loop {
@@ -228,10 +233,10 @@ fn with_server<T>(body: impl FnOnce(&Server, &ActiveSnapshot) -> Result<T, Error
     }
 }
 
-/// Whether the snapshot was taken on the history that the server is on now.
+/// Whether the snapshot was certainly taken on the history that the server is on now.
 ///
-/// It may not have been where a standby's transaction keeps one snapshot and the timeline changed under it. Then the epoch that the
-/// server is in now is not the latest that the snapshot sees.
+/// The two histories may differ if a transaction on a standby keeps one snapshot, and the timeline changed after the snapshot was taken.
+/// The function returns false if the latest epoch that the snapshot sees is not one of the server's current history.
 fn history_is_certain(known: &Server, active: &ActiveSnapshot) -> Result<bool, Error> {
     if !active.in_recovery || !server::keeps_one_snapshot() || known.history().timeline == Timeline(1) {
         return Ok(true);
@@ -241,8 +246,8 @@ fn history_is_certain(known: &Server, active: &ActiveSnapshot) -> Result<bool, E
     Ok(matches!(seen.write_epoch(), WriteEpoch::Current(_)))
 }
 
-/// Where a page begins, from the argument `since`: a cursor, a timestamp of RFC 3339, or NULL, '' and other text for the beginning.
-/// Errors: 22023 for a damaged cursor.
+/// Returns where a page begins. The argument `since` is a cursor, an RFC 3339 timestamp, or NULL or '' for the beginning of the log. Any
+/// other text also means the beginning, and raises a WARNING. Errors: 22023 for a damaged cursor.
 pub fn parse_since(since: Option<&[u8]>) -> Result<Start, Error> {
     let Some(since) = since.filter(|since| !since.is_empty()) else { return Ok(Start::Beginning(None)) };
     if looks_like_cursor(since) {

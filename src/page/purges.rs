@@ -1,4 +1,4 @@
-//! Reads what the log remembers of purges, as the active snapshot sees it. Application roles have no privilege on these tables.
+//! Reads the tables of purges, as the active snapshot sees them. Application roles have no privilege on these tables.
 
 use crate::error::Error;
 use crate::pg::fmgr::or_raise;
@@ -7,16 +7,16 @@ use mana_sync_cursor::id::{EpochNumber, PurgeMark, TransactionId};
 use mana_sync_cursor::resync::Purges;
 use std::ffi::CStr;
 
-/// The tables `mana_sync.purges` and `mana_sync.purged_transactions`.
+/// The source of what the cursor crate asks about purges: the tables `mana_sync.purges` and `mana_sync.purged_transactions`.
 pub struct PurgeTables;
 
-/// `mana_sync.purges`, by its first column, the number of the purge.
+/// The table `mana_sync.purges`, and its index on the number of the purge.
 const PURGES: (&CStr, &CStr) = (c"purges", c"purges_pkey");
-/// Columns of `mana_sync.purges`.
+/// The place of the column `mark` in `mana_sync.purges`, from 1.
 const MARK: usize = 2;
 const PURGED_UNTIL: usize = 3;
 const PURGED_FROM: usize = 4;
-/// `mana_sync.purged_transactions`, by its columns epoch and xact.
+/// The table `mana_sync.purged_transactions`, and its index on epoch and xact.
 const TRANSACTIONS: (&CStr, &CStr) = (c"purged_transactions", c"purged_transactions_pkey");
 
 impl PurgeTables {

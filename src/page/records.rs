@@ -28,10 +28,10 @@ static EARLIER_ROWS: Statement = statement!(
     [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT4, XID8, INT8, INT4, XID8, INT8, TEXT]
 );
 
-/// Table and id of a record. A copy shares the bytes.
+/// The key of a record: its table and its id. Clones share the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RecordKey {
-    /// The table, and behind it the id.
+    /// The bytes of the table, followed by those of the id.
     bytes: Rc<[u8]>,
     /// The number of bytes of the table.
     table: usize,
@@ -42,28 +42,28 @@ impl RecordKey {
         RecordKey { bytes: [table, record].concat().into(), table: table.len() }
     }
 
-    /// The table.
+    /// Returns the table.
     pub fn table(&self) -> &[u8] {
         &self.bytes[..self.table]
     }
 
-    /// The id.
+    /// Returns the id.
     pub fn record(&self) -> &[u8] {
         &self.bytes[self.table..]
     }
 }
 
-/// A row of a walk: which record it changed, and in which space.
+/// What a page of records takes of a row of the walk.
 pub struct RecordRow {
     key: RecordKey,
-    /// The space; the empty id stands for a private row.
+    /// The space of the row; empty for a private row.
     space: Box<[u8]>,
-    /// Whether the row is an insert, before which the record probably has no row.
+    /// Whether the row is an insert. Before an insert, the record probably has no row.
     is_insert: bool,
 }
 
 impl RecordRow {
-    /// The row in `slot`, whose first column precedes those of the log.
+    /// Reads the row in `slot`, which has one column before those of the log.
     fn new(slot: &SlotRow<'_, '_>) -> RecordRow {
         let text = |column| slot.text(AFTER_ONE.place(column)).unwrap_or_default();
         RecordRow {
@@ -80,27 +80,27 @@ pub struct PageRecord<'s> {
     pub key: RecordKey,
     /// The state of the record.
     pub merged: MergedRecord<'s>,
-    /// The spaces of the changes that the reader sees, ascending; the empty id stands for private changes.
+    /// The spaces of the changes that the reader sees, ascending; empty for private changes.
     pub spaces: Vec<Box<[u8]>>,
-    /// About how many bytes of text it has.
+    /// About how many bytes of text the record has.
     pub size: usize,
 }
 
-/// What shows the records of a page.
+/// A receiver of the records of a page.
 pub trait ShowRecords<'s> {
-    /// Shows a record, or returns false where the page has no room for it. A page has room for one record.
+    /// Adds a record to the page. Returns false if the page has no room for the record. A page has room for at least one record.
     fn show(&mut self, record: &PageRecord<'s>) -> bool;
 }
 
-/// The greatest number of passed records that a page remembers. A record that is forgotten is looked up again.
+/// The greatest number of passed records that a page remembers. If the page meets a forgotten record again, it looks the record up again.
 const MOST_PASSED_KEYS: usize = 50_000;
-/// The greatest number of records that are read at once.
-const PORTION: usize = 512;
+/// The greatest number of records whose rows one statement reads.
+const PORTION: usize = 256;
 
-/// What is known of a record of the walk.
+/// What a page has done with a record of the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
-    /// One of the next rows shows the record.
+    /// The page has not come to the record yet. It is in [`RecordRows::next`].
     Next,
     /// The page has shown the record.
     Shown,
@@ -108,10 +108,11 @@ enum Status {
     Passed,
 }
 
-/// A record that one of the next rows shows.
+/// A record that the page has yet to show.
 struct NextRecord {
     key: RecordKey,
-    /// Whether an earlier page may have shown the record, as its rows tell.
+    /// Whether the rows of the record tell whether an earlier page has shown it. Otherwise no earlier page has, as far as a few of its rows
+    /// tell.
     may_be_passed: bool,
 }
 

@@ -71,25 +71,26 @@ pub struct LogSource<'s, 'r, R> {
     user: Datum<'s>,
     app: Datum<'s>,
     table: Option<Datum<'s>>,
-    /// The client whose rows are left out.
+    /// The client whose rows are left out; `None` if no rows are left out.
     excluded_client: Option<Datum<'s>>,
-    /// Where its rows are left out.
+    /// Which rows of `excluded_client` are left out.
     filter: ClientFilter,
-    /// The ids of the spaces.
+    /// The ids of the spaces of the request.
     ids: &'r [&'r [u8]],
-    /// The same as texts. Made when they are first needed: an empty pull needs them only to look for a transaction of its own.
+    /// The ids of the spaces as SQL values. They are made when they are first needed: a pull that finds no ranges to read needs them only
+    /// if its own transaction has an id.
     spaces: OnceCell<Vec<Datum<'s>>>,
-    /// The descriptor of the rows.
+    /// The descriptor of the rows that `row` makes. It is cached between rows.
     descriptor: Option<Descriptor<'s>>,
-    /// Makes what the page takes of a row.
+    /// Makes the receiver's form of a row.
     row: MakeRow<'s, R>,
 }
 
-/// Makes what a page takes of a row. The descriptor is kept for the next row.
+/// A function that makes the receiver's form of a row. The descriptor is cached between rows.
 type MakeRow<'s, R> = fn(&SlotRow<'_, 's>, &mut Option<Descriptor<'s>>) -> R;
 
 impl<'s, 'r, R> LogSource<'s, 'r, R> {
-    /// A source for a request.
+    /// Makes the source for a request.
     pub fn new(
         spi: Spi<'s>,
         request: &Request<'r>,
@@ -116,17 +117,17 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         self.spaces.get_or_init(|| self.ids.iter().map(|id| memory.text(id)).collect())
     }
 
-    /// The snapshot of the call for the cursor, with what the reader's own transaction has written so far.
+    /// Returns the snapshot of the call in the form of a cursor. It includes how far the reader's own transaction is covered.
     ///
-    /// Two things count as covered: what the query sees, and what the cursor names. A row of the same command is not visible yet, though
-    /// its `seq` may be given out. A row that the cursor names may be gone, by ROLLBACK TO SAVEPOINT; later rows of the transaction have
-    /// greater numbers.
+    /// The reader's own transaction is covered up to the greatest `seq` that the query sees or that the cursor names. The last value of the
+    /// sequence would be too great: a row of the same command may have a `seq` but is not visible yet. A row that the cursor names may be
+    /// gone, by ROLLBACK TO SAVEPOINT. That does no harm, because later rows of the transaction have greater numbers.
     pub fn snapshot(&self, server: &Server, active: &ActiveSnapshot, start: &Start) -> Snapshot {
         let own = active.own.map(|own| (own, self.own_seq(server, own, start)));
         Snapshot::new(active.xmax, active.open.clone(), own.into_iter().collect())
     }
 
-    /// The greatest `seq` of the reader's own transaction that the snapshot covers; 0 for none.
+    /// Returns the `seq` up to which the reader's own transaction is covered; 0 if the snapshot sees no row of the transaction.
     fn own_seq(&self, server: &Server, own: TransactionId, start: &Start) -> i64 {
         let WriteEpoch::Current(number) = server.write_epoch() else { return 0 };
         let named = match start {
@@ -144,7 +145,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         row.and_then(|row| row.int8(1)).map_or(0, |seq| seq.max(named))
     }
 
-    /// The statement that reads ranges of own rows, and its parameters.
+    /// Returns the statement that reads ranges of the reader's own rows, and its parameters.
     fn own_ranges(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<Datum<'s>>>) {
         let excludes = self.filter == ClientFilter::Everywhere || !filter.from_beginning;
         let is_one = fetches.len() == 1;
@@ -154,7 +155,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         (if is_one { &OWN_RANGE } else { &OWN_RANGES }, values)
     }
 
-    /// The statement that reads ranges of the rows of spaces, and its parameters.
+    /// Returns the statement that reads ranges of the rows of spaces, and its parameters.
     fn space_ranges(&self, fetches: &[&Fetch], filter: &Filter) -> (&'static Statement, Vec<Option<Datum<'s>>>) {
         let range = |fetch: &Fetch| (fetch.range, fetch.limit, fetch.probe, self.space(fetch).1);
         let is_same = fetches.iter().all(|fetch| range(fetch) == range(fetches[0]));
@@ -166,7 +167,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         (if is_same { &SAME_RANGE_OF_SPACES } else { &SPACE_RANGES }, values)
     }
 
-    /// The space of a fetch, and whether own rows in it are wanted.
+    /// Returns the space of a fetch, and whether the reader's own rows in that space are wanted.
     fn space(&self, fetch: &Fetch) -> (Datum<'s>, bool) {
         match fetch.stream {
             Stream::Own => (self.user, true),
@@ -174,7 +175,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         }
     }
 
-    /// The parameters from $1 to $11, which all statements have.
+    /// Returns the parameters $1 to $11, which all statements that read ranges have.
     fn parameters(
         &self,
         fetches: &[&Fetch],
@@ -197,7 +198,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
         ]
     }
 
-    /// A value of each fetch as a parameter: an array, or one value where all have the same.
+    /// Returns a property of the fetches as a parameter: an array with the value of each fetch, or one value if `is_same` is true.
     fn column(
         &self,
         fetches: &[&Fetch],
@@ -214,7 +215,7 @@ impl<'s, 'r, R> LogSource<'s, 'r, R> {
 
 impl<R> Source for LogSource<'_, '_, R> {
     type Row = R;
-    /// An error of PostgreSQL ends the call by itself.
+    /// The type has no values, because an error of PostgreSQL ends the call directly.
     type Error = Infallible;
 
     fn fetch(
@@ -248,7 +249,7 @@ impl<R> Source for LogSource<'_, '_, R> {
     }
 }
 
-/// The number of the range that a row is of, from 1, and the position of the row. These columns are NOT NULL.
+/// Returns the number of the range that the row was read for, from 1, and the position of the row. These columns are NOT NULL.
 fn number_and_position(row: &SlotRow<'_, '_>) -> (usize, Position) {
     let value = |column| row.datum(column).map_or(0, Datum::uint8);
     let part = |column| value(AFTER_ONE.place(column));
@@ -256,7 +257,7 @@ fn number_and_position(row: &SlotRow<'_, '_>) -> (usize, Position) {
     (value(1) as usize, Position::new(epoch as u32, xact, seq as i64))
 }
 
-/// The number of an epoch as an `int`.
+/// Converts the number of an epoch to an `int`.
 fn int4(number: EpochNumber) -> Datum<'static> {
     Datum::from(i32::try_from(number.0).unwrap_or(i32::MAX))
 }

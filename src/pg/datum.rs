@@ -17,7 +17,8 @@ pub mod types {
     use pgrx::pg_sys;
 }
 
-/// Length, "passed by value" and alignment of a type, as `pg_type` has them (`typlen`, `typbyval`, `typalign`).
+/// Length, "passed by value" and alignment of the type `element`, as `pg_type` has them (`typlen`, `typbyval`,
+/// `typalign`).
 pub(super) const fn layout(element: pg_sys::Oid) -> (i32, bool, u8) {
     match element {
         types::BOOL => (1, true, pg_sys::TYPALIGN_CHAR),
@@ -29,7 +30,7 @@ pub(super) const fn layout(element: pg_sys::Oid) -> (i32, bool, u8) {
     }
 }
 
-/// A value that is not NULL. The context tells its type. What it points to exists for `'a`.
+/// A value that is not NULL. The caller knows its type. The data that the value points to exists for `'a`.
 #[derive(Clone, Copy)]
 pub struct Datum<'a> {
     raw: pg_sys::Datum,
@@ -40,7 +41,8 @@ impl<'a> Datum<'a> {
     /// Wraps a value of the server.
     ///
     /// # Safety
-    /// If the value's type is passed by reference, what it points to exists for `'a`, and is not changed in that time.
+    /// If the value's type is passed by reference, the data that the value points to exists for `'a`, and is not
+    /// changed in that time.
     pub(super) unsafe fn from_raw(raw: pg_sys::Datum) -> Datum<'a> {
         Datum { raw, lives: PhantomData }
     }
@@ -49,7 +51,7 @@ impl<'a> Datum<'a> {
         self.raw
     }
 
-    /// The raw value that PostgreSQL expects beside a NULL flag: zero if there is no value.
+    /// Returns the raw value that PostgreSQL expects beside a NULL flag: zero for NULL.
     pub(super) fn raw_or_zero(value: Option<Datum<'_>>) -> pg_sys::Datum {
         value.map_or(pg_sys::Datum::from(0usize), Datum::into_raw)
     }
@@ -81,7 +83,8 @@ impl<'a> Datum<'a> {
 
     /// The bytes of a `text`, `bytea` or `json`. A copy that detoasting makes goes into `memory`.
     ///
-    /// # Safety The value is of one of these types.
+    /// # Safety
+    /// The value is a `text`, `bytea` or `json`.
     #[inline]
     pub(super) unsafe fn text(self, memory: Memory<'a>) -> &'a [u8] {
         // SAFETY: the value is a varlena that exists for 'a. Detoasting leaves it in place, or makes a copy in `memory`, which
@@ -96,7 +99,7 @@ impl<'a> Datum<'a> {
         }
     }
 
-    /// A `uuid`.
+    /// The value of a `uuid`.
     ///
     /// # Safety
     /// The value is of that type.
@@ -105,7 +108,7 @@ impl<'a> Datum<'a> {
         uuid::Uuid::from_bytes(unsafe { *self.raw.cast_mut_ptr::<[u8; 16]>() })
     }
 
-    /// A `jsonb`. A copy that detoasting makes goes into `memory`.
+    /// The value of a `jsonb`. A copy that detoasting makes goes into `memory`.
     ///
     /// # Safety
     /// The value is of that type.
@@ -117,9 +120,11 @@ impl<'a> Datum<'a> {
 
 /// Whether a varlena can be read in place: it is neither compressed nor stored out of line.
 ///
-/// Most can. This check costs less than the call that detoasts, which is guarded against errors.
+/// Most varlenas can. This check costs less than calling the function that detoasts, because that call is guarded
+/// against errors.
 ///
-/// # Safety `varlena` points to a varlena.
+/// # Safety
+/// `varlena` points to a varlena.
 #[inline]
 pub(super) unsafe fn is_in_place(varlena: *const pg_sys::varlena) -> bool {
     // SAFETY: every varlena begins with a byte that says which form it has.
@@ -144,7 +149,7 @@ impl From<i64> for Datum<'_> {
     }
 }
 
-/// An `xid8` or a `pg_lsn`.
+/// Converts the value of an `xid8` or a `pg_lsn`.
 impl From<u64> for Datum<'_> {
     fn from(value: u64) -> Self {
         Datum { raw: pg_sys::Datum::from(value), lives: PhantomData }

@@ -1,8 +1,8 @@
 //! The function manager: SQL functions written in Rust.
 //!
-//! The functions are declared in `sql/*.sql`, where a DBA reads the declarations. Only the owner of the extension can
-//! change them. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on as they are
-//! stored: text as bytes in the encoding of the database, jsonb undecoded.
+//! The functions are declared in `sql/*.sql`, where a DBA reads the declarations. Only the owner of the extension can change the
+//! declarations. So the accessors in [`Args`] can rely on the declared types. Arguments are passed on as they are stored: text as bytes in
+//! the encoding of the database, jsonb undecoded.
 
 use super::datum::{Datum, types};
 use super::heap::{Descriptor, Row};
@@ -11,11 +11,11 @@ use super::memory::Memory;
 use crate::error::Error;
 use pgrx::pg_sys;
 
-/// What an SQL function returns; `None` is NULL.
+/// The result of an SQL function; `None` is NULL.
 pub type Answer<'a> = Result<Option<Datum<'a>>, Error>;
 
-/// Makes Rust functions `fn(&Args<'a>) -> Answer<'a>` callable from SQL. Exports each under its name with the prefix `mana_sync_`, and
-/// beside it the record that PostgreSQL looks for.
+/// Makes Rust functions `fn(&Args<'a>) -> Answer<'a>` callable from SQL. Exports each function under its name with the prefix `mana_sync_`,
+/// together with the record by which PostgreSQL recognises a function of version 1.
 macro_rules! sql_functions {
     ($($body:ident),+ $(,)?) => {
         $(
@@ -41,7 +41,8 @@ pub(crate) use sql_functions;
 
 /// Calls the body of an SQL function.
 ///
-/// # Safety `fcinfo` is that of the call, and stays valid until the call ends.
+/// # Safety
+/// `fcinfo` is that of the call, and stays valid until the call ends.
 #[inline(always)]
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
@@ -63,38 +64,38 @@ pub unsafe fn call(
     }
 }
 
-/// Ends the call with an error.
+/// Raises an error, which ends the call.
 pub fn raise(error: Error) -> ! {
     pg_sys::panic::ErrorReport::from(error).report(pgrx::PgLogLevel::ERROR);
     unreachable!("an error report does not return")
 }
 
-/// The value of `result`, or the end of the call with its error: for a trait whose functions return no errors.
+/// Returns the value of `result`, or raises its error. It is for implementations of traits whose functions return no errors.
 pub fn or_raise<T>(result: Result<T, Error>) -> T {
     result.unwrap_or_else(|error| raise(error))
 }
 
-/// The arguments of a call, which exist for `'a`, by their place from 0. A NULL is `None`.
+/// The arguments of a call, which exist for `'a`. They are numbered from 0. A NULL is `None`.
 pub struct Args<'a> {
     fcinfo: pg_sys::FunctionCallInfo,
     memory: Memory<'a>,
 }
 
 impl<'a> Args<'a> {
-    /// # Safety `fcinfo` is valid for `'a`, and the current memory context is that of the call. The declared types of
-    /// the arguments are the types of the accessors that the function uses. `sql/*.sql` declares them, and the regress
-    /// suite calls every function.
+    /// # Safety
+    /// `fcinfo` is valid for `'a`, and the current memory context is that of the call. The declared types of the arguments are the types of
+    /// the accessors that the function uses. `sql/*.sql` declares them, and the regress suite calls every function.
     unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Args<'a> {
         // SAFETY: the caller promises that the current memory context is that of the call.
         Args { fcinfo, memory: unsafe { Memory::current() } }
     }
 
-    /// The memory of the call. The result of the call has to be in it.
+    /// The memory context of the call. The result of the call has to be in it.
     pub fn memory(&self) -> Memory<'a> {
         self.memory
     }
 
-    /// An argument, undecoded.
+    /// Returns an argument, undecoded.
     pub fn datum(&self, place: usize) -> Option<Datum<'a>> {
         // SAFETY: `fcinfo` has `nargs` arguments, which exist for 'a.
         unsafe {
@@ -104,29 +105,29 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// A `text`.
+    /// Returns an argument of type `text`.
     pub fn text(&self, place: usize) -> Option<&'a [u8]> {
         // SAFETY: the argument is declared as text.
         self.datum(place).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `jsonb`. It is not detoasted before it is read.
+    /// Returns an argument of type `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, place: usize) -> Option<Jsonb<'a>> {
         // SAFETY: the argument is declared as jsonb.
         self.datum(place).map(|datum| unsafe { datum.jsonb(self.memory) })
     }
 
-    /// A `boolean`.
+    /// Returns an argument of type `boolean`.
     pub fn bool(&self, place: usize) -> Option<bool> {
         self.datum(place).map(Datum::bool)
     }
 
-    /// An `int`.
+    /// Returns an argument of type `int`.
     pub fn int4(&self, place: usize) -> Option<i32> {
         self.datum(place).map(Datum::int4)
     }
 
-    /// A `text[]`.
+    /// Returns an argument of type `text[]`.
     pub fn texts(&self, place: usize) -> Option<Vec<Option<&'a [u8]>>> {
         let raw = self.datum(place)?.into_raw();
         let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
@@ -144,7 +145,7 @@ impl<'a> Args<'a> {
         })
     }
 
-    /// A row of the composite type that the function returns.
+    /// Makes the result of a function that returns a composite type.
     pub fn composite<const N: usize>(&self, columns: [Option<Datum<'_>>; N]) -> Answer<'a> {
         // SAFETY: `flinfo` is that of the call. The descriptor is kept in its memory, for its next calls.
         unsafe {
@@ -157,7 +158,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// A new descriptor of the columns that the function returns, in the current memory context.
+    /// Makes a descriptor of the columns that the function returns, in the current memory context. Errors if there are not `count` columns.
     fn result_descriptor(&self, count: usize) -> Result<pg_sys::TupleDesc, Error> {
         let mut descriptor = std::ptr::null_mut();
         // SAFETY: `fcinfo` is that of the call; a composite result has a descriptor.
@@ -170,7 +171,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// The node through which a function returns a set. Errors: 0A000 if the caller does not accept a set.
+    /// Returns the node through which a function returns a set. Errors: 0A000 if the caller does not accept a set.
     pub(super) fn result_info(&self) -> Result<*mut pg_sys::ReturnSetInfo, Error> {
         // SAFETY: `resultinfo` is NULL or a node.
         unsafe {
@@ -183,7 +184,7 @@ impl<'a> Args<'a> {
     }
 }
 
-/// A composite value. Values that are stored out of line are fetched into it.
+/// Makes a composite value. Column values that are stored out of line are fetched into it.
 ///
 /// # Safety
 /// The descriptor has `N` columns of the types of the values.
@@ -205,11 +206,11 @@ unsafe fn composite<'m, const N: usize>(
 
 /// A set of rows that is returned with one row per call (`funcapi.h`), for results that are too large to be kept.
 pub trait RowPerCall<const COLUMNS: usize>: Sized {
-    /// Begins a set. `memory` exists as long as the set. The set may keep things in it.
+    /// Begins a set. `memory` exists as long as the set, which may keep data in it.
     fn begin(args: &Args<'_>, memory: Memory<'static>) -> Result<Self, Error>;
 
-    /// Hands the columns of the next row to `row`, and returns what `row` returns; `None` after the last row. `memory` is that of the
-    /// call, and is freed after each row.
+    /// Hands the columns of the next row to `row`, and returns what `row` returns; `None` after the last row. `memory` is that of the call
+    /// for this row, and is freed after the row.
     fn next<'m>(
         &mut self,
         memory: Memory<'m>,
@@ -268,9 +269,9 @@ struct Tagged<T> {
 }
 
 impl<'a> Args<'a> {
-    /// The memory of the aggregate that calls this function. Errors: 0A000 if no aggregate calls it.
+    /// Returns the memory context of the aggregate that calls this function. Errors: 0A000 if no aggregate calls it.
     ///
-    /// It exists at least as long as the states in it; for this call that is `'a`.
+    /// The context exists at least as long as the states in it. During this call, it exists for `'a`.
     pub fn aggregate_memory(&self) -> Result<Memory<'a>, Error> {
         let mut context = std::ptr::null_mut();
         // SAFETY: `fcinfo` is that of the call; the context that is set outlives the call.
@@ -282,7 +283,7 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// An argument that is a state. Only for functions of an aggregate.
+    /// Returns an argument that is a state of the aggregate. Only the functions of an aggregate may use it.
     pub fn state<T: AggregateState>(&self, place: usize) -> Option<&'a T> {
         // SAFETY: nothing else changes the state during the call.
         self.tagged::<T>(place).map(|tagged| unsafe { &(*tagged).state })
@@ -314,7 +315,7 @@ impl<'a> Args<'a> {
     }
 }
 
-/// Moves a new state into the memory of its aggregate. The state is never dropped.
+/// Moves a new state into `memory`, which is that of its aggregate. The state is never dropped.
 pub fn keep_state<T: AggregateState>(state: T, memory: Memory<'_>) -> Datum<'_> {
     // SAFETY: the block exists as long as the memory.
     unsafe { Datum::from_raw(pg_sys::Datum::from(keep_tagged(state, memory))) }
@@ -324,13 +325,12 @@ fn keep_tagged<T: AggregateState>(state: T, memory: Memory<'_>) -> *mut Tagged<T
     memory.keep(Tagged { tag: T::TAG, state }).as_ptr()
 }
 
-/// The state of an aggregate as a `bytea` that a parallel worker or a spilled hash table has handed over.
+/// A serialized state of an aggregate: a `bytea` from a parallel worker or a spilled hash table.
 pub struct SerializedState<'a>(&'a [u8]);
 
 impl<'a> SerializedState<'a> {
-    /// The first argument of a deserialize function. SQL cannot call such a function, because its second argument is an
-    /// `internal`. [`Args::aggregate_memory`] checks that an aggregation calls it; the argument is then what the
-    /// serialize function returned.
+    /// Returns the first argument of a deserialize function. SQL cannot call such a function, because its second argument is an `internal`.
+    /// [`Args::aggregate_memory`] checks that an aggregation calls it. The argument is then what the serialize function returned.
     pub fn of_args(args: &Args<'a>) -> Result<Option<SerializedState<'a>>, Error> {
         args.aggregate_memory()?;
         // A bytea has the form of a text.
@@ -349,10 +349,10 @@ impl<'a> SerializedState<'a> {
 pub struct TriggerRow<'a>(Row<'a>);
 
 impl<'a> TriggerRow<'a> {
-    /// The row of a BEFORE INSERT trigger of `mana_sync.$table`.
+    /// Returns the row for which a BEFORE INSERT trigger of `mana_sync.$table` is fired.
     ///
-    /// `None` if anything else calls the function. Anybody may use the trigger function for a trigger on a table of
-    /// their own, with other columns. Rows of such a table are not read.
+    /// Returns `None` if anything else calls the function. For example, whoever has EXECUTE on the trigger function could use it for a
+    /// trigger on another table. The row of such a table has other columns, and must not be read.
     pub fn before_insert(args: &Args<'a>, table: &str) -> Option<TriggerRow<'a>> {
         const BEFORE_INSERT: u32 =
             pg_sys::TRIGGER_EVENT_INSERT | pg_sys::TRIGGER_EVENT_ROW | pg_sys::TRIGGER_EVENT_BEFORE;
@@ -382,7 +382,7 @@ impl<'a> TriggerRow<'a> {
         &self.0
     }
 
-    /// The result of a trigger function that leaves the row unchanged.
+    /// Returns the result of a trigger function that leaves the row unchanged.
     pub fn unchanged(&self) -> Datum<'a> {
         // SAFETY: the tuple is the trigger's own.
         unsafe { Datum::from_raw(pg_sys::Datum::from(self.0.tuple())) }

@@ -1,11 +1,12 @@
-//! Settings ("GUC variables"), and levels of settings.
+//! Settings ("GUC variables"), and nesting levels of settings. Changes that are made on a level are undone when the
+//! level is closed.
 
 use super::memory::Memory;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
-/// Runs `body` on a level of settings. Changes that [`set_on_level`] makes there end with the level. After an error
-/// PostgreSQL ends the level.
+/// Runs `body` on a new level of settings. The changes that `body` makes with [`set_on_level`] are undone afterwards.
+/// After an error, PostgreSQL undoes them.
 pub fn with_level<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     let level = open_level();
     let result = body()?;
@@ -13,13 +14,13 @@ pub fn with_level<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     Ok(result)
 }
 
-/// Opens a level of settings.
+/// Opens a new level of settings.
 pub fn open_level() -> Level {
     // SAFETY: an SQL function has a transaction.
     Level(unsafe { pg_sys::NewGUCNestLevel() })
 }
 
-/// Ends a level of settings, and all levels inside of it.
+/// Closes a level of settings, and all levels inside it.
 pub fn close_level(Level(level): Level) {
     // SAFETY: `open_level` opened it, and it can be closed only once.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
@@ -61,7 +62,7 @@ fn set(name: &CStr, value: &[u8], action: pg_sys::GucAction::Type) {
     }
 }
 
-/// The text of a setting, copied into `memory`; empty if it was never set.
+/// Returns the text of a setting, copied into `memory`; empty if the setting was never set.
 pub fn get<'m>(name: &CStr, memory: Memory<'m>) -> &'m [u8] {
     // SAFETY: `missing_ok` is true. The string is copied before anything can change it.
     unsafe {
@@ -76,13 +77,15 @@ pub fn get<'m>(name: &CStr, memory: Memory<'m>) -> &'m [u8] {
     }
 }
 
-/// Whether a setting has a value, which may be a placeholder's.
+/// Whether a setting exists. It may be a placeholder, which PostgreSQL makes for a setting that no library has defined
+/// yet.
 pub fn exists(name: &CStr) -> bool {
     // SAFETY: `missing_ok` is true. The result is only compared with NULL.
     !unsafe { pg_sys::GetConfigOption(name.as_ptr(), true, false) }.is_null()
 }
 
-/// Refuses settings with the extension's prefix that were not defined.
+/// Makes PostgreSQL refuse settings with this prefix that were not defined. Before version 15, PostgreSQL only warns of
+/// those that exist.
 pub fn reserve_prefix(prefix: &CStr) {
     // SAFETY: called while the library is loaded.
     unsafe {

@@ -1,4 +1,4 @@
-//! Rows: tuples with their descriptors; and small tables, read with the table access method instead of SQL.
+//! Rows: tuples with their descriptors. Also reads small tables with the table access method instead of SQL.
 
 use super::datum::Datum;
 use super::jsonb::Jsonb;
@@ -20,11 +20,12 @@ pub struct Row<'r> {
     descriptor: Descriptor<'r>,
     /// The memory into which detoasted copies go.
     memory: Memory<'r>,
-    /// The values of all columns, if they have been taken out of the tuple. One that is NULL is zero.
+    /// The values and the NULL flags of all columns, if they have been taken out of the tuple ([`Row::deform`]). The value of a NULL is
+    /// zero.
     deformed: Option<(&'r [pg_sys::Datum], &'r [bool])>,
 }
 
-/// Names and types of the columns of a row.
+/// The names and types of the columns of a row.
 #[derive(Clone, Copy)]
 pub struct Descriptor<'r> {
     raw: pg_sys::TupleDesc,
@@ -43,7 +44,7 @@ impl<'r> Descriptor<'r> {
         self.raw
     }
 
-    /// How many columns there are.
+    /// The number of columns.
     #[inline]
     pub fn len(self) -> usize {
         // SAFETY: the descriptor exists.
@@ -64,7 +65,7 @@ impl<'r> Descriptor<'r> {
         }
     }
 
-    /// Ends the call with an error if a column is of another type.
+    /// Raises an error if a column does not have the type `of`.
     #[inline]
     pub(super) fn require(self, column: usize, of: pg_sys::Oid) {
         #[cold]
@@ -81,7 +82,7 @@ impl<'r> Descriptor<'r> {
         pgrx::name_data_to_str(&self.attribute(column).attname)
     }
 
-    /// A new descriptor of some of the columns.
+    /// Makes a descriptor of `columns`, in `memory`.
     pub(super) fn project<'m>(self, columns: &[usize], memory: Memory<'m>) -> Descriptor<'m> {
         // SAFETY: both descriptors have the columns that are copied.
         memory.run(|| unsafe {
@@ -126,7 +127,7 @@ impl<'r> Row<'r> {
         self.tuple
     }
 
-    /// Names and types of the columns.
+    /// The names and types of the columns.
     pub fn descriptor(&self) -> Descriptor<'r> {
         self.descriptor
     }
@@ -136,7 +137,7 @@ impl<'r> Row<'r> {
         self.memory
     }
 
-    /// The same row. Its detoasted copies go into another memory context.
+    /// Returns the same row, whose detoasted copies will go into `memory`.
     pub(super) fn in_memory<'n>(&self, memory: Memory<'n>) -> Row<'n>
     where
         'r: 'n,
@@ -144,7 +145,7 @@ impl<'r> Row<'r> {
         Row { tuple: self.tuple, descriptor: self.descriptor, memory, deformed: self.deformed }
     }
 
-    /// A copy in other memory. Values that are stored out of line are not copied.
+    /// Returns a copy of the row in `memory`. Values that are stored out of line are not fetched.
     #[cfg(feature = "pg_bench")]
     pub fn copy<'m>(&self, memory: Memory<'m>) -> Row<'m> {
         // SAFETY: the copies are in `memory`.
@@ -154,14 +155,14 @@ impl<'r> Row<'r> {
         })
     }
 
-    /// The number of bytes of the tuple. Values that are stored out of line do not count.
+    /// The number of bytes of the tuple, without values that are stored out of line.
     pub fn size(&self) -> usize {
         // SAFETY: the tuple exists.
         unsafe { (*self.tuple()).t_len as usize }
     }
 
-    /// The row with the values of all columns taken out of its tuple, for a reader that needs most of them: PostgreSQL looks for a
-    /// column behind a `text` or `jsonb` from the beginning of the tuple.
+    /// Returns the row with the values of all columns taken out of its tuple at once. This is faster for a reader that needs most columns:
+    /// otherwise PostgreSQL walks the tuple from the beginning for each column that comes after a `text` or `jsonb`.
     pub fn deform(&self) -> Row<'r> {
         if self.deformed.is_some() {
             return *self;
@@ -175,7 +176,7 @@ impl<'r> Row<'r> {
         Row { deformed: Some((values, nulls)), ..*self }
     }
 
-    /// A column as it is stored.
+    /// Returns a column as it is stored.
     #[inline]
     pub fn datum(&self, column: usize) -> Option<Datum<'r>> {
         assert!((1..=self.descriptor.len()).contains(&column), "a row has no such column");
@@ -192,27 +193,27 @@ impl<'r> Row<'r> {
         }
     }
 
-    /// A `boolean`.
+    /// Returns a column of type `boolean`.
     pub fn bool(&self, column: usize) -> Option<bool> {
         self.datum(column).map(Datum::bool)
     }
 
-    /// An `int`.
+    /// Returns a column of type `int`.
     pub fn int4(&self, column: usize) -> Option<i32> {
         self.datum(column).map(Datum::int4)
     }
 
-    /// A `bigint`, or a `timestamptz` in microseconds from 2000-01-01.
+    /// Returns a column of type `bigint`, or of type `timestamptz` in microseconds from 2000-01-01.
     pub fn int8(&self, column: usize) -> Option<i64> {
         self.datum(column).map(Datum::int8)
     }
 
-    /// An `xid8` or a `pg_lsn`.
+    /// Returns a column of type `xid8` or `pg_lsn`.
     pub fn uint8(&self, column: usize) -> Option<u64> {
         self.datum(column).map(Datum::uint8)
     }
 
-    /// A `text`, in the encoding of the database.
+    /// Returns a column of type `text`, in the encoding of the database.
     #[inline]
     pub fn text(&self, column: usize) -> Option<&'r [u8]> {
         self.descriptor.require(column, pg_sys::TEXTOID);
@@ -220,14 +221,14 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `bytea`.
+    /// Returns a column of type `bytea`.
     pub fn bytea(&self, column: usize) -> Option<&'r [u8]> {
         self.descriptor.require(column, pg_sys::BYTEAOID);
         // SAFETY: the descriptor says that the column is a bytea.
         self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `uuid`.
+    /// Returns a column of type `uuid`.
     #[inline]
     pub fn uuid(&self, column: usize) -> Option<uuid::Uuid> {
         self.descriptor.require(column, pg_sys::UUIDOID);
@@ -235,7 +236,7 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.uuid() })
     }
 
-    /// A `jsonb`. It is not detoasted before it is read.
+    /// Returns a column of type `jsonb`. It is not detoasted before it is read.
     #[inline]
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'r>> {
         self.descriptor.require(column, pg_sys::JSONBOID);
@@ -243,8 +244,8 @@ impl<'r> Row<'r> {
         self.datum(column).map(|datum| unsafe { datum.jsonb(self.memory) })
     }
 
-    /// Whether the current transaction wrote the row. Only for rows that [`scan`] reads: other rows have no such
-    /// header.
+    /// Whether the current transaction wrote the row. The row must come from [`scan`], because only the rows of a table have a header with
+    /// this information.
     fn is_own(&self) -> bool {
         // SAFETY: a tuple of a table has a heap tuple header.
         unsafe {
@@ -254,10 +255,10 @@ impl<'r> Row<'r> {
     }
 }
 
-/// Copies of rows, in a memory context of their own. They are kept longer than the statement that read the rows.
+/// A queue of copies of rows, in a memory context of its own. The copies are kept longer than the statement that read the rows.
 ///
-/// Values that are stored out of line are not copied. So the snapshot with which the rows were read must still be
-/// registered when the rows are used.
+/// Values that are stored out of line are not copied. So the snapshot with which the rows were read must still be registered when the
+/// copies are used.
 pub struct RowQueue<'m, K> {
     context: pg_sys::MemoryContext,
     descriptor: Option<pg_sys::TupleDesc>,
@@ -266,12 +267,12 @@ pub struct RowQueue<'m, K> {
 }
 
 impl<'m, K> RowQueue<'m, K> {
-    /// A queue without rows, in a child of `memory`.
+    /// Makes an empty queue, whose memory context is a child of `memory`.
     pub fn new(memory: Memory<'m>) -> RowQueue<'m, K> {
         RowQueue { context: memory.child(), descriptor: None, rows: VecDeque::new(), lives: PhantomData }
     }
 
-    /// Takes a copy of a row. All rows between two calls of [`RowQueue::clear`] must come from one statement.
+    /// Adds a copy of a row. All rows that are added between two calls of [`RowQueue::clear`] must come from one statement.
     pub fn push(&mut self, key: K, row: &Row<'_>) {
         let descriptor = &mut self.descriptor;
         // SAFETY: the context exists for 'm. The copies go into it.
@@ -284,17 +285,17 @@ impl<'m, K> RowQueue<'m, K> {
         self.rows.push_back((key, tuple));
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// The key of the first row.
+    /// The key of the first row; `None` if the queue is empty.
     pub fn first(&self) -> Option<&K> {
         self.rows.front().map(|(key, _)| key)
     }
 
-    /// Takes the first row out. It exists until the queue is used again.
+    /// Removes the first row and returns it; `None` if the queue is empty. The row exists until the queue is used again.
     pub fn pop(&mut self) -> Option<(K, Row<'_>)> {
         let (key, tuple) = self.rows.pop_front()?;
         let raw = self.descriptor?;
@@ -372,7 +373,7 @@ impl Key {
 /// Calls `take` with every row of `mana_sync.$table` that the active snapshot sees. The second argument says whether
 /// the current transaction wrote the row.
 ///
-/// Needs no privilege on the table. For small tables that application roles must not read with SQL.
+/// The caller needs no privilege on the table. This is for small tables that application roles must not read with SQL.
 pub fn scan(table: &CStr, mut take: impl FnMut(&Row<'_>, bool) -> Result<(), Error>) -> Result<(), Error> {
     let lock = pg_sys::AccessShareLock as i32;
     // SAFETY: the relation is open, with its descriptor, while its tuples are read. After an error PostgreSQL closes it.
@@ -395,10 +396,11 @@ pub fn scan(table: &CStr, mut take: impl FnMut(&Row<'_>, bool) -> Result<(), Err
     Ok(())
 }
 
-/// Calls `take` with one row of `mana_sync.$table`: the last one, in the order of `mana_sync.$index`, of the rows that
-/// the active snapshot sees and that meet all `keys`. The first columns of the table are those of the index.
+/// Calls `take` with one row of `mana_sync.$table`, and returns what `take` returns. It is the last row, in the order of
+/// `mana_sync.$index`, that the active snapshot sees and that meets all `keys`. Returns `None` if there is no such row. The first columns
+/// of the table must be those of the index.
 ///
-/// Needs no privilege on the table.
+/// The caller needs no privilege on the table.
 pub fn last<T>(
     (table, index): (&CStr, &CStr),
     keys: &[Key],
@@ -426,10 +428,10 @@ pub fn last<T>(
     }
 }
 
-/// The names of what may refuse a row of a table.
+/// The names of the objects of a table that may refuse a row.
 #[derive(Clone, Copy, Debug)]
 pub struct Guards {
-    /// Triggers; foreign keys are triggers too.
+    /// Triggers, including those of foreign keys.
     pub triggers: &'static [&'static CStr],
     /// CHECK constraints.
     pub checks: &'static [&'static CStr],
@@ -441,7 +443,8 @@ pub struct Guards {
     pub not_null: &'static [&'static CStr],
 }
 
-/// Whether `mana_sync.$table` has a trigger, a constraint, an index, a policy, a rule, a NOT NULL or a generated column beside `own`.
+/// Whether `mana_sync.$table` has a trigger, a CHECK constraint, an index, a policy or a NOT NULL that is not in `own`, or any rule or
+/// generated column.
 pub fn has_other_guards(table: &CStr, own: &Guards) -> Result<bool, Error> {
     let lock = pg_sys::AccessShareLock as i32;
     // SAFETY: the relation is open, with its descriptors, while they are read. The arrays have the lengths that stand beside them, and
@@ -493,7 +496,7 @@ pub(super) fn relation_oid(name: &CStr) -> Result<pg_sys::Oid, Error> {
     if oid == pg_sys::InvalidOid { Err(Error::Installation("a table is missing")) } else { Ok(oid) }
 }
 
-/// Whether row-level security of `mana_sync.$table` holds for the current user.
+/// Whether row-level security of `mana_sync.$table` applies to the current role.
 pub fn has_row_security(table: &CStr) -> Result<bool, Error> {
     let relation = relation_oid(table)?;
     // SAFETY: the relation exists. The last argument asks for an answer instead of an error.
@@ -509,7 +512,7 @@ pub fn invalidate(table: &CStr) -> Result<(), Error> {
     Ok(())
 }
 
-/// Calls `T::invalidated` whenever the definition of any relation has changed, or has been dropped.
+/// Registers `T::invalidated`, which is then called whenever the definition of any relation has changed or was dropped.
 pub fn on_invalidation<T: OnInvalidation>() {
     unsafe extern "C-unwind" fn call<T: OnInvalidation>(_: pg_sys::Datum, _: pg_sys::Oid) {
         T::invalidated();
@@ -520,7 +523,7 @@ pub fn on_invalidation<T: OnInvalidation>() {
 
 /// The callback of [`on_invalidation`].
 pub trait OnInvalidation {
-    /// Is called at each invalidation. It must not raise an error, and cannot read a table.
+    /// Is called at each invalidation of a relation. It must not raise an error, and cannot read a table.
     fn invalidated();
 }
 

@@ -8,7 +8,7 @@ use pgrx::pg_sys;
 use std::marker::PhantomData;
 use std::ptr;
 
-/// A `jsonb` as a column or an argument has it. It may be compressed or stored out of line.
+/// A `jsonb` of a column or an argument. It may be compressed or stored out of line.
 #[derive(Clone, Copy)]
 pub struct Jsonb<'a> {
     datum: Datum<'a>,
@@ -26,13 +26,13 @@ pub struct Node<'a> {
 /// The content of a [`Node`].
 #[derive(Clone, Copy)]
 pub enum Value<'a> {
-    /// `null`
+    /// The value `null`.
     Null,
-    /// `true` or `false`
+    /// The value `true` or `false`.
     Bool(bool),
     /// A string, in the encoding of the database.
     String(&'a [u8]),
-    /// A `numeric` behind its length word (`NumericChoice` in `utils/adt/numeric.c`).
+    /// A `numeric`: the bytes after its length word (`NumericChoice` in `utils/adt/numeric.c`).
     Number(&'a [u8]),
     /// An array.
     Array(Array<'a>),
@@ -63,7 +63,7 @@ impl<'a> Jsonb<'a> {
         self.memory
     }
 
-    /// The value as a parameter or a result.
+    /// Returns the jsonb as a parameter or a result.
     pub fn datum(self) -> Datum<'a> {
         self.datum
     }
@@ -79,7 +79,7 @@ impl<'a> Jsonb<'a> {
         !unsafe { is_in_place(self.varlena()) }
     }
 
-    /// The value that the jsonb holds.
+    /// Returns the value that the jsonb holds.
     #[inline]
     pub fn root(self) -> Node<'a> {
         let mut varlena = self.varlena();
@@ -92,7 +92,7 @@ impl<'a> Jsonb<'a> {
         }
     }
 
-    /// The object that the jsonb holds; `None` if it does not hold an object.
+    /// Returns the object that the jsonb holds; `None` if it does not hold an object.
     pub fn object(self) -> Option<Object<'a>> {
         self.root().object()
     }
@@ -125,7 +125,7 @@ impl<'a> Jsonb<'a> {
     }
 
     /// Whether the jsonb certainly has no number: it is not toasted, and it is an array or object of scalars that are
-    /// not numbers. If the result is false, it may have a number or not.
+    /// not numbers. False means that it may have a number.
     #[inline]
     pub fn has_no_number(self) -> bool {
         if self.is_toasted() {
@@ -149,7 +149,7 @@ impl<'a> Jsonb<'a> {
         self.with_root(|root| root.object().is_some_and(|object| object.0.entries().left == 0)).0
     }
 
-    /// A detoasted copy that is kept in `memory` until it is dropped.
+    /// Returns a detoasted copy in `memory`. Dropping the copy frees it.
     pub fn to_owned_in<'m>(self, memory: Memory<'m>) -> JsonbBuf<'m> {
         // SAFETY: the root of a jsonb follows the length word of its plain form.
         let plain = unsafe {
@@ -167,13 +167,14 @@ impl<'a> Jsonb<'a> {
 
 /// Whether a varlena has a length word of four bytes and is not toasted.
 ///
-/// # Safety `varlena` points to a varlena.
+/// # Safety
+/// `varlena` points to a varlena.
 unsafe fn is_plain(varlena: *mut pg_sys::varlena) -> bool {
     // SAFETY: every varlena begins with a byte that says which form it has.
     unsafe { pgrx::varatt_is_4b_u(varlena) }
 }
 
-/// A plain `jsonb` in a memory context. Dropping it frees its memory.
+/// A `jsonb` that is not toasted, in a memory context. Dropping it frees its memory.
 pub struct JsonbBuf<'m>(allocator_api2::vec::Vec<u8, Memory<'m>>);
 
 impl JsonbBuf<'_> {
@@ -182,7 +183,7 @@ impl JsonbBuf<'_> {
         self.0.len()
     }
 
-    /// The jsonb as a parameter.
+    /// Returns the jsonb as a parameter.
     pub fn datum(&self) -> Datum<'_> {
         // SAFETY: the bytes are a whole jsonb, at the start of a block of the server, which is aligned for every type.
         unsafe { Datum::from_raw(pg_sys::Datum::from(self.0.as_ptr())) }
@@ -218,13 +219,13 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// `null`
+    /// Makes the value `null`.
     pub fn null() -> Node<'a> {
         // All zeroes is a null.
         Node { value: empty(), lives: PhantomData }
     }
 
-    /// The text of a string, in the encoding of the database; `None` if the value is not a string.
+    /// Returns the text of a string, in the encoding of the database; `None` if the value is not a string.
     #[inline]
     pub fn text(self) -> Option<&'a [u8]> {
         match self.get() {
@@ -233,7 +234,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The value as an object; `None` if it is not an object.
+    /// Returns the value as an object; `None` if it is not an object.
     pub fn object(self) -> Option<Object<'a>> {
         match self.get() {
             Value::Object(object) => Some(object),
@@ -241,14 +242,14 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A copy of the value as a whole jsonb.
+    /// Returns a copy of the value as a jsonb of its own.
     pub fn to_jsonb<'m>(mut self, memory: Memory<'m>) -> Jsonb<'m> {
         // SAFETY: JsonbValueToJsonb copies the value into the current memory context.
         memory.run(|| unsafe { jsonb_of(&mut self.value, memory) })
     }
 
-    /// The entries of an array or object: the keys if it is an object, and the values. The iterator of the keys goes on
-    /// into the values, so the caller must stop after the last value.
+    /// Returns the entries of an array or object: the keys if it is an object, and the values. Returns `None` for a
+    /// scalar. The iterator of the keys goes on into the values, so the caller must stop after the last value.
     pub fn keys_and_values(self) -> Option<(Option<Entries<'a>>, Entries<'a>)> {
         if self.value.type_ != pg_sys::jbvType::jbvBinary {
             return None;
@@ -265,8 +266,8 @@ impl<'a> Node<'a> {
         Some((Some(keys), values))
     }
 
-    /// The values in an array or object that are themselves arrays, objects or numbers; `None` if this value is neither
-    /// an array nor an object.
+    /// Returns the values in an array or object that are themselves arrays, objects or numbers; `None` if this value is
+    /// neither an array nor an object.
     pub fn containers_and_numbers(self) -> Option<ContainersAndNumbers<'a>> {
         match self.value.type_ {
             // Keys are strings.
@@ -275,12 +276,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The number of bytes that the value takes in a jsonb.
+    /// The number of bytes that the value takes inside a jsonb.
     pub fn stored_size(&self) -> usize {
         self.bytes().1.len()
     }
 
-    /// The kind of the value, and its bytes, for [`Node::from_bytes`].
+    /// Returns the kind of the value, and its bytes. [`Node::from_bytes`] takes both.
     fn bytes(&self) -> (pg_sys::jbvType::Type, &'a [u8]) {
         use pg_sys::jbvType as kind;
         // SAFETY: the type says which member of the union is set; a numeric begins with its length.
@@ -308,7 +309,8 @@ impl<'a> Node<'a> {
 
     /// Returns the value whose bytes [`Node::bytes`] returned.
     ///
-    /// # Safety `bytes` is a copy of those bytes, aligned to 4 bytes.
+    /// # Safety
+    /// `bytes` is a copy of those bytes, aligned to 4 bytes.
     unsafe fn from_bytes(of: pg_sys::jbvType::Type, bytes: &'a [u8]) -> Node<'a> {
         use pg_sys::jbvType as kind;
         let mut value = string(bytes).value;
@@ -345,12 +347,12 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A copy of a [`Node`], and a text beside it, in one block of a memory context.
+/// A copy of a [`Node`] and of a text that belongs to it, in one block of a memory context.
 pub struct NodeBuf<'m> {
     kind: pg_sys::jbvType::Type,
     /// The value, followed by the text.
     bytes: allocator_api2::vec::Vec<u8, Memory<'m>>,
-    /// Where the value ends and the text begins.
+    /// The number of bytes of the value. The text begins after them.
     length: usize,
 }
 
@@ -378,7 +380,7 @@ impl<'m> NodeBuf<'m> {
         NodeBuf { kind, bytes, length: value.len() }
     }
 
-    /// A copy in another memory context.
+    /// Returns a copy in `memory`.
     pub fn copy<'o>(&self, memory: Memory<'o>) -> NodeBuf<'o> {
         let (value, text) = self.bytes.split_at(self.length);
         NodeBuf::of(self.kind, value, text, memory)
@@ -391,12 +393,12 @@ impl<'m> NodeBuf<'m> {
         unsafe { Node::from_bytes(self.kind, &self.bytes[..self.length]) }
     }
 
-    /// The text beside the value.
+    /// The text that belongs to the value.
     pub fn text(&self) -> &[u8] {
         &self.bytes[self.length..]
     }
 
-    /// The form from which [`NodeBuf::from_stored`] makes an equal value and text.
+    /// Returns the value and the text in a form that serde can encode. [`NodeBuf::from_stored`] restores them.
     pub fn stored(&self) -> StoredNode<'_> {
         let (value, text) = self.bytes.split_at(self.length);
         StoredNode { kind: self.kind, value: serde_bytes::Bytes::new(value), text: serde_bytes::Bytes::new(text) }
@@ -413,23 +415,23 @@ impl<'m> NodeBuf<'m> {
     }
 }
 
-/// The entries of a container, in their order.
+/// An iterator over the entries of an array or object, in the order in which they are stored.
 ///
-/// They are read here and not by PostgreSQL's functions, because the guard around a call costs more than reading an
-/// entry. The format is the format on disk, which is the same in all versions (`utils/jsonb.h`).
+/// The entries are read here and not by PostgreSQL's functions, because the guard around a call costs more than reading
+/// an entry. The format is the format on disk, which is the same in all versions (`utils/jsonb.h`).
 #[derive(Clone)]
 pub struct Entries<'a> {
     entry: *const pg_sys::JEntry,
     left: usize,
     /// The start of the values. The offsets in the entries count from here.
     start: *const u8,
-    /// Where the next entry's value starts.
+    /// The offset at which the value of the next entry starts.
     offset: u32,
     lives: PhantomData<&'a ()>,
 }
 
 impl<'a> Entries<'a> {
-    /// The next entry, and where its value begins and ends.
+    /// Returns the next entry, and the offsets at which its value begins and ends; `None` after the last entry.
     fn step(&mut self) -> Option<(pg_sys::JEntry, u32, u32)> {
         self.left = self.left.checked_sub(1)?;
         // SAFETY: there was one left.
@@ -444,7 +446,7 @@ impl<'a> Entries<'a> {
         Some((entry, begin, self.offset))
     }
 
-    /// The value between two places. The entry says of which kind the value is.
+    /// Returns the value of an entry that lies between two offsets. The entry says of which kind the value is.
     fn value(&self, (entry, begin, end): (pg_sys::JEntry, u32, u32)) -> Node<'a> {
         use pg_sys::jbvType as kind;
         let mut value = empty();
@@ -480,7 +482,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// The arrays, objects and numbers among the values of an array or object.
+/// An iterator over the arrays, objects and numbers among the values of an array or object.
 pub struct ContainersAndNumbers<'a>(Entries<'a>);
 
 impl<'a> Iterator for ContainersAndNumbers<'a> {
@@ -505,7 +507,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// The value of a plain `jsonb`.
+/// Returns the value that a `jsonb` holds.
 ///
 /// # Safety
 /// `varlena` is a jsonb with a length word of four bytes, not toasted, that exists for `'a`.
@@ -527,7 +529,7 @@ unsafe fn root_of<'a>(varlena: *mut pg_sys::varlena) -> Node<'a> {
     }
 }
 
-/// A new jsonb in `memory`.
+/// Makes a jsonb of `value`, in `memory`.
 ///
 /// # Safety
 /// `value` is a value of the server, and `memory` is the current memory context.
@@ -545,7 +547,7 @@ fn empty() -> pg_sys::JsonbValue {
 }
 
 impl<'a> Object<'a> {
-    /// The value of a key. Keys are in the encoding of the database.
+    /// Returns the value of a key; `None` if the object does not have it. Keys are in the encoding of the database.
     pub fn get(&self, key: &[u8]) -> Option<Node<'a>> {
         // PostgreSQL searches more keys than this by bisection.
         const FEW: usize = 32;
@@ -574,7 +576,7 @@ impl<'a> Object<'a> {
         entries.nth(found?)
     }
 
-    /// The pairs of the object, in the order of jsonb.
+    /// Iterates over the pairs of the object, in the order in which jsonb stores them.
     pub fn pairs(self) -> impl Iterator<Item = (Node<'a>, Node<'a>)> {
         let keys_and_values = self.0.keys_and_values();
         // The values come first in the zip and end it, because the iterator of the keys goes on into the values.
@@ -582,14 +584,14 @@ impl<'a> Object<'a> {
         pairs.map(|(value, key)| (key, value))
     }
 
-    /// The object as a value.
+    /// Returns the object as a value.
     pub fn node(self) -> Node<'a> {
         self.0
     }
 }
 
 impl<'a> Array<'a> {
-    /// The elements of the array.
+    /// Iterates over the elements of the array.
     pub fn elements(self) -> impl Iterator<Item = Node<'a>> {
         self.0.entries()
     }
@@ -603,21 +605,21 @@ pub struct Builder<'m, 'v> {
 }
 
 impl<'m, 'v> Builder<'m, 'v> {
-    /// An object without pairs, in `memory`.
+    /// Begins an object without pairs, in `memory`.
     pub fn new(memory: Memory<'m>) -> Builder<'m, 'v> {
         let mut builder = Builder { state: ptr::null_mut(), memory, values: PhantomData };
         builder.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
         builder
     }
 
-    /// Adds a pair. `key` is a string.
+    /// Adds a pair. `key` must be a string.
     pub fn add(&mut self, key: Node<'v>, value: Node<'v>) {
         assert!(key.value.type_ == pg_sys::jbvType::jbvString, "a key is a string");
         self.push(pg_sys::JsonbIteratorToken::WJB_KEY, Some(key));
         self.push(pg_sys::JsonbIteratorToken::WJB_VALUE, Some(value));
     }
 
-    /// The object.
+    /// Ends the object, and returns it.
     pub fn finish(mut self) -> Jsonb<'m> {
         let object = self.push(pg_sys::JsonbIteratorToken::WJB_END_OBJECT, None);
         let memory = self.memory;
@@ -638,12 +640,13 @@ impl<'m, 'v> Builder<'m, 'v> {
     }
 }
 
-/// `{}`
+/// Makes an empty object (`{}`).
 pub fn empty_object(memory: Memory<'_>) -> Jsonb<'_> {
     Builder::new(memory).finish()
 }
 
-/// Parses a text into a jsonb. Only for tests: if the text is not JSON, the server raises an error.
+/// Parses a text into a jsonb. If the text is not JSON, the server raises an error, so this is only for tests and
+/// benchmarks.
 #[cfg(any(test, feature = "pg_test", feature = "pg_bench"))]
 pub fn parse(text: &str) -> Jsonb<'static> {
     let text = std::ffi::CString::new(text).expect("a text without a zero byte");

@@ -25,7 +25,7 @@ impl<'m> Memory<'m> {
         Memory { context, lives: PhantomData }
     }
 
-    /// The context to which the server's allocations go now.
+    /// Returns the current memory context, to which the server's allocations go.
     ///
     /// # Safety
     /// The context exists for `'m`, and is not reset in that time.
@@ -34,7 +34,7 @@ impl<'m> Memory<'m> {
         unsafe { Memory::from_raw(pg_sys::CurrentMemoryContext) }
     }
 
-    /// A new context inside of this one. It is deleted when this one is deleted, or earlier.
+    /// Makes a context inside this one. It is deleted when this one is deleted, or earlier.
     pub(super) fn child(self) -> pg_sys::MemoryContext {
         let (least, first, most) = (
             pg_sys::ALLOCSET_DEFAULT_MINSIZE as usize,
@@ -45,10 +45,10 @@ impl<'m> Memory<'m> {
         unsafe { pg_sys::AllocSetContextCreateInternal(self.context, c"mana_sync".as_ptr(), least, first, most) }
     }
 
-    /// Whether a context is directly inside of this one.
+    /// Whether `context` is directly inside this one.
     ///
     /// # Safety
-    /// The other context exists.
+    /// `context` exists.
     pub(super) unsafe fn is_parent_of(self, context: pg_sys::MemoryContext) -> bool {
         // SAFETY: the caller vouches for the context.
         unsafe { (*context).parent == self.context }
@@ -65,14 +65,14 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// A new block of `size` bytes, aligned to `MAXIMUM_ALIGNOF`.
+    /// Allocates a block of `size` bytes, aligned to `MAXIMUM_ALIGNOF`.
     pub(super) fn allocate_bytes(self, size: usize) -> *mut u8 {
         // SAFETY: the context exists. MemoryContextAlloc raises an error instead of returning NULL. It also raises an
         // error for more than 1 GB.
         unsafe { pg_sys::MemoryContextAlloc(self.context, size).cast() }
     }
 
-    /// A `text`, a `bytea` or a `json`, which have the same form.
+    /// Makes a `text`, a `bytea` or a `json`. All three have the same form.
     pub fn varlena(self, bytes: &[u8]) -> Datum<'m> {
         let size = bytes.len() + pg_sys::VARHDRSZ;
         let start = self.allocate_bytes(size);
@@ -84,12 +84,12 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// A `text`, in the encoding of the database.
+    /// Makes a `text` from bytes in the encoding of the database.
     pub fn text(self, bytes: &[u8]) -> Datum<'m> {
         self.varlena(bytes)
     }
 
-    /// A `uuid`.
+    /// Makes a `uuid`.
     pub fn uuid(self, id: &uuid::Uuid) -> Datum<'m> {
         let bytes = id.as_bytes();
         let start = self.allocate_bytes(bytes.len());
@@ -100,7 +100,7 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// An array with one dimension of elements of the type `element`.
+    /// Makes an array of one dimension. `element` is the type of the elements.
     pub fn array<'e>(self, element: pg_sys::Oid, elements: impl IntoIterator<Item = Datum<'e>>) -> Datum<'m> {
         let mut elements: Vec<pg_sys::Datum> = elements.into_iter().map(Datum::into_raw).collect();
         let (length, by_value, align) = layout(element);
@@ -119,7 +119,7 @@ impl<'m> Memory<'m> {
         })
     }
 
-    /// An array with one dimension of elements of the type `element`; `None` is NULL.
+    /// Makes an array of one dimension. `element` is the type of the elements. An element that is `None` becomes NULL.
     pub fn nullable_array<'e>(
         self,
         element: pg_sys::Oid,
@@ -146,7 +146,7 @@ impl<'m> Memory<'m> {
         })
     }
 
-    /// A copy of these bytes in this context.
+    /// Copies bytes into this context.
     pub fn bytes(self, bytes: &[u8]) -> &'m [u8] {
         let place = self.allocate_bytes(bytes.len().max(1));
         // SAFETY: the block has so many bytes, overlaps nothing, and exists as long as the context.
@@ -156,7 +156,7 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// An array of `count` values in this context, whose bytes are all zero.
+    /// Makes an array of `count` values in this context, whose bytes are all zero.
     pub(super) fn zeroed<T: Copy>(self, count: usize) -> &'m mut [T] {
         const { assert!(align_of::<T>() <= pg_sys::MAXIMUM_ALIGNOF as usize) };
         let place = self.allocate_bytes((size_of::<T>() * count).max(1)).cast::<T>();
@@ -180,7 +180,7 @@ impl<'m> Memory<'m> {
     }
 }
 
-/// Runs `body` with memory that is freed after it.
+/// Runs `body` with a memory context that is deleted afterwards.
 pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
     // SAFETY: the current context exists during the call.
     let context = unsafe { Memory::current() }.child();
@@ -196,7 +196,7 @@ pub fn with_scratch<T>(body: impl for<'m> FnOnce(Memory<'m>) -> T) -> T {
 pub struct Varlena<'m>(allocator_api2::vec::Vec<u8, Memory<'m>>);
 
 impl<'m> Varlena<'m> {
-    /// An empty value, with room for `capacity` bytes.
+    /// Makes an empty value, with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize, memory: Memory<'m>) -> Varlena<'m> {
         let mut buffer = allocator_api2::vec::Vec::with_capacity_in(capacity + pg_sys::VARHDRSZ, memory);
         // Room for the length word.
@@ -222,7 +222,7 @@ impl<'m> Varlena<'m> {
         self.0.extend_from_slice(bytes);
     }
 
-    /// Removes everything behind the first `length` bytes.
+    /// Removes everything after the first `length` bytes.
     #[inline]
     pub fn truncate(&mut self, length: usize) {
         self.0.truncate(length + pg_sys::VARHDRSZ);
@@ -234,7 +234,7 @@ impl<'m> Varlena<'m> {
         &self.0[pg_sys::VARHDRSZ..]
     }
 
-    /// Returns the value, which stays in its block.
+    /// Returns the value. It is not copied again.
     pub fn finish(self) -> Datum<'m> {
         let (start, length, _, _) = self.0.into_raw_parts_with_alloc();
         // SAFETY: the block has `length` bytes, the first of which are the length word. It is the server's memory.

@@ -1,6 +1,6 @@
-//! PostgreSQL's server API, made safe: the only module of this crate with unsafe code.
+//! A safe interface to PostgreSQL's server API. It is the only module of this crate with unsafe code.
 //!
-//! Its files have the names of the parts of PostgreSQL that they wrap. Nothing here knows what a change log is.
+//! The files are named after the parts of PostgreSQL that they wrap. Nothing in this module knows what a change log is.
 //!
 //! | module | what it wraps |
 //! |---|---|
@@ -23,9 +23,9 @@
 //! - **Lifetimes.** A [`datum::Datum`] and a [`heap::Row`] carry the lifetime of the memory that they point into: the
 //!   lifetime of the call, of the SPI connection, or of one step of a loop. Every handle knows the memory context for
 //!   detoasted copies, so that a copy lives as long as the value from which it was made.
-//! - **Errors.** A PostgreSQL error passes through Rust frames as a panic, which drops their values, and is raised again at the
-//!   boundary of the SQL function (`pgrx_extern_c_guard`). An error is cleaned up by PostgreSQL: it ends the SPI connection, pops
-//!   snapshots, closes relations, resets settings and frees memory. Success closes what it opened. So nothing here closes in `Drop`.
+//! - **Errors.** A PostgreSQL error passes through Rust frames as a panic, which drops their values, and is raised again at the boundary of
+//!   the SQL function (`pgrx_extern_c_guard`). PostgreSQL then cleans up: it ends the SPI connection, pops snapshots, closes relations,
+//!   resets settings and frees memory. A call that succeeds closes what it opened. So nothing here closes in `Drop`.
 //! - **Threads.** A backend has one thread.
 
 #![allow(unsafe_code)]

@@ -1,4 +1,4 @@
-//! The server's state: recovery, timeline, write-ahead log, clock, and what the backend is.
+//! The state of the server and of the backend: recovery, timeline, write-ahead log, clock, database.
 
 use crate::error::Error;
 use mana_sync_cursor::id::{Lsn, SystemId, Timeline, TransactionId};
@@ -13,7 +13,7 @@ pub fn is_utf8() -> bool {
     unsafe { pg_sys::GetDatabaseEncoding() == pg_sys::pg_enc::PG_UTF8 as i32 }
 }
 
-/// Keeps backtraces, which have the paths of the build, out of error messages.
+/// Keeps backtraces, which contain the paths of the build, out of error messages.
 ///
 /// A server that was started with RUST_BACKTRACE set would send a backtrace to the client in the DETAIL of every error
 /// that passes through Rust: of a unique violation, for example.
@@ -42,7 +42,7 @@ pub fn is_upgrading() -> bool {
     unsafe { pg_sys::IsBinaryUpgrade }
 }
 
-/// The settings `max_worker_processes` and `max_parallel_workers_per_gather`.
+/// The values of the settings `max_worker_processes` and `max_parallel_workers_per_gather`.
 pub fn worker_processes() -> (i32, i32) {
     // SAFETY: variables of the process, which are set before libraries are preloaded.
     unsafe { (pg_sys::max_worker_processes, pg_sys::max_parallel_workers_per_gather) }
@@ -66,7 +66,7 @@ pub fn cluster_nonce() -> &'static [u8; pg_sys::MOCK_AUTH_NONCE_LEN as usize] {
     unsafe { &*pg_sys::GetMockAuthenticationNonce().cast() }
 }
 
-/// When the server was started, in microseconds from 2000-01-01, and the process id of its postmaster.
+/// The time at which the server was started, in microseconds from 2000-01-01, and the process id of its postmaster.
 pub fn start() -> (i64, i32) {
     // SAFETY: variables of the process.
     unsafe { (pg_sys::PgStartTime, pg_sys::PostmasterPid) }
@@ -78,7 +78,7 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
-/// Random bytes for secrets; `None` if the server has none.
+/// Returns random bytes for secrets; `None` if the server has none.
 pub fn random_bytes() -> Option<[u8; 16]> {
     let mut bytes = [0; 16];
     // SAFETY: the buffer has the length that is passed.
@@ -106,12 +106,13 @@ pub fn has_extension(name: &CStr) -> bool {
 
 // ---- the write-ahead log --------------------------------------------------------------------------------
 
-/// Flushes the write-ahead log, so that what the snapshot shows outlasts a crash. Otherwise a cursor could count a
-/// transaction id as finished that the server gives out again after the crash.
+/// Flushes the write-ahead log, so that every transaction that the snapshot sees as finished outlasts a crash.
+/// Otherwise the server could give out the id of such a transaction again after a crash, and a cursor would count the
+/// new transaction as finished.
 ///
-/// A transaction that has finished for the snapshot has its record in the write-ahead log, but not necessarily on disk:
-/// an abort, or a commit with `synchronous_commit` off. If nothing is pending, this costs nothing. A standby shows only
-/// what is on disk at its primary.
+/// The record of the end of such a transaction is in the write-ahead log, but not necessarily on disk: it may be an
+/// abort, or a commit with `synchronous_commit` off. If nothing is pending, the flush costs nothing. It does nothing on
+/// a standby, which shows only what is on disk at its primary.
 pub fn flush() {
     if in_recovery() {
         return;
@@ -120,7 +121,7 @@ pub fn flush() {
     unsafe { pg_sys::XLogFlush(written().0) };
 }
 
-/// Where the write-ahead log of a primary ends.
+/// The position at which the last record in the write-ahead log of a primary ends.
 pub fn written() -> Lsn {
     // SAFETY: a variable of the process, and the server's shared memory.
     let (segment, position) = unsafe { (pg_sys::wal_segment_size as u64, Lsn(pg_sys::GetXLogInsertRecPtr())) };
@@ -145,15 +146,15 @@ pub fn replaying() -> Lsn {
     return Lsn(u64::MAX);
 }
 
-/// How far a standby has replayed. A transaction that ended before this position is finished in all snapshots that are
-/// taken from now on, because the position moves only when a record has been replayed in full.
+/// The position up to which a standby has replayed. A transaction that ended before this position is finished in all
+/// snapshots that are taken from now on, because the position moves only when a record has been replayed in full.
 pub fn replayed() -> Lsn {
     // SAFETY: reads the server's shared memory.
     Lsn(unsafe { pg_sys::GetXLogReplayRecPtr(std::ptr::null_mut()) })
 }
 
-/// The timeline that the server writes or replays. It is not read from the control file, which keeps the old timeline
-/// for a while after a promotion.
+/// The timeline that the server writes or replays. This function does not read the control file, which keeps the old
+/// timeline for a while after a promotion.
 pub fn timeline() -> Timeline {
     if in_recovery() {
         let mut timeline = 0;
@@ -170,13 +171,14 @@ pub fn timeline() -> Timeline {
 }
 
 thread_local! {
-    /// A timeline, and where it began. The history of a timeline never changes.
+    /// Caches a timeline and the position at which it began. The history of a timeline never changes.
     static SWITCHED_AT: Cell<Option<(Timeline, Lsn)>> = const { Cell::new(None) };
 }
 
-/// Where a timeline left its parent; 0 for the first. Errors: 58P01 if its history file is missing.
+/// Returns the position at which a timeline branched off from its parent; [`Lsn::INVALID`] for timeline 1. Errors:
+/// 58P01 if the history file of the timeline is missing.
 pub fn switched_at(timeline: Timeline) -> Result<Lsn, Error> {
-    /// An entry of a timeline's history: access/timeline.h, which pgrx does not bind.
+    /// An entry of a timeline's history, from access/timeline.h. pgrx does not bind it.
     #[repr(C)]
     struct TimeLineHistoryEntry {
         timeline: u32,
@@ -184,7 +186,7 @@ pub fn switched_at(timeline: Timeline) -> Result<Lsn, Error> {
         end: u64,
     }
     unsafe extern "C-unwind" {
-        /// The entries of a timeline, its own first.
+        /// Returns the entries of a timeline's history. The first entry is that of the timeline itself.
         fn readTimeLineHistory(timeline: u32) -> *mut pg_sys::List;
     }
     if timeline <= Timeline(1) {

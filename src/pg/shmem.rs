@@ -6,8 +6,8 @@ use pgrx::shmem::PGRXSharedMemory;
 use std::ffi::CStr;
 use std::ops::{Deref, DerefMut};
 
-/// Plain data in memory that all processes of the server share: it has no reference and no pointer, because an address
-/// means nothing in another process.
+/// Plain data in memory that all processes of the server share. It must not contain references or pointers, because an address means
+/// nothing in another process.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
 pub struct Shared<T>(pub T);
@@ -30,8 +30,8 @@ impl<T> DerefMut for Shared<T> {
     }
 }
 
-/// A lock around shared data, to be initialised by `pg_shmem_init!`. `name` begins with the name of the extension, so that no other
-/// lock of the server has it.
+/// Makes a lock around shared data, which `pg_shmem_init!` has to initialise. `name` must begin with the name of the extension, so that no
+/// other lock of the server has it.
 pub const fn lock<T: Copy + Send + 'static>(name: &'static CStr) -> PgLwLock<Shared<T>> {
     // SAFETY: the callers choose a name of the extension's own.
     unsafe { PgLwLock::new(name) }
@@ -49,7 +49,7 @@ impl Latch {
         Latch(unsafe { pg_sys::MyLatch as usize })
     }
 
-    /// Wakes the process that waits for the latch. If it has ended, another process may be woken for nothing.
+    /// Wakes the process that waits for the latch. If that process has ended, another process may be woken for nothing.
     pub fn set(self) {
         // SAFETY: the address is that of a latch in the server's shared memory, which stays a latch for as long as the server runs.
         unsafe { pg_sys::SetLatch(self.0 as *mut pg_sys::Latch) };

@@ -15,7 +15,7 @@ pub enum Kind {
     Latest,
 }
 
-/// Runs `body` with an active snapshot. After an error PostgreSQL pops it.
+/// Runs `body` with a snapshot of this kind as the active snapshot. After an error, PostgreSQL pops the snapshot.
 pub fn with<T, E>(kind: Kind, body: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
     // SAFETY: an SQL function has a transaction. Whatever `body` pushed has been popped when it returns without an error.
     unsafe {
@@ -29,19 +29,19 @@ pub fn with<T, E>(kind: Kind, body: impl FnOnce() -> Result<T, E>) -> Result<T, 
     }
 }
 
-/// The active snapshot, and the server's state when it was read. Transaction ids have 64 bits.
+/// The active snapshot, and the state of the server when the snapshot was read. Transaction ids have 64 bits.
 pub struct ActiveSnapshot {
     /// No transaction with this id or a greater one had finished.
     pub xmax: TransactionId,
-    /// Transactions below `xmax` that had not finished, without the reader's own.
+    /// The transactions below `xmax` that had not finished, without the reader's own transaction.
     pub open: Vec<TransactionId>,
-    /// The reader's own transaction, if it has an id.
+    /// The id of the reader's own transaction; `None` if it has no id.
     pub own: Option<TransactionId>,
-    /// The next transaction id that the server gives out; read after the snapshot was taken.
+    /// The next transaction id that the server gives out. It is read after the snapshot was taken.
     pub next_xact: TransactionId,
     /// Whether the snapshot was taken on a standby.
     pub in_recovery: bool,
-    /// Position in the write-ahead log; read after the snapshot was taken.
+    /// A position in the write-ahead log. It is read after the snapshot was taken.
     pub lsn: Lsn,
 }
 

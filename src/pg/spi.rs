@@ -1,4 +1,4 @@
-//! The server programming interface: statements, each planned once in a backend and run many times.
+//! The server programming interface (SPI). Each statement is planned once in a backend, and run many times.
 
 use super::datum::Datum;
 use super::heap::{Descriptor, Row};
@@ -10,8 +10,8 @@ use std::ffi::{CStr, c_char, c_long};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-/// Makes a [`Statement`]. Its SQL is a file beside the module: `statement!("queries/own.sql", [TEXT, INT4])`. SQL of at
-/// most three lines may be a string: `statement!(sql "SELECT 1", [])`. The list has the types of the parameters.
+/// Makes a [`Statement`]. The SQL is a file beside the module: `statement!("queries/own.sql", [TEXT, INT4])`. SQL of at most three lines
+/// may be a string: `statement!(sql "SELECT 1", [])`. The list has the types of the parameters.
 macro_rules! statement {
     ($path:literal, [$($of:expr),* $(,)?]) => {
         $crate::pg::spi::statement!(sql include_str!($path), [$($of),*])
@@ -32,22 +32,22 @@ pub(crate) use statement;
 
 /// A statement that a backend prepares at its first use and keeps.
 ///
-/// It always runs with a generic plan: its shape does not depend on the values, and planning takes longer than most runs.
-/// PostgreSQL plans it again when an object that it uses changes.
+/// It always runs with a generic plan. Planning takes longer than most runs, and the best shape of the plan does not depend on the values.
+/// PostgreSQL plans the statement again when an object that it uses changes.
 pub struct Statement {
     sql: &'static CStr,
     parameters: &'static [pg_sys::Oid],
-    /// A static has to be `Sync`, although a backend has only one thread.
+    /// The plan; NULL until the first use. It is atomic because a static has to be `Sync`, although a backend has only one thread.
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
 impl Statement {
-    /// A statement with parameters of these types.
+    /// Makes a statement with parameters of these types.
     pub const fn new(sql: &'static CStr, parameters: &'static [pg_sys::Oid]) -> Statement {
         Statement { sql, parameters, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// The plan. If making the plan fails, the statement stays as it was.
+    /// Returns the plan, and makes it at the first use. If making the plan fails, the statement stays unprepared.
     fn plan(&self, _: Spi<'_>) -> pg_sys::SPIPlanPtr {
         let plan = self.plan.load(Ordering::Relaxed);
         if !plan.is_null() {
@@ -74,9 +74,9 @@ pub struct Spi<'s> {
     memory: Memory<'s>,
 }
 
-/// Connects for the time of `body`. What its statements return is gone with the connection.
+/// Runs `body` with an SPI connection. The rows that its statements return are freed when the connection ends.
 ///
-/// A connection within another is allowed: the inner one is used until it ends.
+/// Connections may be nested. While an inner connection is open, the outer one must not be used.
 pub fn connect<T, E>(body: impl for<'s> FnOnce(Spi<'s>) -> Result<T, E>) -> Result<T, E> {
     // SAFETY: an SQL function and a transaction of a background worker have a transaction. After an error PostgreSQL ends the
     // connection.
@@ -90,7 +90,7 @@ pub fn connect<T, E>(body: impl for<'s> FnOnce(Spi<'s>) -> Result<T, E>) -> Resu
 }
 
 impl<'s> Spi<'s> {
-    /// The memory of the connection.
+    /// The memory context of the connection.
     pub fn memory(self) -> Memory<'s> {
         self.memory
     }
@@ -105,22 +105,22 @@ impl<'s> Spi<'s> {
         self.execute(statement, values, false, pg_sys::SPI_OK_SELECT)
     }
 
-    /// Runs an INSERT, and returns how many rows it added.
+    /// Runs an INSERT, and returns the number of rows that it added.
     pub fn insert(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
         self.execute(statement, values, false, pg_sys::SPI_OK_INSERT).count
     }
 
-    /// Runs an INSERT with a RETURNING clause, and returns the rows that the clause makes.
+    /// Runs an INSERT with a RETURNING clause, and returns the rows of this clause.
     pub fn insert_returning(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> Rows<'s> {
         self.execute(statement, values, false, pg_sys::SPI_OK_INSERT_RETURNING)
     }
 
-    /// Runs an UPDATE, and returns how many rows it changed.
+    /// Runs an UPDATE, and returns the number of rows that it changed.
     pub fn update(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
         self.execute(statement, values, false, pg_sys::SPI_OK_UPDATE).count
     }
 
-    /// Runs a DELETE, and returns how many rows it removed.
+    /// Runs a DELETE, and returns the number of rows that it removed.
     pub fn delete(self, statement: &Statement, values: &[Option<Datum<'_>>]) -> usize {
         self.execute(statement, values, false, pg_sys::SPI_OK_DELETE).count
     }
@@ -143,8 +143,8 @@ impl<'s> Spi<'s> {
         })
     }
 
-    /// Runs a SELECT that only reads, with the active snapshot, and hands each row to `take` as the plan makes it, before it is
-    /// copied anywhere. The statement ends early if `take` returns false. `take` runs no statement.
+    /// Runs a SELECT that only reads, with the active snapshot. Hands each row to `take` as soon as the executor has made it, before the
+    /// row is copied anywhere. The statement ends early if `take` returns false. `take` must not run statements.
     pub fn stream(
         self,
         statement: &Statement,
@@ -165,8 +165,9 @@ impl<'s> Spi<'s> {
         });
     }
 
-    /// Runs a SELECT as [`Spi::stream`] does. What `take` puts into the memory of a row is freed after that row. The row has no tuple.
-    /// The statement ends early if `take` returns false or an error.
+    /// Runs a SELECT that only reads, with the active snapshot. Hands each row to `take` as soon as the executor has made it; the row has
+    /// no tuple. Memory that `take` allocates in the memory context of a row is freed after that row. The statement ends early if `take`
+    /// returns false or an error. `take` must not run statements.
     pub fn stream_each(
         self,
         statement: &Statement,
@@ -194,9 +195,9 @@ impl<'s> Spi<'s> {
         result
     }
 
-    /// Runs a SELECT that only reads, with the active snapshot. It fetches the rows in portions, so that there may be
-    /// any number of them, and `take` may run statements. What `take` puts into the memory of a row is freed after that row. It ends early if `take`
-    /// returns false.
+    /// Runs a SELECT that only reads, with the active snapshot, and calls `take` for each row. The rows are fetched in portions, so that
+    /// there may be any number of them, and `take` may run statements. Memory that `take` allocates in the memory context of a row is freed
+    /// after that row. The loop ends early if `take` returns false.
     pub fn for_each(
         self,
         statement: &Statement,
@@ -236,14 +237,14 @@ impl<'s> Spi<'s> {
     }
 }
 
-/// The values of a statement's parameters, in the form that SPI expects.
+/// Converts the values of a statement's parameters to the form that SPI expects.
 fn parameters(statement: &Statement, values: &[Option<Datum<'_>>]) -> (Vec<c_char>, Vec<pg_sys::Datum>) {
     assert_eq!(values.len(), statement.parameters.len(), "parameters of {:?}", statement.sql);
     let nulls = values.iter().map(|value| if value.is_some() { b' ' } else { b'n' } as c_char).collect();
     (nulls, values.iter().map(|&value| Datum::raw_or_zero(value)).collect())
 }
 
-/// The rows of a statement.
+/// The rows that a statement has returned.
 #[derive(Clone, Copy)]
 pub struct Rows<'s> {
     table: *mut pg_sys::SPITupleTable,
@@ -252,7 +253,7 @@ pub struct Rows<'s> {
 }
 
 impl<'s> Rows<'s> {
-    /// The rows that a statement of the connection has just returned.
+    /// Returns the rows that the last statement of the connection has returned.
     ///
     /// # Safety
     /// A statement has run.
@@ -267,7 +268,7 @@ impl<'s> Rows<'s> {
         }
     }
 
-    /// All rows.
+    /// Iterates over all rows.
     pub fn iter(self) -> impl Iterator<Item = Row<'s>> {
         // SAFETY: a SELECT leaves a table of `count` tuples with one descriptor, which exists as long as the connection.
         (0..self.count).map(move |i| unsafe {
@@ -276,7 +277,7 @@ impl<'s> Rows<'s> {
         })
     }
 
-    /// The first row.
+    /// Returns the first row; `None` if there is none.
     pub fn first(self) -> Option<Row<'s>> {
         self.iter().next()
     }
@@ -284,7 +285,7 @@ impl<'s> Rows<'s> {
 
 // ---- rows on their way ----------------------------------------------------------------------------------
 
-/// A row on its way from a plan to [`Spi::stream`]'s caller. Columns are numbered from 1.
+/// A row that [`Spi::stream`] hands to its caller while the row is still in the executor's slot. Columns are numbered from 1.
 pub struct SlotRow<'p, 's> {
     values: &'p [pg_sys::Datum],
     nulls: &'p [bool],
@@ -293,13 +294,13 @@ pub struct SlotRow<'p, 's> {
 }
 
 impl<'p, 's> SlotRow<'p, 's> {
-    /// A column as it is stored.
+    /// Returns a column as it is stored.
     pub fn datum(&self, column: usize) -> Option<Datum<'p>> {
         // SAFETY: the slot keeps its values until it has been received.
         (!self.nulls[column - 1]).then(|| unsafe { Datum::from_raw(self.values[column - 1]) })
     }
 
-    /// A `text`.
+    /// Returns a column of type `text`.
     pub fn text(&self, column: usize) -> Option<&'p [u8]>
     where
         's: 'p,
@@ -309,7 +310,7 @@ impl<'p, 's> SlotRow<'p, 's> {
         self.datum(column).map(|datum| unsafe { datum.text(self.memory) })
     }
 
-    /// A `jsonb`. It is not detoasted before it is read.
+    /// Returns a column of type `jsonb`. It is not detoasted before it is read.
     pub fn jsonb(&self, column: usize) -> Option<Jsonb<'p>>
     where
         's: 'p,
@@ -319,12 +320,12 @@ impl<'p, 's> SlotRow<'p, 's> {
         self.datum(column).map(|datum| unsafe { datum.jsonb(self.memory) })
     }
 
-    /// Names and types of the columns.
+    /// The names and types of the columns.
     pub fn descriptor(&self) -> Descriptor<'p> {
         self.descriptor
     }
 
-    /// The row without a tuple. Its detoasted copies go into `memory`.
+    /// Returns the values as a row that has no tuple. Detoasted copies of its values go into `memory`.
     fn row<'r>(&self, memory: Memory<'r>) -> Row<'r>
     where
         'p: 'r,
@@ -333,10 +334,10 @@ impl<'p, 's> SlotRow<'p, 's> {
         unsafe { Row::from_values(self.values, self.nulls, self.descriptor, memory) }
     }
 
-    /// Some of the columns as a row in the memory of the connection. Values that are stored out of line are not copied.
-    /// `descriptor` is made for the first row, and shared by all rows with these columns.
+    /// Copies `columns` to a row in the memory of the connection. Values that are stored out of line are not copied. `descriptor` is made
+    /// for the first row, and shared by all rows with these columns.
     ///
-    /// `WIDTH` is the least number of columns that the row has. The places are constants, so that none is checked at run time.
+    /// The row must have at least `WIDTH` columns. If the caller passes constants as `columns`, none of them is checked at run time.
     #[inline(always)]
     pub fn project<const N: usize, const WIDTH: usize>(
         &self,
@@ -373,7 +374,7 @@ const RECEIVER: pg_sys::DestReceiver = pg_sys::DestReceiver {
 };
 
 /// # Safety
-/// PostgreSQL calls it with a slot and the [`Receiver`] that [`Spi::stream`] passed.
+/// PostgreSQL must call it with a slot and the [`Receiver`] that [`Spi::stream`] passed.
 unsafe extern "C-unwind" fn receive(slot: *mut pg_sys::TupleTableSlot, receiver: *mut pg_sys::DestReceiver) -> bool {
     // SAFETY: the guard turns a panic into an error of PostgreSQL before it reaches C. A slot whose columns have been taken
     // out of its tuple has as many values and nulls as its descriptor has columns.

@@ -7,15 +7,15 @@ use super::memory::Memory;
 use crate::error::Error;
 use pgrx::pg_sys;
 
-/// The rows that a call returns. PostgreSQL reads them after the call.
+/// The set of rows that a call returns. PostgreSQL reads the rows after the call.
 pub struct ResultSet {
     store: *mut pg_sys::Tuplestorestate,
     descriptor: pg_sys::TupleDesc,
 }
 
 impl ResultSet {
-    /// The result of a function that is declared with `column_count` columns. Errors: 0A000 if the caller does not
-    /// accept a set.
+    /// Makes the result of a function that is declared with `column_count` columns. Errors: 0A000 if the caller does
+    /// not accept a set.
     pub fn new(args: &Args<'_>, column_count: usize) -> Result<ResultSet, Error> {
         let info = args.result_info()?;
         // SAFETY: `result_info` returns the node of this call. The store and its descriptor go into the memory of the query, which
@@ -43,8 +43,8 @@ impl ResultSet {
         }
     }
 
-    /// Copies a row whose columns are the first ones of the result; the others are NULL. Values that are stored out of
-    /// line are not copied.
+    /// Adds a copy of a row. The row has the first columns of the result; the other columns become NULL. Values that
+    /// are stored out of line are not copied.
     pub fn add(&self, row: &Row<'_>) {
         // SAFETY: the store copies the tuple. A tuple may have fewer attributes than its descriptor; PostgreSQL reads the missing
         // trailing ones as NULL.
@@ -54,7 +54,7 @@ impl ResultSet {
         }
     }
 
-    /// Adds a row of these columns, which have the types of the result.
+    /// Adds a row. `columns` has a value for each column of the result, of the type of that column.
     pub fn add_values(&self, columns: &[Option<Datum<'_>>]) {
         let mut values: Vec<_> = columns.iter().map(|&value| Datum::raw_or_zero(value)).collect();
         let mut nulls: Vec<bool> = columns.iter().map(Option::is_none).collect();

@@ -5,7 +5,7 @@ use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// Exports the main function of a background worker, `fn(usize)`, under the name `$symbol`. The argument is the one
+/// Exports the main function of a background worker, `fn(usize)`, under the name `$symbol`. Its argument is the one
 /// that was given when the worker was registered.
 macro_rules! background_worker {
     ($symbol:ident, $body:path) => {
@@ -21,11 +21,12 @@ macro_rules! background_worker {
 pub(crate) use background_worker;
 
 /// Installs the handlers of the signals that a worker gets. SIGTERM ends the worker wherever it can be interrupted,
-/// also in a wait for a lock. It ends with status 1, because after status 0 the postmaster would never start it again.
-/// [`wait`] handles SIGHUP.
+/// also while it waits for a lock. The worker ends with status 1, because after status 0 the postmaster would never
+/// start it again. SIGHUP is handled by [`wait`].
 pub fn handle_signals() {
     unsafe extern "C-unwind" {
-        /// From tcop/tcopprot.h. It is declared without pgrx's guard, because a signal calls it.
+        /// PostgreSQL's handler of SIGTERM, from tcop/tcopprot.h. It is declared without pgrx's guard, because a signal
+        /// calls it.
         fn die(signal: std::ffi::c_int);
     }
     // SAFETY: PostgreSQL's own processes that run SQL do the same. Signals are blocked until the handlers are set.
@@ -38,8 +39,8 @@ pub fn handle_signals() {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
 }
 
-/// Waits for the latch of the process, at most for `timeout`. Ends the process if the postmaster has ended. Reads the
-/// configuration again if SIGHUP asked for it.
+/// Waits for the latch of the process, at most for `timeout`; `None` waits without a limit. Ends the process if the
+/// postmaster has ended. After a SIGHUP, reads the configuration again.
 pub fn wait(timeout: Option<Duration>) {
     if !BackgroundWorker::wait_latch(timeout) {
         // SAFETY: ends the process as PostgreSQL's own workers do. Nothing in a worker has to be dropped.

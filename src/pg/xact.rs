@@ -1,4 +1,4 @@
-//! Transactions and subtransactions: running one, and callbacks at their ends.
+//! Subtransactions, and callbacks at the end of transactions and subtransactions.
 
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgSqlErrorCode, pg_sys};
@@ -13,14 +13,14 @@ pub enum Event {
     BeforeCommit,
     /// The transaction has committed. An error here would bring the server down.
     Commit,
-    /// The transaction was rolled back. Or it was prepared, and any session may end it later.
+    /// The transaction was rolled back, or it was prepared. Any session may end a prepared transaction later.
     Abort,
 }
 
 /// How a subtransaction ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubEvent {
-    /// The subtransaction became part of the one around it.
+    /// The subtransaction was merged into the transaction or subtransaction around it.
     Commit,
     /// The subtransaction was rolled back.
     Abort,
@@ -34,7 +34,7 @@ pub trait TransactionCallbacks {
     fn at_subtransaction_end(event: SubEvent, level: i32);
 }
 
-/// Registers callbacks in this process and in those that it forks.
+/// Registers the callbacks of `T` in this process and in the processes that it forks.
 pub fn register<T: TransactionCallbacks>() {
     // SAFETY: the callbacks use the event alone, and are part of the library, which is never unloaded.
     unsafe {
@@ -86,7 +86,7 @@ impl SqlState {
         SqlState([0, 6, 12, 18, 24].map(|shift| b'0' + (raw >> shift & 0x3f) as u8))
     }
 
-    /// The characters.
+    /// Returns the five characters.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
@@ -96,7 +96,7 @@ impl SqlState {
 pub struct Failure {
     /// The SQLSTATE of the error, whether PostgreSQL knows it or not.
     pub code: SqlState,
-    /// Whether the role lacks a privilege on an object (`aclcheck_error` in `aclchk.c`).
+    /// Whether the cause is that the role lacks a privilege on an object (`aclcheck_error` in `aclchk.c`).
     pub lacks_privilege: bool,
     /// The message of the error.
     pub message: String,
@@ -104,15 +104,16 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// Raises the error again, as it was.
+    /// Raises the original error again.
     pub fn raise(self) -> ! {
         self.cause.rethrow()
     }
 }
 
-/// Runs `body` in a subtransaction, which an error rolls back. A panic is rolled back too, and goes on.
+/// Runs `body` in a subtransaction. An error rolls back the subtransaction and is returned. A Rust panic also rolls it back, and then
+/// continues.
 ///
-/// As PL/pgSQL runs a block with an EXCEPTION clause (`exec_stmt_block` in `pl_exec.c`).
+/// PL/pgSQL runs a block with an EXCEPTION clause in the same way (`exec_stmt_block` in `pl_exec.c`).
 pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     let mut raw_code = 0;
     // SAFETY: an SQL function has a transaction. The memory context and the resource owner of the caller outlive the subtransaction,
@@ -156,10 +157,10 @@ pub fn in_subtransaction<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     })
 }
 
-/// Keeps the SQLSTATE of the last error or message.
+/// Writes the SQLSTATE of an error or message that is being reported to `code`.
 ///
 /// # Safety
-/// PostgreSQL calls it while it reports an error or a message, with the place that [`in_subtransaction`] has for the code.
+/// PostgreSQL must call it while it reports an error or a message. `code` points to an `i32`.
 unsafe extern "C-unwind" fn note_code(code: *mut c_void) {
     // SAFETY: the place exists, and an error or a message is being reported.
     unsafe { *code.cast::<i32>() = pg_sys::geterrcode() };

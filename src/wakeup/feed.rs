@@ -7,9 +7,9 @@ use pgrx::lwlock::PgLwLock;
 use pgrx::{pg_guard, pg_shmem_init, pg_sys};
 use std::cell::Cell;
 
-/// How many databases can have a worker.
+/// The greatest number of databases that can have a worker.
 pub const MOST_DATABASES: usize = 8;
-/// How many bytes the touches of a database may take until its worker drains them.
+/// The number of bytes that the touches of a database may take until its worker drains them.
 const ROOM: usize = 64 * 1024;
 
 /// The feed of a database.
@@ -17,14 +17,14 @@ const ROOM: usize = 64 * 1024;
 struct Feed {
     /// OID of the database; 0 until its worker has started.
     database: u32,
-    /// Whether something did not fit, so that everybody has to be woken.
+    /// Whether the feed lacks touches, so that everybody has to be woken.
     overflow: bool,
-    /// Whether the worker waits for the next touch without a timeout. Otherwise the worker looks into the feed by
-    /// itself, at the end of the interval.
+    /// Whether the worker waits for the next touch without a timeout. Otherwise the worker drains the feed by itself, at the end of the
+    /// interval.
     idle: bool,
-    /// How many of `bytes` are used.
+    /// The number of bytes at the beginning of `bytes` that are used.
     used: usize,
-    /// The latch of the worker, once it has started.
+    /// The latch of the worker; `None` until the worker has started.
     latch: Option<Latch>,
     bytes: [u8; ROOM],
 }
@@ -37,11 +37,11 @@ const EMPTY: Feed = Feed { database: 0, overflow: false, idle: false, used: 0, l
 static FEEDS: PgLwLock<Shared<Feeds>> = shmem::lock(c"mana_sync_wakeups");
 
 thread_local! {
-    /// Whether the shared memory is there. Backends inherit this from the postmaster.
+    /// Whether the shared memory of the feeds exists. Backends inherit this value from the postmaster.
     static IS_THERE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Requests the shared memory. Called in the postmaster, while libraries are preloaded.
+/// Requests the shared memory of the feeds. Called in the postmaster, while libraries are preloaded.
 pub fn register() {
     if settings::wakeup_databases().is_empty() {
         return;
@@ -50,15 +50,15 @@ pub fn register() {
     IS_THERE.set(true);
 }
 
-/// Whether there are feeds. Without them nobody can be woken.
+/// Whether the shared memory of the feeds exists. Without it nobody can be woken.
 pub fn is_there() -> bool {
     IS_THERE.get()
 }
 
-/// Adds the touches of a transaction that has committed. `overflow` says whether the transaction touched more than
-/// `touches` names.
+/// Adds the touches of a transaction that has committed. `overflow` says whether the transaction touched more than what is in `touches`.
 ///
-/// An error here would bring the server down, because the transaction has committed: the function allocates nothing, and takes no other lock.
+/// An error here would bring the server down, because the transaction has committed. So the function allocates nothing, and takes no lock
+/// except that of the feeds.
 pub fn add(touches: &[u8], overflow: bool) {
     if !is_there() {
         return;
@@ -84,13 +84,14 @@ pub fn add(touches: &[u8], overflow: bool) {
     }
 }
 
-/// The feed of the database to which a worker is connected.
+/// A worker's access to the feed of the database that it is connected to.
 pub struct Reader {
     place: usize,
 }
 
 impl Reader {
-    /// Takes the feed at this place among the configured databases. It begins with an overflow: what was touched before is not known.
+    /// Takes over the feed for the configured database at this place. The feed begins with an overflow, because earlier touches are not
+    /// known.
     pub fn open(place: usize) -> Reader {
         let mut feeds = FEEDS.exclusive();
         let feed = &mut feeds[place];
@@ -100,8 +101,8 @@ impl Reader {
         Reader { place }
     }
 
-    /// Moves the touches that were added since the last call into `into`. Returns whether some touches are missing
-    /// there. If nothing was added and the worker will wait (`or_wait`), the next touch wakes it.
+    /// Moves the touches that were added since the last call into `into`. Returns whether the feed lacks touches. `or_wait` says that the
+    /// worker will wait if nothing was added: then the next touch wakes the worker.
     pub fn drain(&self, into: &mut Vec<u8>, or_wait: bool) -> bool {
         into.clear();
         into.reserve(ROOM);

@@ -19,7 +19,8 @@ mod feed;
 mod note;
 mod worker;
 
-/// Registers the parts of the wake-ups, if the library is preloaded. Called when the library is loaded.
+/// Registers the shared memory, the workers and the callbacks, if the library is being preloaded. Called when the
+/// library is loaded.
 pub fn register() {
     if server::is_preloading() {
         feed::register();

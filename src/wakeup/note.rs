@@ -11,7 +11,7 @@ use std::collections::HashSet;
 
 sql_functions!(note_change);
 
-/// A transaction that touches more than this wakes everybody.
+/// The greatest number of touches of a transaction. A transaction with more wakes everybody.
 const MOST_TOUCHES: usize = 500;
 
 /// A touch: the user and the space of a change, and which client wrote to which table of which app. An app, table or
@@ -35,16 +35,17 @@ pub struct Touch {
     pub client: Box<[u8]>,
 }
 
-/// What the transaction has touched so far.
+/// The touches of the current transaction so far.
 #[derive(Default)]
 struct TransactionTouches {
     /// Each touch with the nesting level of the subtransaction that wrote.
     touches: Vec<(i32, Touch)>,
-    /// The same touches, so that `touches` has each only once.
+    /// The touches of `touches` as a set, so that none is added twice.
     known: HashSet<Touch>,
     /// Whether something was touched that is not in `touches`.
     overflow: bool,
-    /// The touches as they go into the feed. Encoded before the commit, while errors are still possible.
+    /// The encoded touches, which go into the feed. They are encoded before the commit, while errors are still
+    /// possible.
     encoded: Vec<u8>,
 }
 
@@ -52,7 +53,7 @@ thread_local! {
     static TOUCHES: RefCell<TransactionTouches> = RefCell::default();
 }
 
-/// Registers the callbacks of transactions.
+/// Registers the callbacks that handle the touches at the end of transactions and subtransactions.
 pub fn register() {
     xact::register::<TransactionTouches>();
 }
@@ -89,7 +90,8 @@ impl TransactionCallbacks for TransactionTouches {
 
 /// `mana_sync.note_change() RETURNS trigger`
 ///
-/// The trigger calls it before each row that is inserted into the log. Errors: 0A000 if something else calls it.
+/// Remembers the touch of a row that is inserted into the log. The trigger of the log calls it before each row. Errors:
+/// 0A000 if something else calls it.
 fn note_change<'a>(args: &Args<'a>) -> Answer<'a> {
     let trigger = TriggerRow::before_insert(args, "sync_changes").ok_or(Error::NoTrigger)?;
     if feed::is_there() {
@@ -154,7 +156,7 @@ impl TransactionTouches {
     }
 }
 
-/// Decodes the touches of a feed.
+/// Decodes the touches that transactions have added to a feed.
 pub fn decode(mut bytes: &[u8]) -> Vec<Touch> {
     std::iter::from_fn(|| {
         let (touch, rest) = postcard::take_from_bytes(bytes).ok()?;

@@ -1,4 +1,4 @@
-//! The process that sends the wake-ups of a database.
+//! The background worker that sends the wake-ups of a database.
 
 use super::channel::Channels;
 use super::feed::{self, Reader};
@@ -26,7 +26,7 @@ background_worker!(mana_sync_wakeup_worker, run);
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// The longest payload of NOTIFY, in bytes (NOTIFY_PAYLOAD_MAX_LENGTH in commands/async.c).
 const LONGEST_PAYLOAD: usize = 7999;
-/// If more channels than this are due at once, everyone is woken instead.
+/// The number of channels above which everyone is woken, instead of the listeners of each channel.
 const MOST_CHANNELS: usize = 5000;
 
 static NOTIFY: Statement = statement!(sql "SELECT pg_catalog.pg_notify($1, $2)", [TEXT, TEXT]);
@@ -79,7 +79,7 @@ fn warn_of_few_worker_processes(taken: usize) {
         .report(PgLogLevel::WARNING);
 }
 
-/// The worker's main function. The argument is its place among the configured databases.
+/// The main function of a worker. `place` is the place of the worker's database among the configured databases.
 fn run(place: usize) {
     worker::handle_signals();
     let Some(database) = settings::wakeup_databases().into_iter().nth(place) else { return };
@@ -106,7 +106,7 @@ fn run(place: usize) {
     }
 }
 
-/// Sends wake-ups. Sends none if the extension is not installed, because then nobody knows a channel.
+/// Sends wake-ups, but none if the extension is not installed: then nobody knows a channel.
 fn send(wakeups: &Wakeups) -> Result<(), Error> {
     if !server::has_extension(c"mana_sync") {
         return Ok(());
@@ -143,7 +143,7 @@ enum Listener {
 struct Written {
     tables: BTreeSet<Box<[u8]>>,
     clients: BTreeSet<Box<[u8]>>,
-    /// Whether an app or table was too long for the feed.
+    /// Whether the name of an app or table is missing because it was too long for the feed.
     is_incomplete: bool,
 }
 
@@ -181,7 +181,8 @@ impl Wakeups {
 }
 
 impl Written {
-    /// `{"app": …, "tables": […], "clients": […]}`, or `{}` if that is too long or incomplete.
+    /// Makes the payload of a NOTIFY: `{"app": …, "tables": […], "clients": […]}`, or `{}` if that is too long or
+    /// incomplete.
     fn payload<'m>(&self, app: &[u8], memory: Memory<'m>) -> Datum<'m> {
         let mut json = JsonText::new(memory);
         json.raw("{\"app\": ");

@@ -11,36 +11,36 @@ use mana_sync_merge::change::{DeviceTime, INSERT_TIME_KEY, Op, insert_time};
 use mana_sync_merge::time::Time;
 use std::collections::HashMap;
 
-/// What a device pushes.
+/// A changeset: what a device pushes.
 pub struct Changeset<'a> {
     /// The id of the device, never empty.
     pub client: Option<&'a [u8]>,
-    /// Where the device's next pull begins.
+    /// The text from which the device's next pull begins: a cursor or a timestamp.
     pub since: Option<&'a [u8]>,
-    /// The most changes or records that the answer may have.
+    /// The maximum number of changes or records of the answer.
     pub limit: Option<usize>,
-    /// Whether a change that cannot be recorded keeps all others from being recorded.
+    /// Whether the changeset is recorded as a whole or not at all: one change that cannot be recorded keeps all others from being recorded.
     pub is_atomic: bool,
-    /// Whether the answer has records, and not changes.
+    /// Whether the answer has records; otherwise it has changes.
     pub as_records: bool,
     /// Whether the answer has the device's own changes too.
     pub echo: bool,
-    /// The changes, in the order in which they are recorded.
+    /// The changes that are well-formed, in the order in which they are recorded.
     pub changes: Vec<Change<'a>>,
-    /// The changes that are malformed, if the changeset is not atomic.
+    /// The changes that are malformed. An atomic changeset has none, because the first one is an error.
     pub rejected: Vec<Rejected<'a>>,
 }
 
 /// Table and id of a record.
 pub type RecordKey<'a> = (&'a [u8], &'a [u8]);
 
-/// A change, with its JSON as the log stores it.
+/// A change of a changeset, with its JSON in the form that the log stores.
 pub struct Change<'a> {
     /// The place of the change in the changeset, from 0.
     pub index: usize,
-    /// The id of the row.
+    /// The id of the row that records the change, from `eventId`; `None` if the change has none.
     pub id: Option<uuid::Uuid>,
-    /// The id of the row, as the device spelled it.
+    /// The `eventId` as the device spelled it.
     event: Option<&'a [u8]>,
     /// Table of the record.
     pub table: &'a [u8],
@@ -48,28 +48,28 @@ pub struct Change<'a> {
     pub record: &'a [u8],
     /// `insert`, `update` or `delete`.
     pub op: &'a [u8],
-    /// The space that the change names: empty for no space, `None` if it names none.
+    /// The space that the change names: empty if it says that it has no space, `None` if it does not name any.
     pub space: Option<&'a [u8]>,
-    /// The record of an insert; the values of an update's fields; the time of a delete.
+    /// All fields of an insert, the changed fields of an update, or the time of a delete.
     pub data: Option<Jsonb<'a>>,
-    /// When each field of an update was written, or the whole insert.
+    /// The times of an update's fields, or the time of an insert.
     pub field_timestamps: Option<Jsonb<'a>>,
-    /// The version of the schema that the change was written under, at least 1.
+    /// The version of the schema that the device had when it wrote the change; at least 1.
     pub schema_version: i32,
-    /// Who acted for the user.
+    /// The person or program that acted for the user.
     pub actor: Option<Jsonb<'a>>,
     /// What made the change, never empty.
     pub origin: Option<&'a [u8]>,
-    /// The earliest time that the change names.
+    /// The earliest of the times that the change names; `None` if it names none.
     earliest: Option<DeviceTime<'a>>,
-    /// The writes that come without a time.
+    /// The writes of the change that come without a time.
     untimed: UntimedWrites<'a>,
 }
 
-/// Says which writes of a change come without a time.
+/// Which writes of a change come without a time.
 #[derive(Clone, Copy)]
 enum UntimedWrites<'a> {
-    /// There are none.
+    /// Each write has a time.
     None,
     /// The only write of an insert or a delete has no time.
     Whole,
@@ -77,16 +77,17 @@ enum UntimedWrites<'a> {
     Fields(Object<'a>),
 }
 
-/// What is stored in place of the JSON of a change, because it has times that the change does not name.
+/// The JSON that is stored in place of that of a change, because it also has the times that were derived for the change. `None` means that
+/// the change's own JSON is stored.
 #[derive(Clone, Copy, Default)]
 pub struct DerivedTimes<'a> {
-    /// Takes the place of [`Change::data`].
+    /// The JSON in place of [`Change::data`].
     pub data: Option<Jsonb<'a>>,
-    /// Takes the place of [`Change::field_timestamps`].
+    /// The JSON in place of [`Change::field_timestamps`].
     pub field_timestamps: Option<Jsonb<'a>>,
 }
 
-/// A place in a changeset, for errors.
+/// A place in a changeset, which error messages name.
 #[derive(Clone, Copy)]
 enum Place<'a> {
     Changeset,
@@ -118,7 +119,7 @@ impl Place<'_> {
     }
 }
 
-/// An object of a changeset, and its place.
+/// A JSON object of a changeset, and its place.
 #[derive(Clone, Copy)]
 struct PlacedObject<'a> {
     object: Object<'a>,
@@ -133,7 +134,7 @@ impl<'a> PlacedObject<'a> {
         }
     }
 
-    /// A value, unless it is null.
+    /// Returns the value of a key; `None` if the key is missing or its value is null.
     fn get(&self, key: &str) -> Option<Node<'a>> {
         self.object.get(key.as_bytes()).filter(|value| !matches!(value.get(), Value::Null))
     }
@@ -146,7 +147,7 @@ impl<'a> PlacedObject<'a> {
         }
     }
 
-    /// A string that is a key of an index.
+    /// Returns a string that is a key of an index. Errors: 22023 if the string is missing, empty or too long.
     fn key(&self, key: &str) -> Result<&'a [u8], Error> {
         let string = self.string(key)?.ok_or_else(|| self.place.fault(key, "is missing"))?;
         match string.len() {
@@ -156,7 +157,7 @@ impl<'a> PlacedObject<'a> {
         }
     }
 
-    /// A string that is as short as an id; `None` where it is empty.
+    /// Returns a string; `None` if it is missing or empty. Errors: 22023 if the string is longer than an id may be.
     fn short_string(&self, key: &str) -> Result<Option<&'a [u8]>, Error> {
         match self.string(key)?.filter(|string| !string.is_empty()) {
             Some(string) if string.len() > MOST_KEY_BYTES => Err(self.place.fault(key, bounds::too_long())),
@@ -188,7 +189,8 @@ impl<'a> PlacedObject<'a> {
         }
     }
 
-    /// A number without a fraction, however it is spelled (`1`, `1.0`, `1e0`). A number out of range becomes the nearest in range.
+    /// Returns a number without a fraction, however it is spelled (`1`, `1.0`, `1e0`); `None` if it is missing. A number out of the range
+    /// of `i32` becomes the nearest number in the range.
     fn integer(&self, key: &str) -> Result<Option<i32>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let fault = || self.place.fault(key, "must be an integer");
@@ -208,7 +210,7 @@ impl<'a> PlacedObject<'a> {
         }
     }
 
-    /// The space that a value names; `None` for a value that is not a string.
+    /// Returns the space that a value names; `None` if the value is not a string.
     fn space(&self, value: Option<Node<'a>>) -> Result<Option<&'a [u8]>, Error> {
         let Some(Value::String(space)) = value.map(Node::get) else { return Ok(None) };
         match bounds::fault_of_space(space) {
@@ -219,7 +221,8 @@ impl<'a> PlacedObject<'a> {
 }
 
 impl<'a> Changeset<'a> {
-    /// Reads a changeset. What is made of it goes into `memory`. Errors: 22023 with the place and key of the first fault.
+    /// Parses a changeset. JSON that is built for the log goes into `memory`. Errors: 22023 with the place and the key of the first fault.
+    /// If the changeset is not atomic, faults of single changes go to `rejected` instead.
     pub fn parse(value: Node<'a>, memory: Memory<'a>) -> Result<Changeset<'a>, Error> {
         let set = PlacedObject::new(value, Place::Changeset)?;
         let version = set.schema_version(1)?;
@@ -263,19 +266,19 @@ impl<'a> Changeset<'a> {
     }
 }
 
-/// What a change says of itself, for a device that is told that it was rejected.
+/// The ids by which a device can find a change that was rejected. Each is `None` if the change does not have it as a string.
 #[derive(Clone, Copy, Default)]
 pub struct NamedRecord<'a> {
     /// The `eventId`.
     pub event: Option<&'a [u8]>,
-    /// The table.
+    /// The table of the record.
     pub table: Option<&'a [u8]>,
     /// The id of the record.
     pub record: Option<&'a [u8]>,
 }
 
 impl<'a> NamedRecord<'a> {
-    /// What a malformed change says of itself.
+    /// Takes the ids from a change that is malformed.
     fn of_malformed(change: Node<'a>) -> NamedRecord<'a> {
         let text = |key: &[u8]| change.object()?.get(key).and_then(Node::text);
         NamedRecord { event: text(b"eventId"), table: text(b"table"), record: text(b"id") }
@@ -283,12 +286,12 @@ impl<'a> NamedRecord<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// What it says of itself.
+    /// Returns the ids by which the device can find the change.
     pub fn named(&self) -> NamedRecord<'a> {
         NamedRecord { event: self.event, table: Some(self.table), record: Some(self.record) }
     }
 
-    /// The record that it changes.
+    /// Returns the table and the id of the record.
     pub fn key(&self) -> RecordKey<'a> {
         (self.table, self.record)
     }
@@ -372,7 +375,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// When a field of an update was written. Older clients write `updatedAt`.
+/// Returns the time at which a field of an update was written. Older clients write `updatedAt` in the place of `at`.
 fn field_time<'a>(field: &PlacedObject<'a>) -> Result<Option<DeviceTime<'a>>, Error> {
     match field.time("at")? {
         None => field.time("updatedAt"),
@@ -380,12 +383,12 @@ fn field_time<'a>(field: &PlacedObject<'a>) -> Result<Option<DeviceTime<'a>>, Er
     }
 }
 
-/// The earliest of some times.
+/// Returns the earliest of some times.
 fn min<'a>(times: impl IntoIterator<Item = Option<DeviceTime<'a>>>) -> Option<DeviceTime<'a>> {
     times.into_iter().flatten().min_by_key(|time| (time.time, time.text))
 }
 
-/// `{name: text}`
+/// Makes the object `{name: text}`.
 fn object_of<'m>(name: &str, text: &[u8], memory: Memory<'m>) -> Jsonb<'m> {
     let mut object = Builder::new(memory);
     object.add(jsonb::string(name.as_bytes()), jsonb::string(text));
@@ -394,9 +397,9 @@ fn object_of<'m>(name: &str, text: &[u8], memory: Memory<'m>) -> Jsonb<'m> {
 
 /// Derives the times that changes do not name, for changes that are recorded at `now`. Returns one element for each change.
 ///
-/// A write without a time would count as made now. It was made before the changes that follow it in the same push: a later change of
-/// the record, made offline, must not lose against it. So it gets the earliest of the times that the later changes of the record name,
-/// where that time is in the past. (Writes of equal times have the order of the log.)
+/// A write without a time would count as made at `now`, and would win over later changes of the same push that the device made offline.
+/// Therefore it gets the earliest time that the later changes to the same record name, if that time is in the past. (Of writes with equal
+/// times, the one that is later in the log wins.)
 pub fn derive_times<'m>(changes: &[&Change<'_>], now: Time, memory: Memory<'m>) -> Vec<DerivedTimes<'m>> {
     let mut derived = vec![DerivedTimes::default(); changes.len()];
     if changes.len() < 2 || changes.iter().all(|change| matches!(change.untimed, UntimedWrites::None)) {

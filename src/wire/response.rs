@@ -21,40 +21,40 @@ use mana_sync_cursor::page::{Reading, Rows, Taken};
 use mana_sync_merge::change::{Change, INSERT_TIME_KEY, Op};
 use mana_sync_merge::time::Time;
 
-/// A response that is being written. It is not longer than a page may be.
+/// A response that is being written. Its items end where a page must end.
 pub struct Response<'m> {
     json: JsonText<'m>,
-    /// What follows the items.
+    /// The JSON text that follows the items.
     end_of_items: &'static str,
-    /// The most bytes of text that it may have, unless the first item has more.
+    /// The number of bytes of text that the response may have. The first item is written even if it is larger.
     most: usize,
-    /// How many changes or records it has.
+    /// The number of changes or records that the response has so far.
     items: usize,
 }
 
-/// What follows the items of a response.
+/// The values that follow the items of a response.
 pub struct End<'e> {
-    /// The cursor from which the reader goes on.
+    /// The cursor from which the reader's next pull begins.
     pub synced_until: &'e str,
     /// Whether there may be more changes now.
     pub more: bool,
-    /// The spaces of the reader, where they are told.
+    /// The spaces of the reader; `None` if the response does not list them.
     pub spaces: Option<&'e [&'e [u8]]>,
-    /// The changes of the reader that were not recorded, where they are told.
+    /// The pushed changes that were not recorded; `None` if the response does not list them.
     pub rejected: Option<&'e [Rejected<'e>]>,
-    /// Whether the reader holds changes that are not in the log.
+    /// Whether the reader holds changes that are not in the log (the key `beginAgain`).
     pub begin_again: bool,
-    /// Whether the reader has to begin again, and was not answered.
+    /// Whether the reader has to begin again, so that the response has no items (the key `resyncRequired`).
     pub resync_required: bool,
 }
 
 impl<'m> Response<'m> {
-    /// A response without changes yet.
+    /// Begins a response that will have changes.
     pub fn of_changes(memory: Memory<'m>) -> Response<'m> {
         Response::new("{\"serverChanges\":[", "],\"conflicts\":[]", memory)
     }
 
-    /// A response without records yet.
+    /// Begins a response that will have records.
     pub fn of_records(memory: Memory<'m>) -> Response<'m> {
         Response::new("{\"serverChanges\":[],\"conflicts\":[],\"records\":[", "]", memory)
     }
@@ -65,7 +65,7 @@ impl<'m> Response<'m> {
         Response { json, end_of_items, most: settings::max_page_bytes(), items: 0 }
     }
 
-    /// The response as a `json`.
+    /// Ends the response, and returns it as a value of type `json`.
     pub fn finish(mut self, end: &End<'_>) -> Datum<'m> {
         let json = &mut self.json;
         json.raw(self.end_of_items);
@@ -87,7 +87,7 @@ impl<'m> Response<'m> {
         self.json.finish()
     }
 
-    /// Adds an item, or returns false where there is no room for it.
+    /// Adds an item. Returns false, and adds nothing, if there is no room for the item.
     fn add(&mut self, write: impl FnOnce(&mut JsonText<'m>)) -> bool {
         let before = self.json.length();
         if self.items > 0 {
@@ -157,14 +157,14 @@ fn write_change(json: &mut JsonText<'_>, row: &LogRow<'_>, position: Position) -
     Ok(())
 }
 
-/// When the server recorded a change. Writes without a time of the device have this one.
+/// The time at which the server recorded a change. Writes without a time of the device count as made at this time.
 struct ServerTime {
     time: Time,
     text: String,
 }
 
 impl ServerTime {
-    /// Writes a time, in the device's spelling if there is one.
+    /// Writes a time as JSON, in the device's spelling if there is one.
     fn write(&self, json: &mut JsonText<'_>, time: Time, device_time: Option<&[u8]>) {
         match device_time {
             Some(text) => json.string(text),
@@ -174,7 +174,8 @@ impl ServerTime {
     }
 }
 
-/// Writes what a change did, and when: each time is the one that counts.
+/// Writes the values of a change, and their times. Each time is the one that counts in merging, which need not be the
+/// one that the device sent.
 fn write_values(
     json: &mut JsonText<'_>,
     change: &Change<Object<'_>>,
@@ -266,32 +267,33 @@ fn write_record(json: &mut JsonText<'_>, record: &PageRecord<'_>) {
     json.raw("}");
 }
 
-/// A change of a push that was not recorded, and why.
+/// A change of a push that was not recorded, and the reason.
 #[derive(Clone)]
 pub struct Rejected<'a> {
     /// The place of the change in the changeset, from 0.
     pub index: usize,
-    /// What the change says of itself.
+    /// The ids by which the device can find the change.
     named: NamedRecord<'a>,
-    /// The SQLSTATE.
+    /// The SQLSTATE of the error.
     code: SqlState,
-    /// The message.
+    /// The message of the error.
     message: String,
 }
 
 impl<'a> Rejected<'a> {
-    /// A change that the extension refuses.
+    /// Makes the entry for a change that the extension refuses.
     pub fn new(index: usize, named: &NamedRecord<'a>, error: &Error) -> Rejected<'a> {
         Rejected { index, named: *named, code: error.sql_state(), message: legible(error.to_string()) }
     }
 
-    /// A change that a trigger, a constraint or a policy of the application refuses.
+    /// Makes the entry for a change that a trigger, a constraint or a policy of the application refuses.
     pub fn by_application(index: usize, named: &NamedRecord<'a>, failure: Failure) -> Rejected<'a> {
         Rejected { index, named: *named, code: failure.code, message: legible(failure.message) }
     }
 }
 
-/// The message, with `?` for the characters that the encoding of the database may not have.
+/// Returns the message in a form that the encoding of the database can store: unless it is UTF-8, characters that are
+/// not ASCII become `?`.
 fn legible(message: String) -> String {
     match server::is_utf8() {
         true => message,
@@ -299,7 +301,7 @@ fn legible(message: String) -> String {
     }
 }
 
-/// Writes the changes that were not recorded as an array.
+/// Writes an array of the changes that were not recorded.
 pub fn write_rejected(json: &mut JsonText<'_>, rejected: &[Rejected<'_>]) {
     let mut separator = "[";
     for change in rejected {

@@ -30,7 +30,7 @@ const LSN: Lsn = Lsn(0x12_3456_7890);
 const USER: &[u8] = b"0190b3f2-7c1e-7a55-9d0c-5b7f0f6e2a11";
 const MANY: usize = 1000;
 
-/// Ids as long as UUIDs.
+/// Makes ids that are as long as UUIDs.
 fn ids(count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|i| format!("0190b3f2-7c1e-7a55-9d0c-{i:012x}").into_bytes()).collect()
 }
@@ -58,7 +58,7 @@ fn cursor(spaces: &[Vec<u8>]) -> Cursor {
     }
 }
 
-/// Bytes per second are those of the text.
+/// Encodes a cursor. The bytes per second are those of the text.
 #[divan::bench(args = [3, MANY])]
 fn cursor_to_text(bencher: Bencher<'_, '_>, spaces: usize) {
     let cursor = cursor(&ids(spaces));
@@ -114,13 +114,14 @@ impl Purges for NoPurges {
     }
 }
 
-/// A log of `count` rounds and `parts` streams. In each round, each stream gets one row, from a transaction of its own.
+/// A log with `parts` streams. It has `count` rounds; in each round, each stream gets one row, from a transaction of
+/// its own.
 struct Rounds {
     count: u64,
     parts: u64,
 }
 
-/// The transaction of the first row.
+/// The id of the transaction of the first row.
 const FIRST_XACT: u64 = 1000;
 
 impl Source for Rounds {
@@ -149,7 +150,7 @@ impl Source for Rounds {
     }
 }
 
-/// A request for a page of these spaces.
+/// Makes a request for a page with these spaces.
 fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
     Request {
         user: USER,
@@ -164,15 +165,15 @@ fn request<'a>(spaces: &'a [&'a [u8]], page_size: usize) -> Request<'a> {
     }
 }
 
-/// A pull hashes the spaces of its scope to compare them with the spaces of the cursor.
+/// Hashes the spaces of a scope, as a pull does to compare them with the spaces of the cursor.
 #[divan::bench]
 fn hashes_of_1000_spaces(bencher: Bencher<'_, '_>) {
     let ids = ids(MANY);
     bencher.bench_local(|| black_box(&ids).iter().map(|id| SECRET.space(id)).collect::<Vec<KeyedHash>>());
 }
 
-/// A pull that finds nothing new. It looks for the spaces of the scope in the cursor, and hashes them for the next
-/// cursor.
+/// Makes a page that finds nothing new. It looks for the spaces of the scope in the cursor, and hashes them for the
+/// next cursor.
 #[divan::bench]
 fn empty_page_1000_spaces(bencher: Bencher<'_, '_>) {
     let (ids, server) = (ids(MANY), server());
@@ -187,7 +188,7 @@ fn empty_page_1000_spaces(bencher: Bencher<'_, '_>) {
     });
 }
 
-/// A page of 5,000 rows of a first sync, from 100 spaces and the reader's own rows.
+/// Reads a page of 5,000 rows of a first sync, from 100 spaces and the reader's own rows.
 #[divan::bench]
 fn page_of_100_spaces(bencher: Bencher<'_, '_>) {
     let (ids, server) = (ids(100), server());

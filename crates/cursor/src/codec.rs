@@ -15,24 +15,24 @@
 //! and the checksum have eight digits each. The digits are the 64 characters that a URL need not escape,
 //! in the order of their bytes, so that a greater number is a greater text.
 //!
-//! `order` is [`Coverage::order`]. Each `delta` is the distance of an open transaction from the one before it. If two
-//! coverages have an equal `xmax`, some transaction is open in the earlier one and has ended in the later one. The text
-//! of the later one does not name this transaction. So at the first difference, the text of the later one has a greater
-//! `delta`, or the end mark `~`, which sorts after every digit.
+//! `order` is [`Coverage::order`]. Each `delta` is the distance of an open transaction from the one before it. If two coverages have an
+//! equal `xmax`, some transaction is open in the earlier coverage and has ended in the later one. The text of the later coverage does not
+//! name this transaction. So at the first difference, the text of the later coverage has a greater `delta`, or the end mark `~`, which
+//! sorts after every digit.
 //!
 //! Most transactions that are open in the target of a walk were open in its start too. So the target
 //! begins with digits that have a bit for each open transaction of `coverage`, in order. The bit is set if
 //! that transaction is open in the target. The deltas of the target name only the others.
 //!
-//! If the open transactions of a coverage take more than their share of [`MAX_LENGTH`], the coverage is cut
-//! ([`Snapshot::cut`]) before the first open transaction that has no room. Where a later coverage lacks an open
-//! transaction of an earlier one, one `delta` replaces two, and takes no more room than the two. So the later coverage
-//! is not cut at a smaller id, and its text is not smaller.
+//! If the open transactions of a coverage take more than their share of [`MAX_LENGTH`], the coverage is cut ([`Snapshot::cut`]) before the
+//! first open transaction that has no room. If an open transaction of an earlier coverage has ended in a later one, the later text has one
+//! `delta` in the place of two, which takes no more room than the two. So the later coverage is not cut at a smaller id, and its text is
+//! not smaller.
 //!
-//! A cursor sorts after the timestamps of the last century and before the timestamps of this one: `1a` sorts after
-//! `19`, and timestamps of the years 2000 to 2999 begin with `2`. A device that has never synced sends
-//! `1970-01-01T00:00:00.000Z`. Some devices send the smallest of their cursors and the time now, and this must be a
-//! cursor if they have one. The text of a walk begins like the text of its start, and sorts with it.
+//! A cursor sorts after the timestamps of the last century and before the timestamps of this one: `1a` sorts after `19`, and timestamps of
+//! the years 2000 to 2999 begin with `2`. The order matters, because some devices keep a cursor and timestamps, and send the smallest of
+//! their cursors and the current time: if the device has a cursor, it must send the cursor. A device that has never synced sends
+//! `1970-01-01T00:00:00.000Z`. The text of a walk begins like the text of its start, and sorts with it.
 
 use crate::Position;
 use crate::cursor::{Cursor, Walk};
@@ -61,13 +61,13 @@ const END: u8 = b'-';
 const MORE: u8 = b'.';
 const HASH_DIGITS: usize = 8;
 
-/// The length above which a cursor gives up precision about open transactions.
+/// The length in bytes above which a cursor leaves out open transactions, so that its reader gets some rows again.
 pub const MAX_LENGTH: usize = 6000;
-/// The room for everything in a cursor that is neither a space nor an open transaction.
+/// The number of bytes kept for everything in a cursor that is neither a space nor an open transaction.
 const ROOM_FOR_REST: usize = 300;
-/// The room that open transactions always have, however many spaces there are. About 1,000 open transactions fit.
+/// The number of bytes that open transactions always have, however many spaces there are. About 1,000 open transactions fit.
 const LEAST_FOR_OPEN: usize = 2000;
-/// The room that is kept for transactions that are open only in the target of a walk.
+/// The number of bytes kept for transactions that are open in the target of a walk but not in its start.
 const LEAST_FOR_TARGET: usize = 500;
 /// The greatest number of open transactions in a text. No server has more. A text that names more was made to cost the
 /// server time and memory.
@@ -85,12 +85,12 @@ pub enum DecodeError {
     /// The text was cut, extended or changed.
     #[error("its checksum does not match: it was cut or changed")]
     Checksum,
-    /// The text is intact and of another version.
+    /// The text is intact, but of a version that this server does not know.
     #[error("it is of a version that this server does not know")]
     Version,
 }
 
-/// Whether a text was meant to be a cursor: it begins like one.
+/// Whether a text was meant to be a cursor: it begins like a cursor of some version.
 pub fn looks_like_cursor(text: &[u8]) -> bool {
     text.strip_prefix(FAMILY.as_bytes()).and_then(|rest| rest.first()).is_some_and(u8::is_ascii_digit)
 }
@@ -467,7 +467,7 @@ mod tests {
         )
     }
 
-    /// A position, each part of which is as often small as large.
+    /// Generates a position. Each part of it is as often small as large.
     fn position() -> impl Strategy<Value = Position> {
         (any::<(u32, u64)>(), 0..i64::MAX, 0u32..32, 0u32..64, 0u32..63)
             .prop_map(|((epoch, xact), seq, a, b, c)| Position::new(epoch >> a, xact >> b, seq >> c))
@@ -545,7 +545,7 @@ mod tests {
         }
     }
 
-    /// Devices hold cursors that earlier builds issued, so the text form must not change.
+    /// The text form must not change, because devices hold cursors that earlier builds issued.
     #[test]
     fn the_text_stays_what_it_is() {
         let coverage = |number, xmax, partial| Coverage {
@@ -603,7 +603,7 @@ mod tests {
     }
 
     proptest! {
-        /// Transactions of a server begin and end. A text has no room for all that are open.
+        /// The snapshots are those of a server whose transactions begin and end. A text has no room for all open transactions.
         #[test]
         fn text_order_is_age_order_where_states_are_cut(
             steps in prop::collection::vec(prop_oneof![(1u64..5000).prop_map(Ok), any::<prop::sample::Index>().prop_map(Err)], 1..80),
@@ -666,7 +666,7 @@ mod tests {
         assert!(cursor(1000, vec![]).to_text().len() < 8300);
     }
 
-    /// A cursor gives up precision about open transactions, and never about spaces.
+    /// A cursor that has too little room leaves out open transactions, but never spaces.
     #[test]
     fn two_states_that_fill_their_room_fit() {
         let open: Vec<u64> = (0..20_000).map(|i| 3_000_000_000 + 7 * i).collect();
@@ -716,8 +716,8 @@ mod tests {
         }
     }
 
-    /// Some devices send the smallest of their cursors and the time now. If a cursor were greater than the time now, they
-    /// would always send the time, and skip what they had not pulled.
+    /// Some devices send the smallest of their cursors and the current time. If a cursor were greater than the current time, they would
+    /// always send the time, and skip what they had not pulled.
     #[test]
     fn a_cursor_sorts_between_the_beginning_of_time_and_this_century() {
         let cursor = Cursor::default().to_text();

@@ -9,7 +9,7 @@ use crate::id::{EpochNumber, KeyedHash, PurgeMark, TransactionId};
 pub struct Cursor {
     /// The hash of the reader to whom the cursor was issued: a user in an app.
     pub reader: KeyedHash,
-    /// The coverage that the reader has been given in full. It is `None` at the beginning.
+    /// The coverage that the reader has been given in full; `None` at the beginning of the log.
     pub coverage: Option<Coverage>,
     /// The hashes of the spaces for which `coverage` is valid, ascending.
     pub spaces: Vec<KeyedHash>,
@@ -19,28 +19,29 @@ pub struct Cursor {
     pub walk: Option<Walk>,
 }
 
-/// A walk over several pages. Its target is fixed, so that its pages fit together whatever commits meanwhile.
+/// A walk over several pages. Its target is fixed: whatever commits meanwhile, the pages together give exactly the rows of the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Walk {
     /// The coverage that the reader has at the end of the walk.
     pub target: Coverage,
     /// The position of the last row that was delivered.
     pub last: Position,
-    /// The hashes of the spaces that this walk reads from the beginning, ascending.
+    /// The hashes of the spaces that joined: this walk reads them from the beginning of the log. Ascending.
     pub joined: Vec<KeyedHash>,
-    /// The hashes of the spaces in [`Cursor::spaces`] that the reader left during the walk, ascending. The end of the
-    /// walk does not cover them.
+    /// The hashes of the spaces in [`Cursor::spaces`] that the reader left during the walk, ascending. The cursor at the end of the walk
+    /// does not name them any more.
     pub left: Vec<KeyedHash>,
-    /// The hash of the table to which the walk is limited.
+    /// The hash of the filter of the walk ([`crate::hash::Secret::filter`]): the table to which the walk is limited, and the client whose
+    /// rows do not count.
     pub table: KeyedHash,
-    /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01.
+    /// The walk has only rows with `created_at` after this time, in microseconds from 2000-01-01; `None` for all rows.
     pub created_after: Option<i64>,
     /// Whether the pages of the walk show records, and not changes.
     pub as_records: bool,
-    /// Whether the reader may have held records, when the walk began, of what the walk reads from the beginning: of the
-    /// whole log, or of the spaces that joined.
+    /// Whether the reader, when the walk began, may have held records of what the walk reads from the beginning: of the whole log, or of
+    /// the spaces that joined.
     pub may_hold_records: bool,
-    /// Whether a page of the walk was read with a coverage that this cursor had no room for. Its rows cannot be told from those
+    /// Whether a page of the walk was read with a coverage that this cursor had no room for. The rows of that page cannot be told from rows
     /// that were covered before the walk.
     pub base_is_cut: bool,
 }

@@ -31,13 +31,12 @@ pub struct NewHistory {
 
 /// A set of rows of the whole log, as a cursor names it.
 ///
-/// The set has the rows of `epoch` that `snapshot` sees. It also has all rows of earlier epochs, except
-/// those of transactions that `snapshot` names as in progress: a prepared transaction outlives a failover.
+/// The set has the rows of `epoch` that `snapshot` sees. It also has all rows of earlier epochs, except those of transactions that
+/// `snapshot` names as in progress. (A prepared transaction of an earlier epoch can still commit after a failover.)
 ///
-/// Where `new_history` is set, `epoch` is the last epoch that was written before that history began. Then
-/// `epoch` counts as an earlier epoch, and `snapshot` was taken on `new_history`. The snapshot tells which
-/// transactions were in progress. It tells nothing about an epoch that is opened on that history later,
-/// because two servers may continue from the same point independently.
+/// If `new_history` is set, `epoch` is the last epoch that was written before `new_history` began. Then `epoch` counts as an earlier epoch,
+/// and `snapshot` was taken on `new_history`. The snapshot tells which transactions were in progress. It tells nothing about an epoch that
+/// is opened on `new_history` later, because two servers may continue from the same point independently.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Coverage {
     /// The latest epoch with covered rows.
@@ -45,16 +44,16 @@ pub struct Coverage {
     /// The history of `snapshot`, if that history began after `epoch` and has no epoch yet. It is `None` if the
     /// snapshot was taken in `epoch`.
     pub new_history: Option<NewHistory>,
-    /// The covered transactions of the latest history.
+    /// The transactions whose rows are covered, in the history that `snapshot` was taken on.
     pub snapshot: Snapshot,
-    /// A position in the write-ahead log of that history. A server that has replayed up to here sees every
-    /// transaction that `snapshot` sees as ended.
+    /// A position in the write-ahead log of the history of `snapshot`. A server that has replayed up to here sees every transaction that
+    /// `snapshot` sees as ended.
     pub lsn: Lsn,
 }
 
 impl Coverage {
-    /// A number that orders the coverages of one log by age. The new history that follows an epoch comes between this
-    /// epoch and the next.
+    /// A number that orders the coverages of one log by age. A coverage with a `new_history` comes after those of its `epoch`, and before
+    /// those of the next epoch.
     pub fn order(&self) -> u64 {
         2 * u64::from(self.epoch.number.0) + u64::from(self.new_history.is_some())
     }
@@ -71,12 +70,12 @@ pub struct KnownEpoch {
     pub system: SystemId,
     /// The history on which the epoch was opened.
     pub history: HistoryId,
-    /// Where that history left the one before it, in the write-ahead log.
+    /// The position in the write-ahead log at which the history of the epoch branched off from the history before it.
     pub began_at: Lsn,
     /// A transaction id that had not been given out when the epoch was opened. Rows of earlier epochs of the
     /// same system have smaller ids.
     pub next_xact: TransactionId,
-    /// When the transaction that opened the epoch began, in microseconds from 2000-01-01. No row of the epoch is older.
+    /// The time at which the transaction that opened the epoch began, in microseconds from 2000-01-01. No row of the epoch is older.
     pub opened_at: i64,
 }
 
@@ -89,7 +88,7 @@ pub struct History {
     pub timeline: Timeline,
     /// The identity of the history.
     pub id: HistoryId,
-    /// Where the history left the one before it, in the write-ahead log.
+    /// The position in the write-ahead log at which the history branched off from the one before it.
     pub began_at: Lsn,
 }
 
@@ -111,7 +110,7 @@ impl WriteEpoch {
     }
 }
 
-/// What a server knows when it answers a pull.
+/// What a server knows about epochs and its own history when it answers a pull.
 #[derive(Clone, Debug)]
 pub struct Server {
     epochs: Vec<KnownEpoch>,
@@ -126,7 +125,7 @@ pub struct Server {
 pub struct LocalCoverage {
     /// The coverage.
     pub coverage: Coverage,
-    /// The earlier epochs of the system on which the snapshot was taken.
+    /// The epochs earlier than the epoch of the coverage, of the system on which its snapshot was taken.
     pub earlier: Vec<EarlierEpoch>,
     /// The numbers of all epochs that the server knows, ascending.
     pub epochs: Vec<EpochNumber>,
@@ -149,7 +148,7 @@ pub struct EarlierEpoch {
     pub same_history: bool,
 }
 
-/// The relation of an epoch to the epoch of a snapshot. It decides which rows of the first epoch are covered.
+/// The relation of an epoch to the epoch of a snapshot. It decides which rows of the epoch are covered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochRelation {
     /// The epoch is later. None of its rows is covered.
@@ -191,7 +190,7 @@ impl Server {
         Server { epochs, history, in_recovery, next_xact, replayed }
     }
 
-    /// The time when the log began, in microseconds from 2000-01-01. No row of the log is older.
+    /// The time when the log began, in microseconds from 2000-01-01; `None` if the log has no epoch. No row of the log is older.
     pub(crate) fn log_began_at(&self) -> Option<i64> {
         self.epochs.iter().map(|known| known.opened_at).min()
     }
@@ -221,7 +220,7 @@ impl Server {
             .min_by_key(|known| known.epoch)
     }
 
-    /// The latest epoch. If several epochs have its number, the one with the least fingerprint.
+    /// The latest epoch: of the epochs with the greatest number, the one with the least fingerprint.
     fn latest(&self) -> Option<Epoch> {
         let number = self.epochs.iter().map(|known| known.epoch.number).max()?;
         let latest = self.epochs.iter().filter(|known| known.epoch.number == number);
@@ -234,10 +233,10 @@ impl Server {
 
     /// The epoch of a row that is written on this server.
     ///
-    /// The number of a new epoch is the latest number that the server sees, plus the server's timeline. A prepared
-    /// transaction may open an epoch before a failover and commit after it. The promoted server does not see that
-    /// epoch, and opens its own from the same latest number. The timeline of the promoted server is greater. So the
-    /// epoch that appears late has the smaller number, and does not become the latest.
+    /// The number of a new epoch is the latest number that the server sees, plus the server's timeline. The reason is that a prepared
+    /// transaction may open an epoch before a failover and commit after it. Until then, the promoted server does not see that epoch, and
+    /// opens its own from the same latest number. The timeline of the promoted server is greater. So the epoch of the prepared transaction
+    /// has the smaller number, and does not become the latest.
     pub fn write_epoch(&self) -> WriteEpoch {
         match self.current() {
             Some(known) => WriteEpoch::Current(known.epoch.number),
@@ -250,8 +249,8 @@ impl Server {
         EpochNumber(number.0.saturating_add(self.history.timeline.0))
     }
 
-    /// The coverage of a snapshot of this server. There is none while the log has no epoch; such a log has no rows.
-    /// `lsn` is a position that was read after the snapshot.
+    /// The coverage of a snapshot of this server; `None` if the log has no epoch, and therefore no rows. `lsn` is a position that was read
+    /// after the snapshot.
     pub fn local_coverage(&self, snapshot: Snapshot, lsn: Lsn) -> Option<LocalCoverage> {
         let coverage = match self.current() {
             Some(known) => Coverage { epoch: known.epoch, new_history: None, snapshot, lsn },
@@ -301,10 +300,11 @@ impl Server {
         Resolution::Shared(self.localize(coverage.clone()))
     }
 
-    /// Whether this server may lack rows that a coverage names, although it shares the history: the server, or one before it, was
-    /// promoted from a point before the coverage was taken.
+    /// Whether this server may lack rows that `coverage` covers, although it shares the history of the coverage. That is the case if this
+    /// server, or one that it continues, was promoted at a position in the write-ahead log before the position of the coverage.
     ///
-    /// The coverage may have been taken after that point without naming a row after it. It cannot be told from one that does.
+    /// The result is also true if the coverage was taken after the point of promotion but covers no row that was written after that point,
+    /// because the server cannot tell the two cases apart.
     pub fn may_lack_rows(&self, coverage: &Coverage) -> bool {
         let issuer = self.known(coverage.epoch);
         let taken_on = coverage.new_history.map(|new| new.history).or(issuer.map(|known| known.history));
@@ -388,10 +388,10 @@ impl LocalCoverage {
         }
     }
 
-    /// The bound below which a cursor has to name every open transaction.
+    /// The exclusive bound below which a cursor has to name every open transaction.
     ///
-    /// In an earlier epoch, each transaction that the snapshot does not name counts as ended. A transaction
-    /// below the bound may have written to an earlier epoch.
+    /// An open transaction below the bound may have written to an earlier epoch. There, each transaction that the snapshot does not name
+    /// counts as ended. So if a cursor left out the transaction, its rows would count as covered.
     pub fn must_name_below(&self) -> TransactionId {
         match self.coverage.new_history.is_some() || self.earlier.iter().any(|earlier| earlier.same_history) {
             true => TransactionId::MAX,
@@ -405,14 +405,14 @@ impl LocalCoverage {
         position.seq <= self.covered_seq(position.epoch, position.xact)
     }
 
-    /// Whether all rows that `other` covers are covered here. Both coverages are of the same server.
+    /// Whether this coverage covers all rows that `other` covers. Both coverages are of the same server.
     ///
-    /// A later coverage of the log contains every earlier one. The earlier one may cover rows of a transaction that is
-    /// open in the later one. The reader got those rows on a history that this server does not share, so they do not
-    /// count.
+    /// A coverage with a greater [`Coverage::order`] contains every coverage with a smaller one. The one with the smaller order may cover
+    /// rows of a transaction that is open in the other. The reader got those rows on a history that this server does not share, so they do
+    /// not count.
     ///
-    /// The snapshot of a standby names open subtransactions. The snapshot of its primary does not name them. So on a
-    /// standby the position in the write-ahead log decides too.
+    /// The snapshot of a standby names open subtransactions, and the snapshot of its primary does not. So a standby also compares positions
+    /// in the write-ahead log.
     pub fn contains(&self, other: &LocalCoverage) -> bool {
         match other.coverage.order().cmp(&self.coverage.order()) {
             Ordering::Less => true,
@@ -429,7 +429,7 @@ impl LocalCoverage {
         }
     }
 
-    /// The rows that either coverage has. Both coverages are of the same server.
+    /// The coverage of all rows that either of the two coverages covers. Both coverages are of the same server.
     pub fn union(&self, other: &LocalCoverage) -> LocalCoverage {
         match other.coverage.order().cmp(&self.coverage.order()) {
             Ordering::Less => self.clone(),

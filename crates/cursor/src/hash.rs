@@ -31,7 +31,7 @@ impl Secret {
         self.hash(b'r', &[user, app])
     }
 
-    /// The hash of the table to which a walk is limited. A walk over all tables has a hash too.
+    /// The hash of the table to which a walk is limited. `None` stands for all tables, which have a hash too.
     pub fn table(&self, name: Option<&[u8]>) -> KeyedHash {
         match name {
             Some(name) => self.hash(b't', &[name]),
@@ -39,7 +39,7 @@ impl Secret {
         }
     }
 
-    /// The hash of the filter of a walk: its table, and the client whose rows do not count.
+    /// The hash of the filter of a walk: the table to which the walk is limited, and the client whose rows do not count.
     pub fn filter(&self, table: Option<&[u8]>, excluded_client: Option<&[u8]>) -> KeyedHash {
         let table = self.table(table);
         match excluded_client {
@@ -48,8 +48,8 @@ impl Secret {
         }
     }
 
-    /// The hash that names the wake-up channel of a user or space. It has 128 bits, so that nobody can guess the name
-    /// of a channel.
+    /// The hash that names the wake-up channel of a user or space; `kind` tells the kinds of channels apart. The hash has 128 bits, so that
+    /// nobody can guess the name of a channel.
     pub fn channel(&self, kind: u8, id: &[u8]) -> u128 {
         let mut hasher = siphasher::sip128::SipHasher24::new_with_key(&self.0);
         hasher.write_u8(kind);
@@ -62,18 +62,18 @@ impl Secret {
     }
 }
 
-/// The identity of a history of transaction ids. It is made from the place where the history began: a timeline that
-/// left its parent at `switched_at`. It is no secret, so the key is fixed.
+/// The identity of a history of transaction ids: a hash of the place where the history began. The timeline left its parent at
+/// `switched_at`. The identity is no secret, so the key of the hash is fixed.
 pub fn history_id(system: SystemId, database: u32, timeline: Timeline, switched_at: Lsn) -> HistoryId {
     let parts: [&[u8]; 4] =
         [&system.0.to_be_bytes(), &database.to_be_bytes(), &timeline.0.to_be_bytes(), &switched_at.0.to_be_bytes()];
     HistoryId(keyed(b"mana_sync.histor", b'h', &parts).0)
 }
 
-/// The fingerprint and the secret of an epoch.
+/// Makes the fingerprint and the secret of an epoch.
 ///
-/// Equal arguments give equal results, so that writers which open an epoch at the same time agree. Nobody can
-/// guess the results without `nonce`, whose first half is the key.
+/// Equal arguments give equal results, so that writers which open an epoch at the same time add equal rows. Nobody can guess the results
+/// without `nonce`, the first half of which is the key.
 pub fn identity(nonce: &[u8; 32], history: HistoryId, number: EpochNumber, run: &[u8]) -> (Fingerprint, Secret) {
     let (key, rest) = nonce.split_at(SECRET_LENGTH);
     let mut secret_key = [0; SECRET_LENGTH];

@@ -1,6 +1,6 @@
 //! Newtypes for the numbers that the crate works with, so that no two kinds can be mixed up.
 //!
-//! Each wraps one integer and has its layout: the types cost nothing at run time.
+//! Each type wraps one integer and has the memory layout of that integer, so the types cost nothing at run time.
 
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
@@ -56,12 +56,13 @@ number! {
 }
 
 number! {
-    /// A 48-bit hash with a secret key, which stands for a space, a reader or a table in a cursor.
+    /// A 48-bit hash with a secret key. In a cursor, such hashes stand for spaces, the reader, and the filter of a
+    /// walk.
     KeyedHash(u64)
 }
 
 number! {
-    /// A number that each purge of deletes changes. It is 0 before the first purge.
+    /// The random mark of the latest purge of deletes; 0 before the first purge.
     PurgeMark(u64)
 }
 
@@ -79,7 +80,7 @@ impl Lsn {
     /// No position, PostgreSQL's `InvalidXLogRecPtr`.
     pub const INVALID: Lsn = Lsn(0);
 
-    /// Whether this is a position.
+    /// Whether this is a valid position, and not [`Lsn::INVALID`].
     pub fn is_valid(self) -> bool {
         self != Lsn::INVALID
     }

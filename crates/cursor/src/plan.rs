@@ -1,6 +1,8 @@
-//! The plan of a walk: a few ranges of positions, in which all its rows are. Index scans read the ranges in order.
+//! The plan of a walk: a few ranges of positions that contain all rows of the walk. Index scans read the ranges in
+//! order.
 //!
-//! The ranges only save work. The coverages at the two ends of the walk decide which rows belong to it.
+//! The ranges only limit what is read. Whether a row in a range belongs to the walk is decided by the base and the
+//! target of the walk ([`Plan::includes`]).
 
 use crate::Position;
 use crate::epoch::{EpochRelation, LocalCoverage};
@@ -11,12 +13,12 @@ use crate::id::{EpochNumber, TransactionId};
 pub struct Range {
     /// The first position.
     pub from: Position,
-    /// The bound of the transaction ids, exclusive.
+    /// The exclusive bound of the transaction ids.
     pub to: TransactionId,
 }
 
 impl Range {
-    /// The part of the range that begins at `position`.
+    /// The part of the range from `position` on; `None` if no position of the range is left.
     pub fn since(self, position: Position) -> Option<Range> {
         let from = self.from.max(position);
         (from.epoch == self.from.epoch && from.xact < self.to).then_some(Range { from, ..self })
@@ -41,7 +43,7 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Plans a walk over the rows that `target` covers and `base` does not. Without a base the walk begins at the
+    /// Plans a walk over the rows that `target` covers and `base` does not. If `base` is `None`, the walk begins at the
     /// beginning of the log.
     pub fn new(base: Option<&'a LocalCoverage>, target: &'a LocalCoverage) -> Plan<'a> {
         let mut plan = Plan { base, target, late: Vec::new(), newer: Vec::new() };

@@ -1,16 +1,16 @@
 //! Purges of deletes, and which readers have to begin again after one.
 //!
-//! A purge removes old deletes from the log. A reader that holds a record, and has not been given its delete, would
-//! then hold the record for ever. So a cursor carries the mark of the latest purge at the time when it was issued. If
-//! there has been another purge since, the cursor is valid only if it covers all deletes that were purged. Otherwise
-//! the cursor is stale, and its reader has to begin again.
+//! A purge removes old deletes from the log. A reader that holds a deleted record, but was not given the delete before
+//! the purge, would hold the record for ever. So a cursor carries the mark of the latest purge at the time when it was
+//! issued. If there has been another purge since, the cursor is valid only if it covers all deletes that were purged.
+//! Otherwise the cursor is stale, and its reader has to begin again.
 //!
-//! The check compares the cursor with the set of transactions whose deletes were purged, and not with a horizon. So a
-//! transaction that stays open for long makes no cursor stale.
+//! The check compares the cursor with the set of transactions whose deletes were purged, and not with a single position
+//! or time. So a transaction that stays open for long makes no cursor stale.
 //!
-//! A walk may read everything, or a space, from the beginning. Each of its pages shows the log without
-//! the rows that are purged by then. So all pages of such a walk must carry the same mark, or the walk
-//! must be past every delete that was purged since.
+//! A walk may read the whole log, or a space, from the beginning. Each page of such a walk shows the log without the
+//! rows that are purged by then. So all its pages must carry the same mark, or the walk must already have passed every
+//! delete that was purged meanwhile.
 
 use crate::Position;
 use crate::cursor::Cursor;
@@ -37,9 +37,11 @@ pub trait Purges {
     fn any_from(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool;
     /// Whether a purged delete was written in `epoch` by the transaction `xact`.
     fn contains(&mut self, epoch: EpochNumber, xact: TransactionId) -> bool;
-    /// The latest `created_at` of the deletes that were purged.
+    /// The latest `created_at` of the deletes that were purged, in microseconds from 2000-01-01; `None` if none was
+    /// purged.
     fn purged_until(&mut self) -> Option<i64>;
-    /// The earliest `created_at` of all changes that purges have removed.
+    /// The earliest `created_at` of all changes that purges have removed, in microseconds from 2000-01-01; `None` if
+    /// none was removed.
     fn purged_from(&mut self) -> Option<i64>;
 }
 
@@ -63,8 +65,8 @@ pub(crate) fn has_every_purge(
     }
 }
 
-/// Whether a walk has passed every transaction whose deletes were purged. The walk leads to `target`, and has delivered
-/// rows up to `last`.
+/// Whether a walk to `target` has passed every transaction whose deletes were purged. `last` is the position of the
+/// last row that the walk has delivered.
 fn is_past_all_purges(target: &LocalCoverage, last: Position, purges: &mut impl Purges) -> bool {
     !purges.any_after(last.epoch) && !purges.any_from(last.epoch, last.xact) && covers_all_purges(target, purges)
 }

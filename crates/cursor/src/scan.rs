@@ -35,7 +35,7 @@ pub struct Fetch {
     pub probe: bool,
 }
 
-/// The filter of a walk, which applies to all its fetches except probes.
+/// The filter of a walk. It applies to all fetches of the walk except probes.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
     /// The spaces whose rows [`Stream::Own`] leaves out, as places in [`crate::page::Request::spaces`].
@@ -63,15 +63,17 @@ pub trait Source {
     ) -> Result<(), Self::Error>;
 }
 
-/// Doubling may raise the limit of a fetch up to here, even if the page is smaller. Rows that do not belong to the walk
-/// may lie before rows that do: for example, the rows of a batch that was open when the target was fixed.
+/// Doubling may raise the limit of a fetch up to this number of rows, even if the page is smaller. Rows that do not
+/// belong to the walk may precede rows that do: for example, the rows of a batch that was open when the target was
+/// fixed.
 const LEAST_DOUBLED: usize = 64;
-/// The number of rows that a probe asks for at first, and at most.
+/// The limits of a probe: the number of rows that the first probe of a scan asks for, and the greatest number.
 const PROBE: (usize, usize) = (8, 64);
-/// The number of fetches after which a round takes no more scans. The other scans wait for the next round.
+/// The number of fetches in a round after which the round adds no fetches of further scans. Those scans wait for the
+/// next round.
 const MOST_FETCHES: usize = 20_000;
-/// One descent of an index costs as much as reading on over this number of rows. A probe pays if it passes at least one
-/// range for each such number of rows.
+/// Descending an index once costs about as much as reading this number of further rows. So a probe pays off if it
+/// passes at least one range for each such number of rows that it reads.
 const ROWS_A_DESCENT: usize = 4;
 
 /// The scan of some ranges of a stream, and how far this call has read them.
@@ -82,9 +84,10 @@ pub struct StreamScan<'a> {
     next: Vec<Range>,
     /// The ranges after `next`.
     rest: &'a [Range],
-    /// The limit of the probe of `rest`. If it is 0, there is no probe, and the ranges are read one after the other.
+    /// The limit of the next probe of `rest`. If it is 0, there is no probe, and the ranges are read one after the
+    /// other.
     probe: usize,
-    /// The number of ranges that move from `rest` to `next` without a probe.
+    /// How many ranges move from `rest` to `next` at once without a probe.
     width: usize,
     /// The limit of the next fetches.
     limit: usize,
@@ -109,7 +112,8 @@ impl<'a> StreamScan<'a> {
         })
     }
 
-    /// The fetches for the next round, without those that begin after `bound`.
+    /// Returns the fetches of this scan for the next round, without those that begin after `bound`. The limit of the
+    /// first fetches is `share`; later fetches may have a greater limit.
     fn fetches(&mut self, share: usize, room: usize, bound: Position) -> Vec<Fetch> {
         self.limit = self.limit.max(share).min(room.max(LEAST_DOUBLED));
         let (stream, limit) = (self.stream, self.limit);
@@ -125,7 +129,8 @@ impl<'a> StreamScan<'a> {
         fetches
     }
 
-    /// Moves on after the rows of these fetches. Adds the rows that belong to the walk to `found`.
+    /// Takes the rows of the scan's own fetches, and moves past what they have read. Adds the rows that belong to the
+    /// walk to `found`.
     fn advance<R>(&mut self, fetches: &[Fetch], rows: Vec<Vec<(Position, R)>>, found: &mut Vec<(Position, R)>) {
         let mut done = 0;
         for (fetch, rows) in fetches.iter().zip(rows) {
@@ -153,7 +158,8 @@ impl<'a> StreamScan<'a> {
         }
     }
 
-    /// Drops the ranges that a probe has passed without seeing a row in them. `positions` are the rows that it saw.
+    /// Drops the ranges of `rest` that a probe has passed without seeing a row in them. `positions` are the rows that
+    /// the probe saw. `full` means that the probe stopped at its limit.
     fn follow(&mut self, positions: Vec<Position>, full: bool) {
         let end = if full { positions.last().map_or(Position::END, |last| last.next()) } else { Position::END };
         let passed = self.rest.partition_point(|range| range.end() <= end);
@@ -192,10 +198,10 @@ fn index_of(ranges: &[Range], range: &Range) -> usize {
     ranges.partition_point(|other| other.from < range.from)
 }
 
-/// Reads the first `room` rows of all scans, in order. It returns more rows if it has them, and fewer only if there
-/// are no more.
+/// Reads the first `room` rows of all scans, in order of position. The result may have more rows. It has fewer only if
+/// there are no more.
 ///
-/// Each round makes one call to the source. It reads on in those scans that could still have a row among the first
+/// Each round makes one call to the source, which reads on in those scans that could still have a row among the first
 /// `room`. A scan doubles its limit when a range had more rows.
 pub fn merge_scans<S: Source>(
     mut scans: Vec<StreamScan<'_>>,

@@ -19,8 +19,8 @@ pub struct Snapshot {
 pub const ALL: i64 = i64::MAX;
 
 impl Snapshot {
-    /// Makes a snapshot in which every transaction below `xmax` has ended, except those in `open` and `partial`.
-    /// A transaction in `partial` is in progress, and its rows up to the given `seq` are covered.
+    /// Makes a snapshot in which every transaction below `xmax` has ended, except those in `open` and `partial`. Each
+    /// transaction in `partial` is in progress, and its rows up to the `seq` beside it are covered.
     pub fn new(xmax: TransactionId, mut open: Vec<TransactionId>, mut partial: Vec<(TransactionId, i64)>) -> Snapshot {
         partial.sort_unstable();
         open.extend(partial.iter().map(|&(xact, _)| xact));
@@ -41,7 +41,8 @@ impl Snapshot {
         &self.open
     }
 
-    /// The partial transactions, each with its last covered `seq`, ascending. They may be below `xmax` or not.
+    /// The partial transactions, each with its last covered `seq`, in ascending order of their ids. An id may be below
+    /// `xmax` or not.
     pub fn partial(&self) -> &[(TransactionId, i64)] {
         &self.partial
     }
@@ -59,8 +60,8 @@ impl Snapshot {
         ids
     }
 
-    /// The `seq` up to which the rows of a transaction are covered: [`ALL`] if it had ended, the given `seq` if it
-    /// is partial, and otherwise 0.
+    /// The `seq` up to which the rows of a transaction are covered: [`ALL`] if the transaction had ended, its `seq` in
+    /// [`Snapshot::partial`] if it is partial, and otherwise 0.
     pub fn covered_seq(&self, xact: TransactionId) -> i64 {
         if xact < self.xmax && self.open.binary_search(&xact).is_err() {
             return ALL;
@@ -71,8 +72,9 @@ impl Snapshot {
         }
     }
 
-    /// The `seq` up to which the rows of a transaction of an earlier epoch are covered. There, each transaction that
-    /// the snapshot does not name as in progress has ended, whether its id is below `xmax` or not.
+    /// The `seq` up to which the rows of a transaction are covered if they belong to an earlier epoch. In an earlier
+    /// epoch, each transaction that the snapshot does not name as in progress has ended, whether its id is below `xmax`
+    /// or not.
     pub fn covered_seq_of_earlier(&self, xact: TransactionId) -> i64 {
         match self.open.binary_search(&xact) {
             Err(_) if self.partial.binary_search_by_key(&xact, |&(x, _)| x).is_err() => ALL,
@@ -113,11 +115,11 @@ impl Snapshot {
             && other.partial.iter().all(|&(xact, seq)| seq <= self.covered_seq(xact))
     }
 
-    /// A smaller snapshot that names only the first `keep` open transactions. The next open transaction becomes
-    /// its `xmax`.
+    /// Returns a smaller snapshot that names only the first `keep` open transactions. The next open transaction becomes
+    /// the `xmax` of the smaller snapshot.
     ///
-    /// A reader that resumes from it gets some rows again and misses none. This holds only if the snapshot still
-    /// names each transaction that may have written to an earlier epoch
+    /// A reader that resumes from the smaller snapshot gets some rows again and misses none. This holds only if the
+    /// smaller snapshot still names each transaction that may have written to an earlier epoch
     /// ([`crate::epoch::LocalCoverage::must_name_below`]).
     pub fn cut(&self, keep: usize) -> Snapshot {
         match self.open.get(keep) {

@@ -19,7 +19,7 @@ pub struct Bouncer {
 }
 
 impl Bouncer {
-    /// Starts PgBouncer.
+    /// Starts PgBouncer with at most `connections` connections to the server.
     pub fn new(cluster: &Cluster, program: &Path, connections: u32) -> Self {
         let dir = cluster.socket_dir().join("bouncer");
         fs::create_dir(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! A private server in a temporary directory, reached by its unix socket alone.
+//! A private server in a temporary directory. It listens only on a unix socket.
 //!
 //! The server is stopped and removed when the [`Cluster`] is dropped, also after a panic. If the test itself is killed,
 //! a watchdog process stops and removes the server.
@@ -14,17 +14,17 @@ use crate::process::{
     Signal, children, command, give_to_server, is_alive, program, run, server_command, signal, wait_until,
 };
 
-/// The name of the application's role, which is no superuser.
+/// The name of the application's role, which is not a superuser.
 pub const APP_ROLE: &str = "app";
-/// Database that every cluster has.
+/// The database that every cluster has.
 pub const DATABASE: &str = "postgres";
 
 /// How a server is set up.
 #[derive(Clone, Default)]
 pub struct Options {
-    /// Whether commits reach the disk; tests of crashes need it.
+    /// Whether commits are flushed to disk. Tests of crashes need it.
     pub fsync: bool,
-    /// Further settings in `postgresql.conf`. If one occurs twice, the later value counts.
+    /// Further settings in `postgresql.conf`. If a setting occurs twice, the later value counts.
     pub settings: Vec<(String, String)>,
 }
 
@@ -46,7 +46,7 @@ impl Options {
 pub struct Cluster {
     name: String,
     dir: ServerDirectory,
-    /// The directory of the server's programs, if they are not those of the other servers.
+    /// The directory of the server's programs; `None` if it has the programs of the other servers.
     bin: Option<PathBuf>,
 }
 
@@ -88,7 +88,7 @@ impl Cluster {
         cluster
     }
 
-    /// A directory for a server, and the watchdog that removes it when we are killed.
+    /// Makes a directory for a server that does not exist yet. A watchdog removes the directory if the test is killed.
     pub(crate) fn empty(name: &str) -> Self {
         Self { name: name.into(), dir: ServerDirectory::new(), bin: None }
     }
@@ -98,7 +98,7 @@ impl Cluster {
         &self.name
     }
 
-    /// The directory of the socket, which a client gives as the host.
+    /// The directory of the socket. Clients pass it as the host.
     pub fn socket_dir(&self) -> &Path {
         self.dir.path()
     }
@@ -108,13 +108,13 @@ impl Cluster {
         self.dir.path().join("data")
     }
 
-    /// The server's log so far.
+    /// The content of the server's log file so far.
     pub fn server_log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Appends settings to `postgresql.conf`. If one occurs twice, the later value counts. A running server reads them
-    /// at [`Cluster::reload`].
+    /// Appends settings to `postgresql.conf`. If a setting occurs twice, the later value counts. A running server reads
+    /// the settings at [`Cluster::reload`].
     pub fn configure(&self, settings: &[(&str, &str)]) {
         let path = self.data().join("postgresql.conf");
         let mut text = fs::read_to_string(&path).expect("postgresql.conf is readable");
@@ -144,24 +144,24 @@ impl Cluster {
         assert!(status.success(), "{} does not start: {status}\n{}", self.name, tail(&self.server_log()));
     }
 
-    /// Stops the server as a DBA would (mode fast), and waits.
+    /// Stops the server as a DBA would (mode fast), and waits until it has stopped.
     pub fn stop(&self) {
         run(self.pg_ctl("stop").args(["-m", "fast"])).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Stops the server without a shutdown checkpoint (mode immediate), and waits.
+    /// Stops the server without a shutdown checkpoint (mode immediate), and waits until it has stopped.
     pub fn stop_immediately(&self) {
         run(self.pg_ctl("stop").args(["-m", "immediate"])).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Stops the server as a DBA would, and starts it.
+    /// Stops the server as a DBA would, and starts it again.
     pub fn restart(&self) {
         self.stop();
         self.start();
     }
 
-    /// Defines the locale `name` for the server's C library, with the rules of `source`, a locale that comes with
-    /// localedef. The first definition takes effect at the next start of the server, and a later one in new
+    /// Defines the locale `name` for the server's C library. It gets the rules of `source`, a locale that comes with
+    /// localedef. The first definition of a locale takes effect at the next start of the server, and a later one in new
     /// connections.
     pub fn define_locale(&self, name: &str, source: &str) {
         let directory = self.locales().join(name);
@@ -172,7 +172,7 @@ impl Cluster {
         run(&mut localedef).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Copies the data directory as it is now, for [`Cluster::put_back`].
+    /// Stops the server, copies its data directory, and starts it again. [`Cluster::put_back`] takes the copy.
     pub fn copy_data(&self) -> PathBuf {
         let copy = self.dir.path().join("copy");
         self.stop();
@@ -181,7 +181,7 @@ impl Cluster {
         copy
     }
 
-    /// Goes back in time: the server starts again with a data directory that was copied before.
+    /// Makes the server go back in time: it starts again with a copy of its data directory from [`Cluster::copy_data`].
     pub fn put_back(&self, copy: PathBuf) {
         self.stop();
         fs::remove_dir_all(self.data()).expect("the data directory is ours");
@@ -189,7 +189,7 @@ impl Cluster {
         self.start();
     }
 
-    /// Moves the server's next transaction id far ahead with pg_resetwal, at most to the last id of 32 bits.
+    /// Moves the server's next transaction id ahead to `xact`, with pg_resetwal.
     pub fn jump_to_xact(&self, xact: u32) {
         for database in ["postgres", "template1"] {
             self.superuser(database).batch_execute("VACUUM FREEZE").expect("a database can be frozen");
@@ -204,7 +204,7 @@ impl Cluster {
         self.start();
     }
 
-    /// Kills the postmaster and all its children at once (-9): nothing more is written or flushed.
+    /// Kills the postmaster and all its children at once (SIGKILL): nothing more is written or flushed.
     pub fn kill(&self) {
         let postmaster = self.postmaster().expect("the server runs");
         // A stopped postmaster starts no process, and a stopped process does not react to the death of another one.
@@ -227,7 +227,7 @@ impl Cluster {
         self.start();
     }
 
-    /// Process id of the postmaster, while it runs.
+    /// The process id of the postmaster; `None` if it does not run.
     pub fn postmaster(&self) -> Option<i32> {
         let text = fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         let pid = text.lines().next()?.trim().parse().ok()?;
@@ -236,12 +236,12 @@ impl Cluster {
         (is_ours && is_alive(pid)).then_some(pid)
     }
 
-    /// Connects as any role. Panics if the server refuses.
+    /// Connects as a role. Panics if the server refuses.
     pub fn connect(&self, role: &str, database: &str) -> Client {
         self.try_connect(role, database).unwrap_or_else(|error| panic!("{role} at {}: {error}", self.name))
     }
 
-    /// Connects as any role.
+    /// Connects as a role. Returns an error if the server refuses.
     pub fn try_connect(&self, role: &str, database: &str) -> Result<Client, postgres::Error> {
         let mut config = Config::new();
         config.host_path(self.socket_dir()).user(role).dbname(database);
@@ -274,8 +274,9 @@ impl Cluster {
         client.batch_execute(&sql).unwrap_or_else(|error| panic!("the extension cannot be created: {error}"));
     }
 
-    /// Upgrades this server with pg_upgrade to the version whose programs are in `bin`, and starts the new server. An
-    /// error has the output of pg_upgrade. The new server has `settings` from the beginning. This server stays stopped.
+    /// Upgrades this server with pg_upgrade to the version whose programs are in `bin`, starts the new server and
+    /// returns it. The new server has `settings` from the beginning. This server stays stopped. An error contains the
+    /// output of pg_upgrade.
     pub fn upgraded(&self, bin: &Path, settings: &[(&str, &str)]) -> Result<Cluster, String> {
         let mut new = Self::empty("upgraded");
         new.bin = Some(bin.into());
@@ -303,7 +304,7 @@ impl Cluster {
         Ok(new)
     }
 
-    /// The path of one of this server's programs.
+    /// Makes a command that runs one of this server's programs.
     fn command(&self, name: &str) -> Command {
         match &self.bin {
             Some(bin) => command(bin.join(name)),
@@ -320,7 +321,7 @@ impl Cluster {
         command
     }
 
-    /// Directory of the locales that were defined.
+    /// The directory of the locales that [`Cluster::define_locale`] defined.
     fn locales(&self) -> PathBuf {
         self.dir.path().join("locales")
     }

@@ -1,33 +1,34 @@
-//! A reader: a user's device with its cursor, and everything that it was given.
+//! A reader: a user's device, with its cursor and the ids of everything that it was given.
 
 use postgres::{Client, Error, GenericClient};
 use uuid::Uuid;
 
 use crate::oracle::{Delivered, Difference, allowed};
 
-/// One device. It keeps its cursor between pulls, as a real device does. An error leaves the cursor as it was.
+/// A device, which keeps its cursor between pulls, as a real device does. An error leaves the cursor unchanged.
 #[derive(Clone)]
 pub struct Device {
     /// The user of the device.
     pub user: String,
-    /// The app that it syncs.
+    /// The app that the device syncs.
     pub app: String,
     /// The spaces of which the user is a member.
     pub spaces: Vec<String>,
-    /// The cursor of the next pull; none at first.
+    /// The cursor of the next pull; `None` at first.
     pub cursor: Option<String>,
     /// The changes that the device was given.
     pub delivered: Delivered,
 }
 
 impl Device {
-    /// A device that has not pulled yet.
+    /// Makes a device that has not pulled yet.
     pub fn new(user: &str, app: &str, spaces: &[&str]) -> Self {
         let spaces = spaces.iter().map(|space| space.to_string()).collect();
         Self { user: user.into(), app: app.into(), spaces, cursor: None, delivered: Delivered::default() }
     }
 
-    /// Pulls one page; returns its number of rows. Also checks that the cursor is on the last row and on no other.
+    /// Pulls one page, and returns its number of rows. Panics unless the last row has a cursor and no other row has
+    /// one.
     pub fn pull_page(&mut self, client: &mut impl GenericClient, page_size: i32) -> Result<usize, Error> {
         Ok(self.pull_page_ids(client, page_size)?.len())
     }
@@ -55,7 +56,7 @@ impl Device {
         self.pull_by(client, || page_size)
     }
 
-    /// Pulls until a page is empty, with a size for each page; returns the number of rows.
+    /// Pulls until a page is empty, and returns the number of rows. `page_size` gives the size of each page.
     pub fn pull_by(
         &mut self,
         client: &mut impl GenericClient,
@@ -70,12 +71,12 @@ impl Device {
         }
     }
 
-    /// Whether a change by `user` in `space` is for this device.
+    /// Whether this device may see a change by `user` in `space`.
     pub fn sees(&self, user: &str, space: Option<&str>) -> bool {
         user == self.user || space.is_some_and(|space| self.spaces.iter().any(|own| own == space))
     }
 
-    /// Compares what the device was given with what its scope allows.
+    /// Compares the changes that the device was given with those that its scope allows.
     pub fn compare(&self, superuser: &mut Client) -> Difference {
         self.delivered.compare(&allowed(superuser, &self.user, &self.app, &self.spaces))
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::Device;
 
-/// A line of the file.
+/// A push: one line of the file.
 pub struct Push {
     /// The text of the line: a changeset of the wire format, and its user.
     pub line: String,
@@ -22,13 +22,13 @@ pub struct Push {
     pub app: String,
     /// The client id of the device.
     pub client: String,
-    /// The version of the schema of all changes.
+    /// The version of the schema that all changes of the push have.
     pub schema_version: i32,
     /// The changes, in their order.
     pub changes: Vec<Change>,
 }
 
-/// A change, as its columns in the log.
+/// A change, with the values of its columns in the log.
 #[allow(missing_docs)]
 pub struct Change {
     pub id: Uuid,
@@ -53,7 +53,7 @@ pub fn load(test: &str) -> Option<Vec<Push>> {
     Some(pushes)
 }
 
-/// Returns a device for each user. Its spaces are all spaces in which the user has written.
+/// Returns a device for each user of each app. The spaces of a device are all spaces in which its user has written.
 pub fn devices_of(pushes: &[Push]) -> Vec<Device> {
     let mut spaces: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for push in pushes {

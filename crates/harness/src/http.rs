@@ -71,7 +71,7 @@ impl Http {
         http
     }
 
-    /// Kills the front end (-9).
+    /// Kills the front end (SIGKILL).
     pub fn kill(&mut self) {
         self.process = None;
     }
@@ -81,7 +81,7 @@ impl Http {
         fs::read_to_string(self.log.path().join("log")).unwrap_or_default()
     }
 
-    /// A new device of a user. The device has not synced yet.
+    /// Makes a device of a user that has not synced yet.
     pub fn device(&self, user: &str, client: &str) -> HttpDevice {
         HttpDevice {
             url: self.url.clone(),
@@ -101,33 +101,33 @@ impl Drop for Http {
     }
 }
 
-/// The DATABASE_URL of a cluster's database, for the plain role.
+/// The DATABASE_URL for a cluster's database, with the application's role.
 pub fn database_url(cluster: &Cluster) -> String {
     format!("host={} user=app dbname=postgres", cluster.socket_dir().display())
 }
 
-/// A token of a user. The token expires `seconds` from now.
+/// Makes a token of a user that expires `seconds` from now.
 pub fn token(user: &str, seconds: i64) -> String {
     sign(&json!({"sub": user, "exp": now() + seconds}), SECRET)
 }
 
-/// A token with any claims.
+/// Makes a token with these claims.
 pub fn sign(claims: &Value, secret: &str) -> String {
     encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).expect("claims can be signed")
 }
 
-/// Seconds since 1970.
+/// The current time, in seconds since 1970.
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs() as i64
 }
 
-/// An HTTP client that does not reuse connections: a server may close a connection when it refuses a request before it
-/// has read the body.
+/// Makes an HTTP client that does not reuse connections, because a server may close a connection when it refuses a
+/// request before it has read the body.
 fn agent() -> Agent {
     Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into()
 }
 
-/// The status and the body of an answer, which must be JSON.
+/// Returns the status and the body of an answer. The body must be JSON.
 fn read(response: Response<Body>) -> (u16, Value) {
     let status = response.status().as_u16();
     let kind = response.headers().get("content-type").cloned();
@@ -151,13 +151,13 @@ pub struct HttpDevice {
 }
 
 impl HttpDevice {
-    /// Sends `POST /sync/todo`; an error means that there was no answer.
+    /// Sends `POST /sync/todo`. An error means that there was no answer.
     pub fn try_post(&self, body: &str) -> Result<(u16, Value), ureq::Error> {
         let request = self.agent.post(format!("{}/sync/todo", self.url)).header("X-Client-Id", &self.client);
         request.header("Authorization", format!("Bearer {}", self.token)).send(body).map(read)
     }
 
-    /// Sends `POST /sync/todo`.
+    /// Sends `POST /sync/todo`. Panics if there was no answer.
     pub fn post(&self, body: &str) -> (u16, Value) {
         self.try_post(body).unwrap_or_else(|error| panic!("{error}"))
     }
@@ -214,7 +214,8 @@ impl HttpDevice {
         }
     }
 
-    /// Opens `GET /sync/todo/stream` from the device's cursor, as after a lost connection.
+    /// Opens `GET /sync/todo/stream` from the device's cursor, in the way in which a client reconnects after a lost
+    /// connection.
     pub fn stream(&self, query: &str) -> Events {
         let header = ("Last-Event-ID", self.cursor.as_str());
         let response =
@@ -267,12 +268,12 @@ impl Event {
 pub struct Events(Receiver<Event>);
 
 impl Events {
-    /// Waits for the next event, which must come within this time.
+    /// Waits for the next event. Panics if none comes within this time.
     pub fn next(&self, within: Duration) -> Event {
         self.0.recv_timeout(within).unwrap_or_else(|error| panic!("no event within {within:?}: {error}"))
     }
 
-    /// Whether no event comes for this time, and the stream does not end either.
+    /// Whether, for this time, no event comes and the stream does not end.
     pub fn is_silent(&self, time: Duration) -> bool {
         self.0.recv_timeout(time) == Err(RecvTimeoutError::Timeout)
     }
@@ -285,14 +286,14 @@ impl Events {
 
 // ---- the example's database, and what devices send -----------------------------------------------------
 
-/// The SQL that creates the example's schema.
+/// The SQL that creates the schema of the example.
 pub const SCHEMA: &str = include_str!("../../../examples/http/schema.sql");
-/// How long to wait for an event of a stream that polls every second. It is two seconds more than the stream needs.
+/// The longest wait for an event of a stream that polls every second. It is two seconds more than the stream needs.
 pub const POLLED: Duration = Duration::from_secs(3);
 
 /// Starts a cluster, runs examples/http/schema.sql twice in it, and writes one change to the log. The log must not be
-/// empty: a cursor of an empty log is read from the beginning, and a reader from the beginning is also sent its own
-/// changes.
+/// empty: a cursor of an empty log is read from the beginning of the log, and a pull from the beginning also brings the
+/// device's own changes.
 pub fn cluster() -> Cluster {
     cluster_with(Options::default())
 }
@@ -327,12 +328,12 @@ pub fn leave(cluster: &Cluster, user: &str, space: &str) {
     assert_eq!(left, 1, "{user} was in {space}");
 }
 
-/// An insert, as a device sends it.
+/// Makes an insert, as a device sends it.
 pub fn insert(id: &str) -> Value {
     json!({"table": "items", "id": id, "op": "insert", "data": {"title": id}})
 }
 
-/// The body of a push of these changes.
+/// Makes the body of a push of these changes.
 pub fn changeset(changes: &[Value]) -> String {
     json!({"changes": changes}).to_string()
 }
@@ -343,7 +344,7 @@ pub fn ids<'b>(body: &'b Value, key: &str) -> Vec<&'b str> {
     items.iter().map(|item| item["id"].as_str().expect("an id")).collect()
 }
 
-/// An insert in a space, or in another table.
+/// Makes an insert with one more key, for example a space or another table.
 pub fn insert_with(id: &str, key: &str, value: &str) -> Value {
     let mut change = insert(id);
     change[key] = json!(value);

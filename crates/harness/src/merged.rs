@@ -1,5 +1,5 @@
-//! Merged records, from two sources: `mana_sync.records` returns them, and a simple implementation merges the changes
-//! that a device has or that a scope allows.
+//! Merged records from two sources: `mana_sync.records` returns them, and a simple implementation computes them from
+//! the changes that a device has or that a scope allows.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -22,11 +22,11 @@ pub struct Logged {
 /// Records by table and id.
 pub type Records = BTreeMap<(String, String), Merged>;
 
-/// The columns of the log that [`logged`] reads. An unknown position is all zeroes; a device does not know positions.
+/// The columns of the log that [`logged`] reads. They do not include the position, which a device does not know.
 pub const COLUMNS: &str = "id, user_id, table_name, record_id, space_id, op, data, field_timestamps,
     to_char(created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') AS created";
 
-/// A row of [`COLUMNS`].
+/// Reads a row that has [`COLUMNS`]. The position of the change is all zeroes.
 pub fn logged(row: &Row) -> (Uuid, Logged) {
     let json = |column| row.get::<_, Option<Value>>(column).unwrap_or(Value::Null);
     let change = Change {
@@ -55,7 +55,7 @@ pub fn all_of(superuser: &mut Client, table: &str, app: &str) -> HashMap<Uuid, L
     rows.iter().map(with_position).collect()
 }
 
-/// Merges changes into records.
+/// Merges changes into records, with the simple implementation.
 pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records {
     let mut by_record: BTreeMap<(String, String), Vec<Change>> = BTreeMap::new();
     for logged in changes {
@@ -64,7 +64,7 @@ pub fn records_of<'a>(changes: impl IntoIterator<Item = &'a Logged>) -> Records 
     by_record.into_iter().filter_map(|(key, changes)| Some((key, to_micros(merge(&changes)?)))).collect()
 }
 
-/// Returns the live records.
+/// Keeps only the live records.
 pub fn living(mut records: Records) -> Records {
     records.retain(|_, record| record.lives);
     records

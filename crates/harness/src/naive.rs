@@ -1,7 +1,7 @@
-//! Readers whose cursors lose changes, or make them wait. Each reader pulls for a [`Device`]. Its losses are counted by
-//! the same code as the losses of the extension's cursor. So they show that the tests would notice a loss.
+//! Readers whose cursors lose changes, or make the reader wait. Each function pulls for a [`Device`]. The lost changes
+//! are counted by the same code as for the extension's cursor, which shows that the tests would notice a loss.
 //!
-//! All read in plain SQL under row security, as an application without the extension's functions would.
+//! All of them read in plain SQL under row security, as an application without the extension's functions would.
 
 use postgres::{Client, Error, Transaction};
 
@@ -9,8 +9,8 @@ use crate::Device;
 
 /// Pulls everything with a timestamp as the cursor, as the original service did. Returns the number of rows.
 ///
-/// It loses changes, because a row is committed later than it is stamped. The original service lost more: there, all
-/// rows of a transaction have the time when the transaction began.
+/// This loses changes, because a row is committed later than its timestamp says. The original service lost more: there,
+/// all rows of a transaction have the time at which the transaction began.
 pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i32) -> Result<usize, Error> {
     let sql = "SELECT id, created_at::text FROM mana_sync.sync_changes
                WHERE app_id = $1 AND created_at > COALESCE($2::text, '-infinity')::timestamptz
@@ -34,22 +34,23 @@ pub fn pull_by_timestamp(device: &mut Device, client: &mut Client, page_size: i3
 
 /// Pulls everything with `pg_current_snapshot()` as the cursor.
 ///
-/// It loses what its own transaction writes after a pull, because such a snapshot counts the whole transaction as seen.
-/// After a crash, the server may give out transaction ids again that the cursor counts as ended. Then it loses the rows
-/// with these ids.
+/// This loses what the reader's own transaction writes after a pull, because such a snapshot counts the whole
+/// transaction as seen. After a crash, the server may give out transaction ids again that the cursor counts as ended.
+/// Then the rows with these ids are lost too.
 pub fn pull_by_snapshot(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
     let new = "$2::text IS NULL OR NOT pg_visible_in_snapshot(log.xact, $2::text::pg_snapshot)";
     pull_in_one_statement(device, transaction, new, "now.snapshot")
 }
 
-/// Pulls everything that is older than every open transaction. It loses nothing, but everybody has to wait for the
+/// Pulls everything that is older than every open transaction. This loses nothing, but every reader has to wait for the
 /// oldest transaction of the whole cluster.
 pub fn pull_below_horizon(device: &mut Device, transaction: &mut Transaction) -> Result<(), Error> {
     let new = "log.xact >= COALESCE($2::text, '0')::xid8 AND log.xact < pg_snapshot_xmin(now.snapshot)";
     pull_in_one_statement(device, transaction, new, "pg_snapshot_xmin(now.snapshot)")
 }
 
-/// Reads the rows that `condition` calls new, and the next cursor, with one snapshot.
+/// Reads the rows that meet `condition`, and the next cursor, with one snapshot. `cursor` is the SQL expression of the
+/// next cursor.
 fn pull_in_one_statement(
     device: &mut Device,
     transaction: &mut Transaction,

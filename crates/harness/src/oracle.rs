@@ -1,5 +1,6 @@
-//! Compares what a reader was given with what it should have. Plain SQL, without the extension's functions, says what
-//! it should have. Every test counts with this code, and the losses of the timestamp cursor are counted with it too.
+//! Compares the changes that a reader was given with those that it should have. Plain SQL, without the extension's
+//! functions, computes those that it should have. Every test uses this comparison, also for the losses of the timestamp
+//! cursor.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -43,14 +44,14 @@ impl Delivered {
     }
 }
 
-/// The outcome of [`Delivered::compare`]; several readers' outcomes can be added up.
+/// The outcome of [`Delivered::compare`]. The outcomes of several readers can be added up.
 #[derive(Clone, Default)]
 pub struct Difference {
     /// The number of changes that the reader should have.
     pub expected: usize,
     /// The changes that the reader should have and was never given.
     pub lost: Vec<Uuid>,
-    /// The number of repeated deliveries: of a change, all but the first.
+    /// The number of repeated deliveries: all deliveries of a change except the first.
     pub repeated: usize,
     /// The changes that the reader was given and should not have: changes of another scope, or changes that are not in
     /// the log.

@@ -1,15 +1,16 @@
-//! A device of the original service: the client that users have, and that cannot be changed. It was observed to do
-//! this:
+//! A device of the original service: the client that users have, and that cannot be changed. The real client was
+//! observed to do the following, and this device does the same:
 //!
-//! - It has a cursor for each table. The answer to a push sets all of them; a pull sets the one of its table.
-//! - A push names no table. Its `since` is the smallest text of the time now and of the cursors of all tables. A table
-//!   without a cursor counts as 1970.
+//! - It has a cursor for each table. The answer to a push sets all cursors; the answer to a pull sets the cursor of its
+//!   table.
+//! - A push names no table. The `since` of a push is the smallest text of the current time and the cursors of all
+//!   tables. A table without a cursor counts as 1970.
 //! - A delete has both `fields.deletedAt` and `deletedAt`. A field that was cleared has an `at` and no `value`.
-//! - An insert names its space. An update or a delete names it only if it is the device's first change to somebody
-//!   else's record. From then on, the client takes the record for its own.
-//! - After an error of the request (4xx), the batch is not sent again. It stays first in the queue, and nothing behind
-//!   it is sent. After a lost answer, the same changes are sent again, with the same ids.
-//! - It does not know what a resync is, and takes it for an error (409).
+//! - An insert names its space. An update or a delete names the space only if it is the device's first change to
+//!   another user's record. From then on, the client treats the record as its own.
+//! - After an error 4xx, the batch is not sent again. It stays first in the queue, and nothing behind it is sent. After
+//!   a lost answer, the same changes are sent again, with the same ids.
+//! - It does not know what a resync is, and treats it as an error (409).
 //! - It merges field by field: the later time wins. A delete removes the record.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,17 +23,17 @@ use uuid::Uuid;
 /// The `since` of a device that never synced.
 const NEVER: &str = "1970-01-01T00:00:00.000Z";
 
-/// Tables that every device syncs.
+/// The tables that every device syncs.
 pub const TABLES: [&str; 2] = ["items", "notes"];
 
-/// A fault that the server once had. A test puts it between the device and the server.
+/// A fault that the server once had. A test simulates it between the device and the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// No fault.
     None,
-    /// The device is given cursors that are greater than timestamps.
+    /// The device is given cursors that, as text, are greater than timestamps.
     CursorsAfterTimestamps,
-    /// Keys that an op does not use are refused, and so is a field without a value.
+    /// The server refuses keys that an op does not use, and a field without a value.
     StrictWire,
 }
 
@@ -44,7 +45,7 @@ struct Record {
     deleted: Option<DateTime<Utc>>,
     space: Option<String>,
     space_at: Option<DateTime<Utc>>,
-    /// Whether the device has made a change to the record.
+    /// Whether the device itself has changed the record.
     is_own: bool,
 }
 
@@ -83,23 +84,23 @@ pub struct OriginalDevice {
     pub user: String,
     /// The client id of the device.
     pub client: String,
-    /// The app that it syncs.
+    /// The app that the device syncs.
     pub app: String,
     /// The spaces of the user.
     pub spaces: Vec<String>,
-    /// The fault between the device and the server.
+    /// The simulated fault.
     pub fault: Fault,
     cursors: BTreeMap<&'static str, String>,
     records: BTreeMap<(String, String), Record>,
-    /// The queue of batches. The changes that are written after the first batch was sent form one batch.
+    /// The queue of batches. Changes that are written after the first batch was sent form one further batch.
     queue: VecDeque<Vec<Value>>,
     /// Whether the server may already have the first batch.
     first_was_sent: bool,
-    /// The error after which the device never sends its queue again, if there was one.
+    /// The error after which the device never sends its queue again; `None` if there was none.
     pub stuck: Option<String>,
 }
 
-/// Formats a time as these clients do, but with microseconds. The clients send milliseconds, and then two writes of a
+/// Formats a time as these clients do, but with microseconds. The clients send milliseconds, with which two writes of a
 /// test could have the same time.
 pub fn spell(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
@@ -110,7 +111,7 @@ fn read(text: &Value) -> Option<DateTime<Utc>> {
 }
 
 impl OriginalDevice {
-    /// A device that has not synced yet.
+    /// Makes a device that has not synced yet.
     pub fn new(user: &str, client: &str, app: &str, spaces: &[&str], fault: Fault) -> Self {
         Self {
             user: user.into(),
@@ -126,13 +127,13 @@ impl OriginalDevice {
         }
     }
 
-    /// The live records of a table on the device.
+    /// The ids of the live records of a table on the device.
     pub fn living(&self, table: &str) -> Vec<String> {
         let of_table = self.records.iter().filter(|((of, _), record)| of == table && record.lives());
         of_table.map(|((_, id), _)| id.clone()).collect()
     }
 
-    /// Makes a record, and puts the change into the queue.
+    /// Creates a record on the device, and puts the insert into the queue.
     pub fn insert(&mut self, table: &str, id: &str, space: Option<&str>, fields: &[(&str, Value)], now: DateTime<Utc>) {
         let mut data: Map<String, Value> =
             fields.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
@@ -145,7 +146,7 @@ impl OriginalDevice {
         self.enqueue(change);
     }
 
-    /// Writes fields of a record, or clears those whose value is null.
+    /// Writes fields of a record, and puts the update into the queue. A null value clears a field.
     pub fn update(&mut self, table: &str, id: &str, fields: &[(&str, Value)], now: DateTime<Utc>) {
         let field = |value: &Value| match value {
             Value::Null => json!({"at": spell(now)}),
@@ -158,7 +159,7 @@ impl OriginalDevice {
         self.enqueue(change);
     }
 
-    /// Deletes a record.
+    /// Deletes a record, and puts the delete into the queue.
     pub fn delete(&mut self, table: &str, id: &str, now: DateTime<Utc>) {
         let mut change = self.change(table, id, "delete");
         change["deletedAt"] = json!(spell(now));
@@ -188,7 +189,7 @@ impl OriginalDevice {
         }
     }
 
-    /// Merges a change: one of the device's own, or one that it received.
+    /// Merges a change into the records of the device. The change may be the device's own or received.
     fn apply(&mut self, change: &Value) {
         let text = |key: &str| change[key].as_str().expect("a string").to_string();
         let is_own = change.get("schemaVersion").is_none();
@@ -226,7 +227,8 @@ impl OriginalDevice {
         }
     }
 
-    /// Converts a cursor to the spelling that the device stores (`stored`), or to the spelling that the server expects.
+    /// Converts a cursor to the spelling that the device stores (if `stored` is true), or to the spelling that the
+    /// server expects. The two differ only for [`Fault::CursorsAfterTimestamps`].
     fn spelling(&self, cursor: &str, stored: bool) -> String {
         let (new, old) = ("1a1", "ms1");
         let (from, to) = if stored { (new, old) } else { (old, new) };
@@ -236,8 +238,8 @@ impl OriginalDevice {
         }
     }
 
-    /// Sends the queue, batch by batch. If `loses_answer` returns true, the server has taken the batch, but the answer
-    /// does not reach the device.
+    /// Sends the queue, batch by batch. If `loses_answer` returns true, the server has recorded the batch, but the
+    /// answer does not reach the device.
     pub fn push(&mut self, client: &mut Client, mut loses_answer: impl FnMut() -> bool) {
         while self.stuck.is_none() {
             let Some(batch) = self.queue.front().cloned() else { return };
@@ -282,7 +284,7 @@ impl OriginalDevice {
         }
     }
 
-    /// Pulls one table after the other; returns how many changes came.
+    /// Pulls one table after the other. Returns the number of changes that came.
     pub fn pull(&mut self, client: &mut Client, page_size: i32) -> usize {
         let mut came = 0;
         for table in TABLES {
@@ -313,7 +315,7 @@ impl OriginalDevice {
         changes.len()
     }
 
-    /// The number of batches that have not been sent.
+    /// The number of batches in the queue.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
@@ -341,7 +343,7 @@ impl OriginalDevice {
     }
 }
 
-/// Whether the wire format once refused such a change.
+/// Whether a server with [`Fault::StrictWire`] refuses a change.
 fn is_refused_by_a_strict_wire(change: &Value) -> bool {
     let fields = change["fields"].as_object();
     match change["op"].as_str() {

@@ -1,10 +1,10 @@
-//! PostgreSQL's programs, run by the user of the servers, and processes, looked up in `/proc`.
+//! Runs PostgreSQL's programs as the user of the servers, and looks processes up in `/proc`.
 //!
 //! `make test` sets these environment variables:
 //!
 //! - `MANA_SYNC_PG_BIN`: the directory of `initdb`, `pg_ctl` and `pg_basebackup` of a PostgreSQL that has the extension
 //!   installed
-//! - `MANA_SYNC_NEWER_PG_BIN`: the same directory of a newer major version, for the test of pg_upgrade; set only if one
+//! - `MANA_SYNC_NEWER_PG_BIN`: such a directory of a newer major version, for the test of pg_upgrade; set only if one
 //!   is installed
 //! - `MANA_SYNC_RUN_AS`: the user of the servers if the caller is root; see [`mana_sync_processes::server_user`]
 
@@ -31,18 +31,18 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// A command that runs one of PostgreSQL's programs as the user of the servers.
+/// Makes a command that runs one of PostgreSQL's programs as the user of the servers.
 pub fn server_command(name: &str) -> Command {
     command(program(name))
 }
 
-/// The directory that `MANA_SYNC_NEWER_PG_BIN` names, if it is set: the programs of a newer major version that has the
-/// extension installed.
+/// The directory that `MANA_SYNC_NEWER_PG_BIN` names; `None` if the variable is not set. The directory has the programs
+/// of a newer major version that has the extension installed.
 pub fn newer_bin() -> Option<PathBuf> {
     std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
 }
 
-/// A command that runs a program as the user of the servers.
+/// Makes a command that runs a program as the user of the servers.
 pub fn command(program: PathBuf) -> Command {
     let mut command = Command::new(program);
     // The user of the servers may not be able to enter the caller's directory. The settings of the caller's PostgreSQL
@@ -55,7 +55,7 @@ pub fn command(program: PathBuf) -> Command {
     command
 }
 
-/// Runs a command to its end. Shows its output only if it fails.
+/// Runs a command to its end. If the command fails, the error contains its output.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {

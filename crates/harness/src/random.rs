@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// The seed of this run: `MANA_SYNC_SEED`, or else the test's own. It is printed, so that the next run can use it.
+/// Returns the seed of this run: `MANA_SYNC_SEED`, or else `default`. It is printed, so that the next run can use it.
 pub fn seed(test: &str, default: u64) -> u64 {
     let seed = match std::env::var("MANA_SYNC_SEED") {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("MANA_SYNC_SEED={text} is not a number")),
@@ -13,12 +13,12 @@ pub fn seed(test: &str, default: u64) -> u64 {
     seed
 }
 
-/// The random numbers of one thread of a run.
+/// Makes the source of random numbers for one thread of a run.
 pub fn rng(seed: u64, thread: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(1_000_003).wrapping_add(thread))
 }
 
-/// A random size of a page, from a single row to everything.
+/// Returns a random size of a page, from a single row to everything.
 pub fn page_size(rng: &mut StdRng) -> i32 {
     [1, 2, 7, 30, 100, 300, 1000, 5000][rng.random_range(0..8)]
 }

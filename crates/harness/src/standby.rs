@@ -1,4 +1,4 @@
-//! Streaming standbys: how to make, pause and promote one, and how to wait for one. Also backups and dumps.
+//! Streaming standbys: making, pausing, awaiting and promoting them. Also backups and dumps.
 
 use postgres::Client;
 
@@ -34,7 +34,7 @@ impl Cluster {
         });
     }
 
-    /// Takes a backup of this server for [`Cluster::recover`]. The backup is not started.
+    /// Takes a backup of this server, which [`Cluster::recover`] can start. The backup is not started here.
     pub fn backup(&self, name: &str) -> Cluster {
         let mut backup = Cluster::empty(name);
         let source = format!("host={} user=postgres", self.socket_dir().display());
@@ -45,7 +45,7 @@ impl Cluster {
         backup
     }
 
-    /// Starts a backup. It recovers from archived write-ahead log up to a target, and then becomes a primary.
+    /// Starts this backup. It recovers from archived write-ahead log up to a target, and then becomes a primary.
     pub fn recover(&self, restore_command: &str, (target, value): (&str, &str)) {
         self.configure(&[
             ("archive_mode", "off"),
@@ -82,7 +82,8 @@ impl Cluster {
         run(restore.arg(file.path())).unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Pauses replay on this standby, which still receives write-ahead log. Returns when replay has paused.
+    /// Pauses replay on this standby, which still receives write-ahead log. Returns when replay has paused. (Before
+    /// PostgreSQL 14, it cannot wait for that.)
     pub fn pause_replay(&self) {
         let mut client = self.superuser(DATABASE);
         client.batch_execute("SELECT pg_wal_replay_pause()").expect("replay can be paused");
@@ -121,7 +122,7 @@ impl Cluster {
     }
 }
 
-/// `server_version_num` of the server.
+/// The `server_version_num` of the server.
 pub fn server_version(client: &mut Client) -> i32 {
     client.query_one("SELECT current_setting('server_version_num')::int", &[]).expect("the version is readable").get(0)
 }

@@ -1,11 +1,11 @@
-//! Changes on the wire: what the server adds to what a device has sent.
+//! Changes in the wire format: removes what the server adds to the changes that devices send.
 
 use chrono::DateTime;
 use serde_json::{Map, Value};
 
-/// Removes from a returned change what the server added: when it was recorded, its position, and the times that the device did
-/// not send. Each has to be there, and to be what it must be: the time of a write without one is that of its record, or else
-/// that of the recording.
+/// Removes from a returned change what the server added: the time at which it was recorded, its position, and the times that the device did
+/// not send. Panics unless each of them is there and is right. The time of a write that was sent without one has to be that of its record,
+/// or else that of the recording.
 pub fn remove_added(change: &mut Value, sent: &Value) {
     let object = change.as_object_mut().expect("a change is an object");
     let recorded = object.remove("recordedAt").expect("a change says when it was recorded");
@@ -28,7 +28,7 @@ pub fn remove_added(change: &mut Value, sent: &Value) {
     }
 }
 
-/// Removes a time that was not sent. It has to be one of `allowed`.
+/// Removes a time that the device did not send. Panics unless the time is one of `allowed`.
 fn remove_time(object: &mut Map<String, Value>, key: &str, sent: &Value, allowed: &[&Value]) {
     if !sent[key].is_string() && !sent["updatedAt"].is_string() {
         let time = object.remove(key).expect("every write has a time");

@@ -1,4 +1,4 @@
-//! Writers: transactions of every kind, and the changes that are known to be committed.
+//! Writers, which run transactions of every kind and keep a list of the changes that are known to be committed.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -24,11 +24,11 @@ pub struct Change {
     pub id: Uuid,
     /// The author of the change.
     pub user: String,
-    /// The space of the change, if it is shared.
+    /// The space of the change; `None` if it is private.
     pub space: Option<String>,
 }
 
-/// Changes whose COMMIT has returned, in the order in which the writers noted them.
+/// The changes whose COMMIT has returned, in the order in which the writers noted them.
 #[derive(Default)]
 pub struct Acknowledged(Mutex<Vec<Change>>);
 
@@ -48,7 +48,8 @@ impl Acknowledged {
         self.len() == 0
     }
 
-    /// The changes for a device among those that were noted between two counts ([`Acknowledged::len`]).
+    /// The ids of the changes that a device may see, among those that were noted between two counts
+    /// ([`Acknowledged::len`]).
     pub fn seen_by(&self, device: &Device, from: usize, to: usize) -> Vec<Uuid> {
         let changes = self.0.lock().expect("no writer panics while it notes");
         let seen = changes[from..to].iter().filter(|change| device.sees(&change.user, change.space.as_deref()));
@@ -61,7 +62,7 @@ impl Acknowledged {
     }
 }
 
-/// When writers stop: at a time, or when they are told to.
+/// Tells writers when to stop: at a deadline, or earlier if a test says so.
 pub struct Stop {
     deadline: Instant,
     told: AtomicBool,
@@ -110,13 +111,13 @@ impl Tally {
     }
 }
 
-/// A writer of many users' changes, in random transactions of 1 to 40 rows.
+/// A writer that writes changes of many users, in random transactions of 1 to 40 rows.
 pub struct Writer<'a> {
-    /// The users; a transaction has one of them.
+    /// The users. Each transaction writes for one of them.
     pub users: &'a [&'a str],
-    /// The spaces; half of the rows are in one of them.
+    /// The spaces. Half of the rows are in one of them.
     pub spaces: &'a [&'a str],
-    /// The random numbers of this writer.
+    /// The source of this writer's random numbers.
     pub rng: StdRng,
     /// The list of committed changes.
     pub acknowledged: &'a Acknowledged,
@@ -127,12 +128,12 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// A writer with pauses of up to 4 ms.
+    /// Makes a writer with pauses of up to 4 ms.
     pub fn new(users: &'a [&'a str], spaces: &'a [&'a str], rng: StdRng, acknowledged: &'a Acknowledged) -> Self {
         Self { users, spaces, rng, acknowledged, longest_pause: Duration::from_millis(4), tally: Tally::default() }
     }
 
-    /// Writes one transaction after the other.
+    /// Writes one transaction after the other, until `stop` is due.
     pub fn run(&mut self, client: &mut Client, stop: &Stop) -> Result<(), Error> {
         while !stop.is_due() {
             self.transaction(client)?;
@@ -201,7 +202,7 @@ impl<'a> Writer<'a> {
         Ok(changes)
     }
 
-    /// Writes rows by one statement, through the function or as a plain INSERT.
+    /// Writes rows with one statement: a call of `record_change` or a plain INSERT.
     pub fn write(&mut self, client: &mut impl GenericClient, user: &str, rows: usize) -> Result<Vec<Change>, Error> {
         let changes: Vec<Change> = (0..rows)
             .map(|_| Change {

@@ -26,21 +26,21 @@ impl Op {
     }
 }
 
-/// Orders writes: the write with the greater stamp is the later one. No two changes have the same position.
+/// The key by which writes are ordered: the write with the greater stamp is the later one. No two changes have the same position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Stamp {
-    /// When the device wrote, or when the server recorded the change if the device gave no credible time.
+    /// The time at which the device wrote. If the device gave no credible time, it is the time at which the server recorded the change.
     pub time: Time,
     /// The position of the change in the log, which orders writes of the same time.
     pub position: Position,
 }
 
-/// The first and the last stamp of a change.
+/// The first and the last stamp of the writes of a change, including the insert or delete itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The stamp of the earliest write.
+    /// The earliest stamp.
     pub first: Stamp,
-    /// The stamp of the latest write.
+    /// The latest stamp.
     pub last: Stamp,
 }
 
@@ -49,7 +49,7 @@ pub struct Span {
 pub struct DeviceTime<'a> {
     /// The instant.
     pub time: Time,
-    /// The RFC 3339 text, spelled as the device did.
+    /// The RFC 3339 text, as the device spelled it.
     pub text: &'a [u8],
 }
 
@@ -64,7 +64,7 @@ impl<'a> DeviceTime<'a> {
 pub trait JsonObject<'a>: Copy {
     /// A JSON value in this representation.
     type Value: Copy;
-    /// Returns the text under a key, or `None` if the key is missing or its value is not a string.
+    /// Returns the string under a key; `None` if the key is missing or its value is not a string.
     fn string(&self, key: &[u8]) -> Option<&'a [u8]>;
     /// Iterates over all keys, each once, with their values.
     fn fields(self) -> impl Iterator<Item = (&'a [u8], Self::Value)>;
@@ -94,20 +94,21 @@ pub struct FieldWrite<'a, V> {
     pub value: V,
     /// The stamp of the write.
     pub stamp: Stamp,
-    /// The device's spelling of the time in `stamp`; `None` if that is the server's time.
+    /// The device's spelling of the time in `stamp`; `None` if `stamp` has the server's time.
     pub device_time: Option<&'a [u8]>,
 }
 
-/// The key in an insert's `field_timestamps` that holds the time of the whole insert. A field with an empty name has the same key,
-/// and therefore the same time.
+/// The key in an insert's `field_timestamps` that holds the time of the insert itself. A field with an empty name has the same key, and
+/// therefore the same time.
 pub const INSERT_TIME_KEY: &str = "";
 
-/// The keys in an insert's `data` that may hold its time. The first one with a valid timestamp counts.
+/// The keys in an insert's `data` that may hold the time of the insert. The first one with a valid timestamp counts.
 const INSERT_TIME_DATA_KEYS: &[&str] = &["updatedAt", "createdAt"];
-/// The keys in a delete's `data` that may hold its time.
+/// The keys in a delete's `data` that may hold the time of the delete.
 const DELETE_TIME_DATA_KEYS: &[&str] = &["deletedAt"];
 
-/// Returns the time of an insert according to the fields of its record.
+/// Returns the time of an insert according to its `data`: the first valid timestamp under `updatedAt` or `createdAt`. Returns `None` if
+/// there is none.
 pub fn insert_time<'a>(data: impl JsonObject<'a>) -> Option<DeviceTime<'a>> {
     INSERT_TIME_DATA_KEYS.iter().find_map(|key| DeviceTime::parse(data.string(key.as_bytes())?))
 }
@@ -116,28 +117,29 @@ pub fn insert_time<'a>(data: impl JsonObject<'a>) -> Option<DeviceTime<'a>> {
 #[derive(Clone, Copy)]
 struct EffectiveTime<'a> {
     time: Time,
-    /// The device's spelling of `time`; `None` if that is the server's time.
+    /// The device's spelling of `time`; `None` if `time` is the server's time.
     device_time: Option<&'a [u8]>,
 }
 
 impl<'a, O: JsonObject<'a>> Change<O> {
-    /// Returns the stamp of the change as a whole: of the insert or the delete, and of the fields that have no time of their own.
+    /// Returns the stamp of the change itself: of the insert or the delete. Fields without a time of their own have it too.
     pub fn stamp(&self) -> Stamp {
         Stamp { time: self.time().0.time, position: self.position }
     }
 
-    /// Returns the device's spelling of the time of the change as a whole; `None` if that is the server's time.
+    /// Returns the device's spelling of the time in [`Change::stamp`]; `None` if that is the server's time.
     pub fn device_time(&self) -> Option<&'a [u8]> {
         self.time().0.device_time
     }
 
-    /// Returns the key of `data` or `field_timestamps` that holds the time of the change. A compaction must not remove this key from
-    /// an insert.
+    /// Returns the key of `data` or `field_timestamps` that holds the time of the change; `None` if no key does. A compaction must not
+    /// remove this key from an insert.
     pub fn time_key(&self) -> Option<&'static str> {
         self.time().1
     }
 
-    /// Returns the time of the change, and the key that holds it; `None` if no key does.
+    /// Returns the time of the change, and the key of `data` or `field_timestamps` that holds it. Without such a key, the time is the
+    /// server's, and the key is `None`.
     fn time(&self) -> (EffectiveTime<'a>, Option<&'static str>) {
         let data_keys = match self.op {
             Op::Insert => INSERT_TIME_DATA_KEYS,
@@ -160,8 +162,8 @@ impl<'a, O: JsonObject<'a>> Change<O> {
         (EffectiveTime { time: self.created_at, device_time: None }, None)
     }
 
-    /// Returns the time of a device's timestamp. If the timestamp is not credible, this is the server's time. If it is
-    /// not valid, this is `None`.
+    /// Returns the effective time of a timestamp that a device wrote: the time of the timestamp, or the server's time if the timestamp is
+    /// not credible. Returns `None` if `text` is not a valid timestamp.
     fn effective_time(&self, text: &'a [u8]) -> Option<EffectiveTime<'a>> {
         let time = Time::parse(text)?;
         Some(match time.is_credible(self.created_at) {
@@ -183,8 +185,8 @@ impl<'a, O: JsonObject<'a>> Change<O> {
         })
     }
 
-    /// Returns the first and the last stamp of the change. They include the stamp of the insert or delete itself. An update without
-    /// fields has no stamps.
+    /// Returns the first and the last stamp of the change, including the stamp of the insert or delete itself. Returns `None` for an update
+    /// without fields.
     pub fn span(&self) -> Option<Span> {
         let whole = (self.op != Op::Update).then(|| self.stamp());
         let stamps = self.writes().map(|write| write.stamp).chain(whole);

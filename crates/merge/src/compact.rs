@@ -1,17 +1,17 @@
 //! Decides which changes a compaction removes.
 //!
-//! A reader who sees one change of a group sees all of them: the readers are the user, and the members of the space. (A *group* is
-//! the changes to one record, app and table by one user in one space.) An overwritten write of a group therefore makes no
-//! difference to any reader, whatever the reader has received before: a reader without the later write has yet to receive it. The
-//! writes of different groups are not compared, because a reader may see one group and not the other.
+//! A *group* is the changes to one record, app and table by one user in one space. A reader who sees one change of a group sees all of
+//! them: the readers are the user, and the members of the space. An overwritten write of a group therefore makes no difference to any
+//! reader, whatever the reader has received before: a reader that has not received the later write will receive it. The writes of different
+//! groups are not compared, because a reader may see one group and not the other.
 //!
-//! A compaction keeps the latest insert of a group, because its time decides whether the record is live. It also keeps the field
-//! that holds the time of that insert.
+//! A compaction keeps the latest insert of a group, because the time of this insert decides whether the record is live. It also keeps the
+//! field that holds this time.
 
 use crate::change::{Change, JsonObject, Op, Stamp};
 use std::collections::HashMap;
 
-/// The latest insert of a group, and the latest write of each of its fields.
+/// The latest insert of a group of changes, and the latest write of each field in the group.
 #[derive(Clone, Debug, Default)]
 pub struct LatestWrites {
     fields: HashMap<Box<[u8]>, Stamp>,
@@ -50,13 +50,13 @@ impl LatestWrites {
         }
     }
 
-    /// Returns false if no write of the group is overwritten: every change can then be kept, and
-    /// [`LatestWrites::action`] need not be called.
+    /// Returns whether some write of the group may be overwritten. If false, every change is kept, and [`LatestWrites::action`] need not be
+    /// called.
     pub fn may_have_overwritten(&self) -> bool {
         self.may_have_overwritten
     }
 
-    /// Returns what a compaction does with a change of the group, after all changes of the group were added.
+    /// Returns what a compaction does with a change of the group. All changes of the group must have been added before.
     /// `has_non_object_data` is true if the change's `data` is JSON but not an object: such data has no fields, and is kept.
     pub fn action<'a, O: JsonObject<'a>>(&self, change: &Change<O>, has_non_object_data: bool) -> Action<'a> {
         // Only a purge removes deletes.

@@ -1,13 +1,13 @@
-//! The history of a record: which change wrote which field, when, from which value to which.
+//! The history of a record: which change wrote which field, when, and the values before and after it.
 
 use crate::change::Stamp;
 
-/// An entry in the history of a record. `V` is a value, `C` is what the caller keeps of the change.
+/// An entry in the history of a record. `V` is the type of a value, and `C` is what the caller keeps of the change.
 #[derive(Clone, Debug)]
 pub struct Event<'a, V, C> {
-    /// When it happened.
+    /// The time and the position of the event.
     pub stamp: Stamp,
-    /// What happened.
+    /// What the event did to the record.
     pub effect: Effect<'a, V>,
     /// The value of the field before the event; `None` if the field had no value. Set by [`sort_with_old_values`].
     pub old_value: Option<V>,
@@ -36,7 +36,7 @@ impl<'a, V, C> Event<'a, V, C> {
         matches!(self.effect, Effect::Delete)
     }
 
-    /// The field and the value that were written.
+    /// The field and the value that the event wrote; `None` if it is not a write of a field.
     fn write(&self) -> Option<(&'a [u8], &V)> {
         match &self.effect {
             Effect::Write { field, value } => Some((field, value)),
@@ -52,7 +52,7 @@ impl<'a, V, C> Event<'a, V, C> {
 /// Sorts events by their stamps, and sets the old value of each write: the value of the latest earlier write of the field, unless
 /// the record was deleted in between.
 ///
-/// It works in place, because a history may be long.
+/// The events are sorted in place, because a history may be long.
 pub fn sort_with_old_values<V: Clone, C>(events: &mut [Event<'_, V, C>]) {
     // Deletes first, then inserts, then the writes of one field after the other.
     events.sort_unstable_by(|a, b| (!a.is_delete(), a.field(), a.stamp).cmp(&(!b.is_delete(), b.field(), b.stamp)));

@@ -18,7 +18,7 @@ use crate::time::Time;
 /// What a purge has to know about the changes of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupSummary {
-    /// The changes that have a stamp.
+    /// The changes of the group. An update without fields has no stamp and is left out.
     changes: Vec<ChangeSummary>,
     /// The latest delete.
     deleted: Option<Stamp>,
@@ -68,10 +68,11 @@ impl GroupSummary {
         }));
     }
 
-    /// Returns the latest delete of the group if it is old enough to be purged.
+    /// Returns the latest delete of the group if it is old enough to be purged; otherwise `None`.
     ///
-    /// It is old enough if it was made before `created_before`, and if it and all changes that it covers were recorded before that
-    /// time. A change that was recorded recently may be sent again by its device, and would bring the record back after the purge.
+    /// The delete is old enough if it was made before `created_before`, and if the delete and all changes that it covers were recorded
+    /// before that time. A change that was recorded recently may be sent again by its device, and would bring the record back after the
+    /// purge.
     pub fn delete_to_purge(&self, created_before: Time) -> Option<Stamp> {
         let mut covered = self.changes.iter().filter(|change| Some(change.span.last) <= self.deleted);
         // The clock of a device may be ahead, so the time of the delete is compared too.
@@ -79,7 +80,7 @@ impl GroupSummary {
         self.deleted.filter(|_| is_old && covered.all(|change| change.created_at < created_before))
     }
 
-    /// Returns which deletes the group allows a purge to remove, after all changes of the group were added.
+    /// Returns which deletes the group allows a purge to remove. All changes of the group must have been added before.
     pub fn limit(&self) -> PurgeLimit {
         let (mut first_live, mut has_live_insert) = (None::<Stamp>, false);
         for change in &self.changes {
@@ -102,8 +103,8 @@ impl GroupSummary {
         }
     }
 
-    /// Returns whether the latest delete of the group covers a change: no write of the change is later than the delete. A purge of
-    /// the delete removes the changes that it covers.
+    /// Returns whether the latest delete of the group covers a change: no write of the change is later than the delete. A purge that
+    /// removes the delete also removes the changes that it covers.
     pub fn covers<'a, O: JsonObject<'a>>(&self, change: &Change<O>) -> bool {
         change.span().is_none_or(|span| Some(span.last) <= self.deleted)
     }

@@ -1,8 +1,8 @@
 //! Merging changes into a record.
 //!
-//! A record consists of maxima: the latest write of each field, the latest insert, the latest delete, and the latest write of any
-//! kind. The result therefore does not depend on the order of the changes, on changes that are merged twice, or on how records of
-//! some of the changes are combined. The size of a record depends on the number of its fields, not on the number of its changes.
+//! A record consists of maxima: the latest write of each field, the latest insert, the latest delete, and the latest write of any kind. The
+//! result therefore does not depend on the order of the changes, on whether a change is merged twice, or on how partial results are
+//! combined. The size of a record depends on the number of its fields, not on the number of its changes.
 
 use crate::change::{Change, FieldWrite, JsonObject, Op, Stamp};
 use crate::time::Time;
@@ -30,7 +30,7 @@ pub struct Record<V, A: Allocator + Clone = Global> {
 #[derive(Clone, Debug)]
 struct WriteInSpace<A: Allocator> {
     stamp: Stamp,
-    /// The space of the change; `None` if it was private.
+    /// The space of the change that wrote; `None` if the change was private.
     space: Option<Vec<u8, A>>,
 }
 
@@ -40,7 +40,7 @@ pub struct Field<V, A: Allocator> {
     name: Vec<u8, A>,
     /// The stamp of the write.
     pub stamp: Stamp,
-    /// What the caller stores for the write.
+    /// What the caller stores for the field.
     pub value: V,
 }
 
@@ -57,8 +57,8 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         Record { fields: Vec::new_in(allocator.clone()), inserted: None, deleted: None, latest: None, allocator }
     }
 
-    /// Merges a change into the record. `space` is the space of the change, `None` if it is private. `to_value` is called for the
-    /// writes that are the latest of their fields, and returns what to store for them.
+    /// Merges a change into the record. `space` is the space of the change; `None` for a private change. `to_value` is called for each
+    /// write that is the latest of its field so far, and returns what to store for the field.
     pub fn apply<'a, O: JsonObject<'a>>(
         &mut self,
         change: &Change<O>,
@@ -78,8 +78,7 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         self.add_fields(new);
     }
 
-    /// Combines the record with another state of the same record, which may have the same changes or others. `copy` copies what is
-    /// stored for a field.
+    /// Merges another state of the same record into this one. Both may have changes in common. `copy` copies what is stored for a field.
     pub fn combine(&mut self, other: &Record<V, A>, mut copy: impl FnMut(&V) -> V) {
         self.inserted = self.inserted.max(other.inserted);
         if let Some(deleted) = other.deleted {
@@ -105,7 +104,7 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         self.update_latest(stamp, space);
     }
 
-    /// Removes the fields that a delete with this stamp deletes.
+    /// Applies a delete with this stamp: removes the fields whose writes are not later.
     fn delete_fields(&mut self, stamp: Stamp) {
         if self.deleted < Some(stamp) {
             self.deleted = Some(stamp);
@@ -126,8 +125,8 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         self.latest = Some(WriteInSpace { stamp, space });
     }
 
-    /// Writes a field. A field that the record does not have yet goes to `new` if the record is large: the caller passes `new` to
-    /// [`Record::add_fields`], because inserting many fields one by one would take quadratic time.
+    /// Writes a field, unless the record has a later write or delete. A new field of a large record goes to `new`: the caller passes `new`
+    /// to [`Record::add_fields`], because inserting many fields one by one would take quadratic time.
     fn write_field(&mut self, name: &[u8], stamp: Stamp, value: impl FnOnce() -> V, new: &mut Vec<Field<V, A>, A>) {
         const MAX_FIELDS_OF_SMALL_RECORD: usize = 64;
         if self.deleted >= Some(stamp) {
@@ -149,7 +148,7 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         }
     }
 
-    /// Adds fields that the record does not have yet. Each may occur once.
+    /// Adds fields that the record does not have yet. Each field must occur only once in `new`.
     fn add_fields(&mut self, mut new: Vec<Field<V, A>, A>) {
         const MAX_SINGLE_INSERTIONS: usize = 8;
         if new.len() > MAX_SINGLE_INSERTIONS {
@@ -183,14 +182,14 @@ impl<V, A: Allocator + Clone> Record<V, A> {
         self.deleted.filter(|_| !self.is_live()).map(|stamp| stamp.time)
     }
 
-    /// Returns the time of the latest write of any kind; `None` if the record does not exist.
+    /// Returns the time of the latest write of any kind (an insert, a delete or a write of a field); `None` if the record does not exist.
     pub fn updated_at(&self) -> Option<Time> {
         self.latest.as_ref().map(|latest| latest.stamp.time)
     }
 
-    /// Returns the space of the latest write of any kind; `None` if it was private.
+    /// Returns the space of the latest write of any kind; `None` if that write was private or the record does not exist.
     ///
-    /// This is a live write or the latest delete, because deleted writes are earlier than the delete.
+    /// The latest write of any kind is a live write or the latest delete, because deleted writes are earlier than the delete.
     pub fn space(&self) -> Option<&[u8]> {
         self.latest.as_ref().and_then(|latest| latest.space.as_deref())
     }

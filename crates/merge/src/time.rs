@@ -14,7 +14,7 @@ pub struct Time {
 /// 2000-01-01 UTC in Unix time, in seconds.
 const POSTGRES_EPOCH_UNIX: i64 = 946_684_800;
 
-/// How far the timestamp of a device may be ahead of the server's `created_at` of the change, in microseconds.
+/// How far the timestamp of a device may be ahead of the `created_at` that the server gave the change, in microseconds.
 const MAX_CLOCK_SKEW_MICROS: i64 = 5 * 60 * 1_000_000;
 
 impl Time {
@@ -37,14 +37,13 @@ impl Time {
         Some(Time { micros, nanos: (nanos % 1000) as u16 })
     }
 
-    /// Returns whether the timestamp of a device counts, for a change that the server recorded at `created_at`. A
-    /// timestamp that is more than five minutes ahead does not count. Otherwise a device with a wrong clock would win
-    /// over all later writes.
+    /// Returns whether the timestamp of a device is credible, for a change that the server recorded at `created_at`. A timestamp that is
+    /// more than five minutes ahead is not credible. Otherwise a device with a wrong clock would win over all later writes.
     pub fn is_credible(self, created_at: Time) -> bool {
         self <= Time { micros: created_at.micros.saturating_add(MAX_CLOCK_SKEW_MICROS), nanos: created_at.nanos }
     }
 
-    /// Formats the instant as an RFC 3339 timestamp in UTC, with as many fractional digits as needed. Returns an empty text for an
+    /// Formats the instant as an RFC 3339 timestamp in UTC, with as many fractional digits as needed. Returns an empty string for an
     /// instant that RFC 3339 cannot represent.
     pub fn to_rfc3339(self) -> String {
         let (seconds, micros) = (self.micros.div_euclid(1_000_000), self.micros.rem_euclid(1_000_000));

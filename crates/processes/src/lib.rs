@@ -1,6 +1,6 @@
 //! Processes of private servers: which user runs them, and how they end when the process that owns them is killed.
 //!
-//! The test harness and `cargo xtask` both use this crate. It builds in a moment.
+//! The test harness and `cargo xtask` both use this crate. It has few dependencies, and builds in a moment.
 
 use std::io::Write;
 use std::os::unix::fs::chown;
@@ -14,8 +14,8 @@ use tempfile::TempDir;
 
 // ---- the user that servers run as ----------------------------------------------------------------------
 
-/// The user of the servers. `None` stands for the caller. PostgreSQL refuses to run as root. So if the caller is root,
-/// the user is the one of `MANA_SYNC_RUN_AS`, or else `postgres`, or else `nobody`.
+/// The user that runs the servers; `None` if it is the caller. PostgreSQL refuses to run as root. So if the caller is
+/// root, the user is the one that `MANA_SYNC_RUN_AS` names, or else `postgres`, or else `nobody`.
 pub fn server_user() -> Option<&'static User> {
     static USER: OnceLock<Option<User>> = OnceLock::new();
     let find = |name: &str| User::from_name(name).expect("users can be looked up");
@@ -36,7 +36,7 @@ pub fn as_server_user(command: &mut Command) {
     }
 }
 
-/// Makes a file or directory the property of the user of the servers.
+/// Makes the user of the servers the owner of a file or directory.
 pub fn give_to_server(path: &Path) {
     if let Some(user) = server_user() {
         chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
@@ -46,11 +46,12 @@ pub fn give_to_server(path: &Path) {
 
 // ---- what ends with its owner --------------------------------------------------------------------------
 
-/// A program that runs beside its owner. It is killed (-9) when this value is dropped, and when the owner is killed.
+/// A program that runs beside this process. It is killed (SIGKILL) when this value is dropped, and when this process is
+/// killed.
 pub struct Beside(Child);
 
 impl Beside {
-    /// Starts a program; `configure` adds its arguments, its environment and where its output goes.
+    /// Starts a program. `configure` sets its arguments, its environment and the place of its output.
     pub fn start(program: &Path, configure: impl FnOnce(&mut Command)) -> Self {
         let mut command = shell(r#""$@" & pid=$!; read -r _; kill -9 "$pid"; wait "$pid""#);
         configure(command.arg(program));
@@ -65,10 +66,10 @@ impl Drop for Beside {
     }
 }
 
-/// A temporary directory for a server. The server's socket is in it. The server's data directory is `data` in it, or
-/// a subdirectory of `data`.
+/// A temporary directory for a server. It contains the server's socket. The data directory is `data` in it, or a
+/// subdirectory of `data`.
 ///
-/// When this value is dropped, or its owner is killed, a watchdog process stops the server without a checkpoint and
+/// When this value is dropped, or this process is killed, a watchdog process stops the server without a checkpoint and
 /// removes the directory.
 pub struct ServerDirectory {
     path: PathBuf,
@@ -76,14 +77,14 @@ pub struct ServerDirectory {
 }
 
 impl ServerDirectory {
-    /// A new directory, which belongs to the user of the servers.
+    /// Makes a new directory, which belongs to the user of the servers.
     pub fn new() -> Self {
         let path = short_temp_dir().keep();
         give_to_server(&path);
         Self::watch(path)
     }
 
-    /// Watches a directory that [`ServerDirectory::keep`] returned.
+    /// Takes over a directory that [`ServerDirectory::keep`] returned, and starts a watchdog for it.
     pub fn watch(path: PathBuf) -> Self {
         // The watchdog has a process group of its own, so that ^C in the terminal reaches only its owner.
         let watchdog = shell(WATCHDOG).arg(&path).process_group(0).spawn().expect("sh runs");
@@ -95,7 +96,7 @@ impl ServerDirectory {
         &self.path
     }
 
-    /// Leaves the directory and its server alone.
+    /// Ends the watchdog, which leaves the directory and its server as they are. Returns the path of the directory.
     pub fn keep(mut self) -> PathBuf {
         let _ = self.watchdog.stdin.take().expect("it is piped").write_all(b"keep\n");
         self.path.clone()
@@ -116,8 +117,9 @@ impl Drop for ServerDirectory {
     }
 }
 
-/// The script of the watchdog. It waits for the end of its input, stops the server, waits for the end of the server,
-/// and removes the directory.
+/// The script of the watchdog. It waits for the end of its input, which comes when its owner ends. Then it stops the
+/// server, waits for the end of the server, and removes the directory. If its input is the word `keep`, it ends at
+/// once.
 const WATCHDOG: &str = r#"
 read -r word
 [ "$word" != keep ] || exit 0
@@ -134,8 +136,8 @@ done
 rm -rf "$1"
 "#;
 
-/// A command that runs a shell script. When this process ends, the kernel closes the standard input of the script. So
-/// the script notices the end.
+/// Makes a command that runs a shell script. When this process ends, the kernel closes the standard input of the
+/// script, so that the script notices the end.
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh"]).current_dir("/");
@@ -143,8 +145,8 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// Makes a new directory for a socket. The path of a socket has at most 107 bytes, so a long `TMPDIR` cannot be used.
-/// Nor can a `TMPDIR` that the user of the servers may not enter.
+/// Makes a new directory for a socket, in `TMPDIR` or else in `/tmp`. The path of a socket has at most 107 bytes, so a
+/// long `TMPDIR` cannot be used, nor can one that the user of the servers may not enter.
 fn short_temp_dir() -> TempDir {
     let preferred = std::env::temp_dir();
     let suits = preferred.as_os_str().len() <= 60 && may_enter(&preferred);

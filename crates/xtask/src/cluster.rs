@@ -1,5 +1,5 @@
-//! A private cluster in a temporary directory. It is reached only through a socket, an unprivileged user runs it, and
-//! it is removed at the end.
+//! A private cluster in a temporary directory. It listens only on a socket, an unprivileged user runs it, and it is
+//! removed at the end.
 
 use std::fs;
 use std::io::Write;
@@ -24,7 +24,7 @@ pub struct Cluster<'a> {
 }
 
 impl<'a> Cluster<'a> {
-    /// A new cluster; `settings` are further lines of postgresql.conf.
+    /// Starts a new cluster. `settings` are further lines of postgresql.conf.
     pub fn start(project: &'a Project, server: &'a PrivateCopy, settings: &[&str]) -> Result<Self> {
         let cluster = Self { project, server, directory: ServerDirectory::new() };
         // --no-locale: the same order and messages everywhere.
@@ -94,24 +94,24 @@ log_line_prefix = '%m [%p] %a '
         self.path().join("data")
     }
 
-    /// The server's log.
+    /// The path of the server's log.
     pub fn log(&self) -> PathBuf {
         self.path().join("log")
     }
 
-    /// Makes a command find this cluster by its environment.
+    /// Sets the environment variables of a command by which clients find this cluster.
     pub fn prepare(&self, command: Expression) -> Expression {
         let command = command.env("PGHOST", self.path()).env("PGPORT", "5432").env("PGUSER", "postgres");
         self.project.prepare_for(Some(self.server), command.env("PGSSLMODE", "disable"))
     }
 
-    /// psql, with these options.
+    /// Makes a command that runs psql with these options.
     pub fn psql<'b>(&self, database: &'b str, options: impl IntoIterator<Item = &'b str>) -> Expression {
         let psql = duct::cmd(self.server.program("psql"), ["-d", database].into_iter().chain(options));
         self.prepare(psql.env("PGCLIENTENCODING", "UTF8"))
     }
 
-    /// psql for a script: it reads no configuration, is quiet and stops at the first error.
+    /// Makes a command that runs psql for a script: psql reads no configuration, is quiet and stops at the first error.
     pub fn script<'b>(&self, database: &'b str, options: impl IntoIterator<Item = &'b str>) -> Expression {
         self.psql(database, ["-X", "-q", "-v", "ON_ERROR_STOP=1"].into_iter().chain(options))
     }
@@ -123,8 +123,8 @@ log_line_prefix = '%m [%p] %a '
         Ok(())
     }
 
-    /// Runs a command in the caller's directory, and returns its exit code. The command finds this cluster by its
-    /// environment.
+    /// Runs a command in the caller's directory, and returns the exit code of the command. Its environment names this
+    /// cluster.
     pub fn run(&self, command: &[String]) -> Result<ExitCode> {
         let [program, arguments @ ..] = command else { bail!("no command is given") };
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -136,13 +136,13 @@ log_line_prefix = '%m [%p] %a '
         Ok(ExitCode::from(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)))
     }
 
-    /// Leaves the cluster running, for [`stop`].
+    /// Leaves the cluster running, and returns its directory, which [`stop`] takes.
     pub fn keep(self) -> PathBuf {
         self.directory.keep()
     }
 }
 
-/// Stops a cluster that was kept, and removes its directory.
+/// Stops a cluster that [`Cluster::keep`] left running, and removes its directory.
 pub fn stop(directory: PathBuf) -> Result<()> {
     ensure!(directory.join("data").is_dir(), "{} is no cluster", directory.display());
     drop(ServerDirectory::watch(directory.canonicalize()?));

@@ -1,7 +1,7 @@
 //! Plays examples/demo.sql in a private cluster, and then examples/http, the HTTP front end, with curl.
 //!
-//! The demo checks itself. After a step of the SQL, demo.expect() fails unless the step had the right result, and psql
-//! stops at the first error. The answers of the front end must have the expected texts.
+//! The demo checks its own results. After a step of the SQL, demo.expect() fails unless the step had the right result, and psql stops at
+//! the first error. The answers of the front end must contain the expected texts.
 
 mod front_end;
 
@@ -15,12 +15,13 @@ use crate::postgres::PrivateCopy;
 use crate::project::{Project, run_logged, say};
 use crate::{install, interrupt};
 
-/// Creates the database, and the functions that check the steps.
+/// The SQL that creates the database, and the functions that check the steps.
 const PREPARATION: &str = include_str!("demo/preparation.sql");
-/// The text before the prompt.
+/// The text that is shown before the prompt.
 const WELCOME: &str = include_str!("demo/welcome.txt");
 
-/// Plays the SQL and the HTTP front end. With `prompt`, plays only the SQL, silently, and then gives a prompt in its database.
+/// Plays the SQL and the HTTP front end. If `prompt` is true, plays only the SQL, without output, and then gives a psql prompt in the
+/// database.
 pub fn run(project: &Project, server: &PrivateCopy, prompt: bool) -> Result<()> {
     install::into_private_copy(project, server, false)?;
     if !prompt {
@@ -58,8 +59,7 @@ fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What is shown of psql's output. It leaves out the checks. It puts back the blank lines before comments, which psql
-/// drops.
+/// Converts psql's output to what is shown: without the checks, and with the blank lines before comments, which psql drops.
 #[derive(Default)]
 struct Transcript {
     /// Whether titles are bold.
@@ -69,7 +69,7 @@ struct Transcript {
 }
 
 impl Transcript {
-    /// The lines that are shown for one line of psql.
+    /// Returns the lines to show for one line of psql.
     fn lines(&mut self, line: &str) -> Vec<String> {
         if ["SELECT demo.expect", r"\set ON_ERROR_STOP", "--#"].iter().any(|prefix| line.starts_with(prefix)) {
             return Vec::new();
@@ -88,7 +88,7 @@ impl Transcript {
     }
 }
 
-/// A message of psql without the file and line at its beginning.
+/// Returns a message of psql without the file and the line number at its beginning.
 fn without_place(line: &str) -> &str {
     let place_and_message = line.strip_prefix("psql:").and_then(|rest| rest.split_once(": "));
     match place_and_message {
@@ -109,12 +109,12 @@ fn give_prompt(project: &Project, cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The content of a file so far.
+/// Returns the content of a file so far; empty if it cannot be read.
 fn read(file: &std::path::Path) -> String {
     fs::read_to_string(file).unwrap_or_default()
 }
 
-/// A new file for the output of a program.
+/// Creates a file for the output of a program.
 fn create(file: &std::path::Path) -> Result<File> {
     File::create(file).with_context(|| file.display().to_string())
 }

@@ -1,5 +1,6 @@
-//! The drivers for which docs/drivers.md has programs. Their tests need them. They are installed into the state
-//! directory, once for each list of versions. If a driver cannot be installed, its tests say that they were skipped.
+//! The database drivers for which docs/drivers.md has programs. The tests of these programs need the drivers. They are
+//! installed into the state directory, once for each list of versions. If a driver cannot be installed, its tests
+//! report that they were skipped.
 
 use std::ffi::OsString;
 use std::fs;
@@ -10,8 +11,8 @@ use duct::cmd;
 
 use crate::project::{Project, note, say};
 
-/// Installs the drivers, and returns the environment variables that tests/servers/tests/drivers.rs reads. An empty
-/// variable says that its drivers are missing.
+/// Installs the drivers, and returns the environment variables that tests/servers/tests/drivers.rs reads. A variable is
+/// empty if its drivers are missing.
 pub fn install(project: &Project) -> Result<[(&'static str, OsString); 2]> {
     let python = install_once(project, "python", &["requirements.txt"], python)?.join("venv/bin/python");
     let node = install_once(project, "node", &["package.json", "package-lock.json"], node)?.join("node_modules");
@@ -48,7 +49,7 @@ fn node(lists: &Path, directory: &Path, log: &fs::File) -> Result<()> {
     Ok(())
 }
 
-/// Installs into a new directory, unless this was tried with the same lists before.
+/// Runs `install` for a new directory, unless that was tried before with the same lists of versions.
 fn install_once(
     project: &Project,
     name: &str,

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::postgres::PrivateCopy;
 use crate::project::{Project, by_root, note, say};
 
-/// Builds the extension and installs it into the private copy.
+/// Builds the extension and installs it into the private copy of PostgreSQL.
 pub fn into_private_copy(project: &Project, server: &PrivateCopy, release: bool) -> Result<()> {
     say(format!("Building mana_sync for PostgreSQL {} (the first time takes 2 to 4 minutes)", server.major));
     let profile = if release { &["--release"][..] } else { &[] };
@@ -16,7 +16,7 @@ pub fn into_private_copy(project: &Project, server: &PrivateCopy, release: bool)
 }
 
 /// Builds the extension with these features, and installs it into the server whose programs are in `bin`. Shows the
-/// messages of cargo, and those of cargo-pgrx if it fails.
+/// messages of cargo. Shows those of cargo-pgrx only if it fails.
 pub fn cargo_pgrx_install(
     project: &Project,
     server: &PrivateCopy,

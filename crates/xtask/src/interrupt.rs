@@ -1,7 +1,7 @@
-//! What ^C, SIGTERM and SIGHUP do.
+//! The handling of ^C, SIGTERM and SIGHUP.
 //!
-//! They end this process at once, and watchdogs remove its private clusters. If this process has to clean up itself, or
-//! if ^C is meant for the program in the foreground, [`hold`] keeps signals from ending this process.
+//! These signals end this process at once, and watchdogs remove its private clusters. If this process has to clean up
+//! itself, or if ^C is meant for the program in the foreground, [`hold`] keeps signals from ending this process.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,7 +10,7 @@ use anyhow::Result;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag::register_conditional_default;
 
-/// Whether a signal ends this process.
+/// Whether a signal ends this process now.
 static FATAL: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// Registers the handlers of the signals. Called once, before anything else.
@@ -25,7 +25,8 @@ pub fn register() -> Result<()> {
 /// While this value exists, signals do not end this process.
 pub struct Held(&'static AtomicBool);
 
-/// Keeps signals from ending this process. Programs that are started meanwhile get them as usual.
+/// Keeps signals from ending this process, for as long as the result exists. Programs that are started meanwhile get
+/// signals as usual.
 pub fn hold() -> Held {
     let fatal = FATAL.get().expect("register was called");
     fatal.store(false, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! rustfmt, clippy, cargo-deny and shellcheck; a warning is an error.
+//! Runs rustfmt, clippy, cargo-deny and shellcheck. A warning is an error.
 
 use anyhow::Result;
 use duct::cmd;
@@ -7,7 +7,7 @@ use crate::postgres::PrivateCopy;
 use crate::project::{Project, say, which};
 use crate::setup;
 
-/// Runs all of them, up to the first one that fails.
+/// Runs rustfmt, clippy, cargo-deny and shellcheck, up to the first that fails.
 pub fn run(project: &Project, server: &PrivateCopy) -> Result<()> {
     let run = |command| project.prepare_for(Some(server), command).run();
     say("rustfmt");

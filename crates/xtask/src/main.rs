@@ -77,7 +77,7 @@ enum Task {
     },
     /// Measure a release build on private servers; `pages` writes the pages, `in-process` measures in a backend
     Bench {
-        /// The measurements to make (all): single, push, pull, growth, disk, records, wakeups, memory
+        /// The measurements to make (all): single, push, pull, growth, disk, records, devices, wakeups, memory
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

@@ -9,8 +9,9 @@ use crate::install::{cargo_pgrx_install, into_private_copy};
 use crate::postgres::PrivateCopy;
 use crate::project::{Project, run_logged, say};
 
-/// Measures what the arguments name, or everything, with a release build on private servers. `pages` writes the tables
-/// from the results of the last run. `in-process` measures the hot Rust code that needs a backend (src/benches.rs).
+/// Makes the measurements that the arguments name, or all, with a release build on private servers. `pages` writes the
+/// tables from the results of the last run. `in-process` measures the hot Rust code that needs a backend
+/// (src/benches.rs).
 pub fn run(project: &Project, server: &PrivateCopy, arguments: &[String]) -> Result<()> {
     let mut bin = server.bin.clone();
     match arguments.first().map(String::as_str) {

@@ -8,10 +8,10 @@ use duct::cmd;
 
 use crate::project::{Project, is_executable, which};
 
-/// The major versions that the extension builds for, the preferred ones first.
+/// The major versions that the extension supports, in the order of preference.
 pub const VERSIONS: [u32; 6] = [15, 18, 17, 16, 14, 13];
 
-/// An installation of PostgreSQL, known by its pg_config.
+/// An installation of PostgreSQL, which is identified by its pg_config.
 #[derive(Clone, PartialEq)]
 pub struct Installation {
     /// The path of the installation's pg_config.
@@ -24,7 +24,7 @@ impl Installation {
         cmd!(&self.pg_config, option).read().with_context(|| self.pg_config.display().to_string())
     }
 
-    /// A directory that its pg_config names.
+    /// Returns a directory that the pg_config of the installation names.
     pub fn directory(&self, option: &str) -> Result<PathBuf> {
         self.ask(option).map(PathBuf::from)
     }
@@ -46,14 +46,14 @@ impl Installation {
             && self.directory("--pgxs").is_ok_and(|makefile| makefile.exists())
     }
 
-    /// The same installation, named by the pg_config among its own programs. A pg_config in the PATH may be a wrapper,
-    /// which may stand for another version tomorrow.
+    /// Returns the same installation with the pg_config in its own directory of programs. A pg_config in the PATH may
+    /// be a wrapper, which may stand for another version later.
     fn by_its_own(self) -> Result<Self> {
         let own = self.directory("--bindir")?.join("pg_config");
         Ok(if is_executable(&own) { Self { pg_config: own } } else { self })
     }
 
-    /// The installation that a caller names.
+    /// Returns the installation whose pg_config is named by a path, or by a name in the PATH.
     pub fn named(pg_config: &str) -> Result<Self> {
         let path = if pg_config.contains('/') { Some(PathBuf::from(pg_config)) } else { which(pg_config) };
         let path = path.filter(|path| is_executable(path));
@@ -62,8 +62,8 @@ impl Installation {
         named.by_its_own()
     }
 
-    /// An installation of a major version: the one that was named before, or else Debian's, or else the one in the
-    /// PATH.
+    /// Returns an installation of a major version: the one that was chosen before, or else Debian's, or else the one in
+    /// the PATH.
     pub fn of_version(project: &Project, major: u32) -> Option<Self> {
         let remembered = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
         let remembered = remembered.map(|path| Self { pg_config: path.trim().into() }).filter(Self::is_complete);
@@ -76,11 +76,11 @@ impl Installation {
     }
 }
 
-/// What the caller chose. The set-up chooses and installs what is missing.
+/// The PostgreSQL that the caller chose. The set-up chooses what the caller left open, and installs what is missing.
 pub struct Choice {
-    /// The major version. None: the set-up chooses one.
+    /// The major version. `None` lets the set-up choose one.
     pub major: Option<u32>,
-    /// The installation. None: the set-up installs one.
+    /// The installation. `None` lets the set-up install one.
     pub source: Option<Installation>,
 }
 
@@ -109,13 +109,14 @@ impl Choice {
         Ok(Self { major, source: major.and_then(|major| Installation::of_version(project, major)) })
     }
 
-    /// The choice for users of the extension. If they choose nothing, it is the first pg_config in the PATH.
+    /// Chooses for users of the extension. If they name neither, it is the first pg_config in the PATH.
     pub fn for_users(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> Result<Self> {
         let of_path = which("pg_config").filter(|_| version.is_none()).map(|_| "pg_config");
         Self::new(project, version, pg_config.or(of_path))
     }
 
-    /// The private copy of the chosen installation. It may not be there yet.
+    /// Returns the private copy of the chosen installation, which may not exist yet. Returns `None` if the choice is
+    /// not complete.
     pub fn private_copy(self, project: &Project) -> Result<Option<PrivateCopy>> {
         let Self { major: Some(major), source: Some(source) } = self else { return Ok(None) };
         PrivateCopy::new(project, major, source).map(Some)
@@ -137,7 +138,7 @@ pub struct PrivateCopy {
 }
 
 impl PrivateCopy {
-    /// Returns where the copy of an installation is. Copies nothing.
+    /// Determines where the copy of an installation is. Copies nothing.
     pub fn new(project: &Project, major: u32, source: Installation) -> Result<Self> {
         let directory = project.state(format!("pg{major}"));
         let bin = below(&directory.join("root"), &source.directory("--bindir")?);
@@ -149,7 +150,7 @@ impl PrivateCopy {
         self.bin.join(name)
     }
 
-    /// The copy as an installation.
+    /// Returns the copy as an installation.
     pub fn installation(&self) -> Installation {
         Installation { pg_config: self.program("pg_config") }
     }
@@ -159,7 +160,7 @@ impl PrivateCopy {
         format!("pg{}", self.major)
     }
 
-    /// Makes the copy, unless it is there and was made from the same program.
+    /// Makes the copy, unless it exists and was made from the same program.
     pub fn make(&self) -> Result<()> {
         let fingerprint = self.fingerprint()?;
         if fs::read_to_string(self.directory.join("fingerprint")).is_ok_and(|text| text.trim_end() == fingerprint) {
@@ -232,12 +233,12 @@ impl PrivateCopy {
     }
 }
 
-/// An absolute path, below another root.
+/// Returns an absolute path moved below another root.
 fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// Makes a directory below another root, with links to all entries of the original directory. Leaves out this
+/// Makes a copy of a directory below another root, with links to all entries of the original directory. Leaves out this
 /// extension's files, which `make install` may have put into the original.
 fn link_entries(directory: &Path, root: &Path) -> Result<()> {
     fs::create_dir_all(below(root, directory))?;

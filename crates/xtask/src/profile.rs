@@ -13,11 +13,11 @@ use crate::install;
 use crate::postgres::PrivateCopy;
 use crate::project::{Project, by_server_user, say, which};
 
-/// The records that a push changes, and its body.
+/// The SQL that writes the records which a push changes, and that makes the body of the push.
 const PUSH: &str = include_str!("profile/push.sql");
-/// A change, by an INSERT.
+/// The SQL of an INSERT of one change.
 const INSERT: &str = include_str!("profile/insert.sql");
-/// A page, by a scan.
+/// The SQL of a scan of one page.
 const SCAN: &str = include_str!("profile/scan.sql");
 
 #[derive(clap::Args)]
@@ -59,8 +59,8 @@ enum Call {
 }
 
 impl Call {
-    /// How often the statement is called in each of two runs. The difference of the two runs is the cost of calls
-    /// alone, without what comes before them.
+    /// The numbers of calls of the statement in two runs. The difference between the runs is the cost of the calls
+    /// alone, without the cost of the start.
     fn counts(self) -> [u32; 2] {
         match self {
             Self::RecordChange | Self::Insert => [100, 600],
@@ -70,7 +70,7 @@ impl Call {
         }
     }
 
-    /// The statement, whose parameters are a text and a jsonb.
+    /// The statement of the call. It has two parameters, a text and a jsonb.
     fn statement(self, empty_pull: &str) -> &str {
         match self {
             Self::RecordChange => {
@@ -89,7 +89,7 @@ impl Call {
         }
     }
 
-    /// The input of a server without a postmaster: one statement on each line.
+    /// Makes the input of a server without a postmaster: one statement on each line.
     fn script(self, empty_pull: &str, count: u32) -> String {
         let mut lines = match self {
             Self::Insert => vec![],
@@ -128,7 +128,7 @@ pub fn run(project: &Project, server: &PrivateCopy, arguments: &Arguments) -> Re
     Ok(())
 }
 
-/// Writes a log, and what the call needs. Returns the statement of a pull that brings nothing.
+/// Writes a log and the other data that the call needs. Returns the statement of a pull that brings nothing.
 fn prepare(project: &Project, cluster: &Cluster, arguments: &Arguments) -> Result<String> {
     say("Writing a log");
     let psql = |options: &[&str]| cluster.script("postgres", ["-A", "-t"].iter().chain(options).copied());
@@ -170,7 +170,7 @@ fn prepare(project: &Project, cluster: &Cluster, arguments: &Arguments) -> Resul
     Ok(format!("SELECT count(client_id) FROM {}", pull(&cursor)))
 }
 
-/// Runs a script in a server without a postmaster. Returns the instructions of each function, with those of the
+/// Runs a script in a server without a postmaster. Returns the number of instructions of each function, including the
 /// functions that it calls.
 fn count_instructions(
     server: &PrivateCopy,
@@ -197,7 +197,7 @@ fn count_instructions(
     Ok(functions(&cmd!("callgrind_annotate", "--inclusive=yes", "--threshold=100", &profile).read()?))
 }
 
-/// The functions that callgrind_annotate lists: `1,234 (56.7%)  file.c:function [library]`.
+/// Parses the functions that callgrind_annotate lists: `1,234 (56.7%)  file.c:function [library]`.
 fn functions(annotated: &str) -> HashMap<String, i64> {
     let mut functions = HashMap::new();
     for line in annotated.lines() {

@@ -18,7 +18,8 @@ use crate::postgres::PrivateCopy;
 /// The version of cargo-pgrx. It must be the version of pgrx in Cargo.toml.
 pub const PGRX_VERSION: &str = "0.18.1";
 
-/// Variables by which a caller chooses a server for clients. Clients that are started here do not get them.
+/// The environment variables by which a caller chooses a server for clients. Programs that are started here do not get
+/// them.
 const CLIENT_VARIABLES: [&str; 16] = [
     "PGHOST",
     "PGHOSTADDR",
@@ -40,14 +41,14 @@ const CLIENT_VARIABLES: [&str; 16] = [
 
 /// The checkout and the state directory.
 pub struct Project {
-    /// Root of the checkout.
+    /// The root of the checkout.
     pub root: PathBuf,
-    /// Everything that is kept outside of the checkout: private copies, logs, pgrx's files.
+    /// The state directory, with everything that is kept outside of the checkout: private copies, logs, pgrx's files.
     pub state: PathBuf,
 }
 
 impl Project {
-    /// Creates the state directory if it is not there.
+    /// Finds the checkout and the state directory. Creates the state directory if it does not exist.
     pub fn new() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
         let uid = geteuid();
@@ -66,24 +67,24 @@ impl Project {
         Ok(Self { root, state: std::path::absolute(state)? })
     }
 
-    /// A file of the state directory.
+    /// The path of a file in the state directory.
     pub fn state(&self, name: impl AsRef<Path>) -> PathBuf {
         self.state.join(name)
     }
 
-    /// Waits until no other process has the lock `name`, and takes it until the result is dropped.
+    /// Waits until no other process has the lock `name`, and then holds it until the result is dropped.
     pub fn lock(&self, name: &str) -> Result<Flock<File>> {
         let path = self.state(name);
         let file = File::create(&path).with_context(|| path.display().to_string())?;
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
     }
 
-    /// pgrx's own directory, so that ~/.pgrx is left alone.
+    /// The directory of pgrx's files. It is in the state directory, so that ~/.pgrx stays unchanged.
     pub fn pgrx_home(&self) -> PathBuf {
         self.state("pgrx")
     }
 
-    /// An installed PgBouncer, or else the one that the set-up unpacked.
+    /// Returns an installed PgBouncer, or else the one that the set-up unpacked; `None` if there is none.
     pub fn pgbouncer(&self) -> Option<PathBuf> {
         let unpacked = self.state("pgbouncer/pgbouncer");
         which("pgbouncer").or(unpacked.exists().then_some(unpacked))
@@ -97,7 +98,7 @@ impl Project {
         self.prepare_for(None, command)
     }
 
-    /// Does the same as [`Project::prepare`] for a command that needs a server, to build for it or to test against it.
+    /// Does what [`Project::prepare`] does, for a command that needs a server, to build for it or to test against it.
     pub fn prepare_for(&self, server: Option<&PrivateCopy>, command: Expression) -> Expression {
         // `cargo run` sets these variables for this crate. The build of another crate would take them for its own.
         let of_cargo = std::env::vars_os().map(|(name, _)| name).filter(|name| {
@@ -130,8 +131,8 @@ impl Project {
         variables
     }
 
-    /// The PATH, preceded by the directory of the programs that the set-up installed. The user's own programs may have
-    /// other versions.
+    /// Returns the PATH, preceded by the directory of the programs that the set-up installed, because the user's own
+    /// programs may have other versions.
     fn path(&self) -> OsString {
         let own = self.state("cargo/bin");
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -139,7 +140,7 @@ impl Project {
         std::env::join_paths([own.clone()].into_iter().chain(rest)).unwrap_or(path)
     }
 
-    /// Prints the environment as a shell reads it.
+    /// Prints the environment in the syntax of a shell.
     pub fn print_environment(&self, server: Option<&PrivateCopy>) {
         println!("unset {} PSQLRC", CLIENT_VARIABLES.join(" "));
         for (name, value) in self.environment(server) {
@@ -173,8 +174,8 @@ impl Project {
     }
 }
 
-/// Makes a command run as the user of the servers, in a directory that this user may enter. For a command that is not
-/// prepared yet.
+/// Makes a command run as the user of the servers, in a directory that this user may enter. The command must not have
+/// been prepared yet ([`Project::prepare`]).
 pub fn by_server_user(command: Expression) -> Expression {
     command.dir("/").before_spawn(|command| {
         as_server_user(command);
@@ -193,7 +194,7 @@ pub fn by_root(program: &str, arguments: &[&str]) -> Result<Expression> {
     Ok(duct::cmd("sudo", [program].iter().chain(arguments)))
 }
 
-/// Runs a command with its output in a log, which is shown if it fails.
+/// Runs a command and writes its output to a log. If the command fails, shows the log.
 pub fn run_logged(command: Expression, log: &Path, failure: &str) -> Result<()> {
     let output = command.stdin_null().stderr_to_stdout().stdout_path(log).unchecked().run()?;
     if !output.status.success() {
@@ -203,12 +204,12 @@ pub fn run_logged(command: Expression, log: &Path, failure: &str) -> Result<()> 
     Ok(())
 }
 
-/// An environment variable that is not empty.
+/// Returns an environment variable; `None` if it is not set or empty.
 pub fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// A program in the PATH.
+/// Finds a program in the PATH.
 pub fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|directory| directory.join(program)).find(|file| is_executable(file))
@@ -219,7 +220,7 @@ pub fn is_executable(file: &Path) -> bool {
     file.metadata().is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
 }
 
-/// A text as one word of the shell.
+/// Quotes a text as one word of the shell.
 pub fn quoted(text: &OsStr) -> String {
     format!("'{}'", text.to_string_lossy().replace('\'', r"'\''"))
 }

@@ -1,4 +1,4 @@
-//! Installs whatever the other commands need, if it is missing. If nothing is missing, this ends at once.
+//! Installs what the other commands need, as far as it is missing. If nothing is missing, this ends at once.
 
 mod packages;
 mod pgbouncer;
@@ -70,7 +70,7 @@ fn install_cargo_pgrx(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Tells pgrx about all private copies, unless it already knows this one.
+/// Registers all private copies with pgrx, unless this copy is already registered.
 fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
     let known = format!("{} = \"{}\"", server.feature(), server.program("pg_config").display());
     if fs::read_to_string(project.pgrx_home().join("config.toml")).is_ok_and(|config| config.contains(&known)) {
@@ -93,7 +93,7 @@ fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
     run_logged(project.prepare(duct::cmd("cargo", arguments)), &log, "cargo pgrx init failed")
 }
 
-/// Installs cargo-deny into the state directory, unless there is one.
+/// Installs cargo-deny into the state directory, unless it is already installed.
 pub fn install_cargo_deny(project: &Project) -> Result<()> {
     if which("cargo-deny").is_some() || project.state("cargo/bin/cargo-deny").exists() {
         return Ok(());
@@ -108,8 +108,8 @@ pub fn install_cargo_deny(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// A command that installs a program of cargo's registry into the state directory. The user's own directory may need another version
-/// for another project. The program is not optimised: that would take longer than all that it does here.
+/// Makes a command that installs a program of cargo's registry into the state directory, because the user's own directory may need another
+/// version for another project. The program is not optimised: optimising would take longer than all its runs here.
 fn cargo_install(project: &Project, name: &str, version: &str) -> Expression {
     let [root, target] = ["cargo", "cargo-target"].map(|name| project.state(name).display().to_string());
     let options = ["install", name, "--version", version, "--locked", "--quiet", "--debug"];

@@ -40,7 +40,7 @@ impl Tally {
         }
     }
 
-    /// cargo: `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
+    /// Parses a summary of cargo: `ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out; finished in 0.01s`
     fn of_summary(summary: &str) -> Self {
         let words: Vec<&str> = summary.split_whitespace().collect();
         let before = |unit: &str| {
@@ -51,8 +51,8 @@ impl Tally {
     }
 }
 
-/// pg_regress: `ok 3 - wire   123 ms`, `not ok 3 - wire   123 ms`; before PostgreSQL 16 `test wire ... ok   123 ms`,
-/// or `     wire ... FAILED   123 ms` within a group.
+/// Parses a result of pg_regress: `ok 3 - wire   123 ms`, `not ok 3 - wire   123 ms`; before PostgreSQL 16
+/// `test wire ... ok   123 ms`, or `     wire ... FAILED   123 ms` within a group. Returns `None` for any other line.
 fn of_pg_regress(line: &str) -> Option<bool> {
     let is_numbered = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
     if line.strip_prefix("ok ").is_some_and(is_numbered) {
@@ -95,7 +95,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// Whether a line is shown while a suite runs. The log has every line.
+/// Whether a line of the output is shown while a suite runs. The log has every line.
 pub fn is_progress(line: &str) -> bool {
     let compiles = line.trim_start().strip_prefix("Compiling ");
     let begins = ["test ", "ok ", "not ok ", "error"].iter().any(|prefix| line.starts_with(prefix));
@@ -104,9 +104,10 @@ pub fn is_progress(line: &str) -> bool {
         || compiles.is_some_and(|name| name.starts_with("mana_sync") || name.starts_with("pgrx"))
 }
 
-/// The part of a failed suite's log that is shown: what cargo says about failures and errors, or else the last lines.
+/// Returns the part of a failed suite's log that is shown: what cargo says about failures and errors, or else the last
+/// lines.
 pub fn excerpt(log: &str) -> String {
-    /// Enough to know what to look for in the log.
+    /// The number of lines that are shown at most. They are enough to know what to look for in the log.
     const MOST: usize = 250;
     const FIRST: usize = 100;
     const LAST: usize = 40;

@@ -1,5 +1,5 @@
 //! Runs the test suites one after the other. A suite that fails does not stop the next one. A build that fails stops
-//! all. The last line of the output has the numbers of tests that passed and failed.
+//! all suites. The last line of the output has the numbers of tests that passed and failed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -132,7 +132,7 @@ pub fn run(project: &Project, server: &PrivateCopy, arguments: &Arguments) -> Re
 struct Tests<'a> {
     project: &'a Project,
     server: &'a PrivateCopy,
-    /// The environment of the tests that run real clusters.
+    /// The environment variables of the tests that run real clusters.
     environment: Vec<(&'static str, OsString)>,
 }
 
@@ -170,8 +170,8 @@ impl Tests<'_> {
         Ok(())
     }
 
-    /// Installs the extension into a server of a newer major version, for the test of pg_upgrade. The server is the one
-    /// that is named, or else the newest that is installed. Without one, the test says that it was skipped.
+    /// Installs the extension into a server of a newer major version, for the test of pg_upgrade. The server is the
+    /// named one, or else the newest that is installed. If there is none, the test reports that it was skipped.
     fn install_newer(&mut self, named: Option<&str>) -> Result<()> {
         let newer_versions = || (self.server.major + 1..=18).rev();
         let newest = || newer_versions().find_map(|major| Installation::of_version(self.project, major));
@@ -261,8 +261,8 @@ impl Tests<'_> {
         Ok(self.pg_regress(selection, "sql", "regress/pg_regress", output)? && same)
     }
 
-    /// Runs pg_regress or the like. Inputs and outputs are in a directory of the user of the servers, because this user
-    /// may not be able to read the checkout.
+    /// Runs pg_regress or pg_isolation_regress. Inputs and outputs are in a directory of the user of the servers,
+    /// because this user may not be able to read the checkout.
     fn pg_regress(&self, selection: &Selection, inputs: &str, program: &str, output: &mut Output) -> Result<bool> {
         let name = selection.suite.name();
         let tests = self.project.root.join("tests").join(name);
@@ -331,11 +331,11 @@ fn server_tests(selection: &Selection) -> Vec<&str> {
     ["-p", "mana_sync_servers"].into_iter().chain(file.into_iter().flatten()).collect()
 }
 
-/// The output of a suite. The log gets all of it, and the terminal shows the progress.
+/// Writes the output of a suite: all of it to the log, and its progress to the terminal.
 struct Output(File);
 
 impl Output {
-    /// Runs a command, and returns whether it succeeded.
+    /// Runs a command with this output, and returns whether the command succeeded.
     fn of(&mut self, command: Expression) -> Result<bool> {
         let reader = command.stdin_null().stderr_to_stdout().unchecked().reader()?;
         let mut lines = BufReader::new(&reader);

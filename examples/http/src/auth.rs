@@ -1,4 +1,4 @@
-//! Authentication: a request has a bearer token (JWT) whose `sub` is the user.
+//! Authentication: a request has a bearer token (JWT), whose claim `sub` is the user.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,11 +12,11 @@ use serde::Deserialize;
 use crate::App;
 use crate::error::Error;
 
-/// The key that tokens are verified with, and the one algorithm that it is for.
+/// The key that verifies tokens, and the only algorithm that is accepted with it.
 pub struct Keys(DecodingKey, Validation);
 
 impl Keys {
-    /// Reads the public key of an issuer that signs with Ed25519, or takes a secret that is shared with the issuer.
+    /// Takes either the public key of an issuer that signs with Ed25519, or a secret that is shared with the issuer.
     pub fn new(public_key: Option<String>, secret: Option<String>) -> Result<Self, String> {
         let (key, algorithm) = match (public_key, secret) {
             (Some(pem), None) => {
@@ -48,18 +48,18 @@ struct Claims {
 
 /// The caller of a request.
 pub struct Caller {
-    /// The user.
+    /// The id of the user.
     pub user: String,
-    /// The app.
+    /// The id of the app.
     pub app: String,
-    /// The device, if the request names one.
+    /// The id of the device; `None` if the request names none.
     pub client: Option<String>,
-    /// When the token expires, in seconds since 1970.
+    /// The time at which the token expires, in seconds since 1970.
     expires: u64,
 }
 
 impl Caller {
-    /// Returns for how long the token is still valid.
+    /// Returns the time for which the token is still valid.
     pub fn remaining(&self) -> Duration {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Duration::from_secs(self.expires).saturating_sub(now)

@@ -1,5 +1,5 @@
-//! All SQL statements, which run through the pool. Each is one autocommitted, unnamed statement and leaves nothing in the
-//! session, so that a pooler in transaction mode works.
+//! All SQL statements. They run through the pool of connections. Each is one autocommitted, unnamed statement and leaves nothing in the
+//! session, so that a pooler in transaction mode can be used.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -48,19 +48,19 @@ const CHANNELS: &str = "
 /// The largest number of changes or records in an answer, whatever limit the client asks for.
 const MOST_CHANGES: u32 = 5000;
 
-/// What a pull asks for. The fields are the parameters of its URL.
+/// The parameters of the URL of a pull.
 #[derive(Deserialize)]
 pub struct PullQuery {
-    /// The one table to pull. Without it, or if it is empty, all tables are pulled.
+    /// The one table to pull. If it is missing or empty, all tables are pulled.
     collection: Option<String>,
-    /// The cursor to go on from. If it is empty, the pull begins at the beginning.
+    /// The cursor from which the pull begins. If it is empty, the pull begins at the beginning of the log.
     pub since: Option<String>,
     /// The largest number of changes or records in the answer.
     limit: Option<NonZeroU32>,
-    /// Whether the answer has records, as they look now, in the place of changes.
+    /// Whether the answer has the current state of records; otherwise it has changes.
     #[serde(default)]
     records: bool,
-    /// Whether the device is sent its own changes too.
+    /// Whether the answer also has the device's own changes.
     #[serde(default)]
     echo: bool,
 }
@@ -77,7 +77,7 @@ pub struct Answer {
     pub nothing_new: bool,
 }
 
-/// The keys of a body that the front end has to know. Changes and records are passed over without being parsed.
+/// The keys of a body that the front end reads. Changes and records are skipped without being parsed.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Body<'b> {
@@ -107,7 +107,7 @@ impl Answer {
 
 /// A page of a stream.
 pub struct Page {
-    /// The body to send, if there are changes.
+    /// The body to send; `None` if the page has no changes.
     pub body: Option<String>,
     /// Whether the body has resyncRequired.
     pub resync: bool,
@@ -171,7 +171,7 @@ impl Db {
         Answer::new(self.query_one(PULL, values).await?.try_get(0)?)
     }
 
-    /// Pulls a page of these collections, or of all tables if there are none.
+    /// Pulls a page of the changes to these collections (tables), or to all tables if there are none.
     pub async fn page(
         &self,
         caller: &Caller,
@@ -204,5 +204,5 @@ impl Db {
     }
 }
 
-/// Parameters with their types. With the types given, the statement need not be prepared first.
+/// The parameters of a statement, with their types. Because the types are given, the statement need not be prepared first.
 type Values<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];

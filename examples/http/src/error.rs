@@ -37,7 +37,7 @@ impl Error {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is not available, try again later")
     }
 
-    /// Returns whether the same request may succeed later.
+    /// Returns whether the same request may succeed if it is sent again later.
     pub fn is_temporary(&self) -> bool {
         self.status.is_server_error()
     }

@@ -1,7 +1,7 @@
 //! An HTTP front end for `mana_sync`: it authenticates a request and calls SQL.
 //!
 //! - [`auth`]: the caller of a request: user, app and device
-//! - [`db`]: every statement, through the pool
+//! - [`db`]: all SQL statements, and the pool of connections
 //! - [`routes`]: the routes; each calls one SQL function
 //! - [`stream`]: live changes as server-sent events
 //! - [`wake`]: the one connection that listens for wake-ups
@@ -104,14 +104,15 @@ async fn main() {
     axum::serve(listener, routes::router(app)).await.unwrap_or_else(|error| fail(error));
 }
 
-/// Treats an environment variable that is empty or not UTF-8 as unset. clap would take it as a value.
+/// Makes an argument ignore an environment variable that is empty or not UTF-8. clap would take it as a value.
 fn without_empty_variable(argument: Arg) -> Arg {
     let value = argument.get_env().and_then(std::env::var_os);
     let is_unset = value.is_some_and(|value| value.to_str().is_none_or(str::is_empty));
     if is_unset { argument.env(Resettable::Reset) } else { argument }
 }
 
-/// Returns a parser for a setting. Its error names the environment variable and leaves the value out.
+/// Returns a parser for a setting. The error of the parser names the environment variable, but does not contain its
+/// value.
 fn parser<T: FromStr<Err: Display>>(name: &'static str) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |value| value.parse().map_err(|error| format!("{name} cannot be read: {error}"))
 }

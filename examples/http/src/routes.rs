@@ -1,4 +1,4 @@
-//! The routes. Each passes the body of a request to SQL and the body of the answer back, both unchanged.
+//! The routes. Each route passes the body of a request to SQL, and the answer of SQL back to the client, both unchanged.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ async fn sync(
     Ok(json(resync, body))
 }
 
-/// Pulls a page. Its entity tag is its cursor, so that a client may send the tag of its last answer in If-None-Match, in
-/// place of `since` or beside it. Where nothing new came, the answer is then 304 without a body.
+/// Pulls a page. The entity tag of the answer is the cursor of the page. A client may send the tag of its last answer in If-None-Match, in
+/// place of `since` or in addition to it. If nothing new came, the answer is then 304 without a body.
 async fn pull(
     State(app): State<Arc<App>>,
     caller: Caller,
@@ -74,15 +74,16 @@ async fn pull(
     Ok(response)
 }
 
-/// Returns the cursor in an If-None-Match that is one tag. A proxy that compresses an answer makes its tag weak (`W/`).
+/// Returns the cursor in an If-None-Match header that has exactly one tag. The tag may be weak (`W/`), because a proxy that compresses an
+/// answer makes it so.
 fn cursor_of(tag: &str) -> Option<&str> {
     let tag = tag.trim();
     let quoted = tag.strip_prefix("W/").unwrap_or(tag);
     quoted.strip_prefix('"')?.strip_suffix('"').filter(|cursor| !cursor.contains('"'))
 }
 
-/// Returns the entity tag of an answer. A timestamp that the client sent as `since` and gets back has none if it has a
-/// character that no tag may have.
+/// Returns the entity tag of an answer. Returns `None` if `cursor` has a character that a tag must not have: it may be a timestamp that the
+/// client sent as `since` and gets back.
 fn tag_of(cursor: &str) -> Option<HeaderValue> {
     let is_allowed = cursor.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
     HeaderValue::try_from(format!("\"{cursor}\"")).ok().filter(|_| is_allowed)

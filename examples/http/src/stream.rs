@@ -1,5 +1,5 @@
-//! Live changes as server-sent events. A stream pulls when it begins, at each wake-up, and every POLL_SECONDS. A wake-up is
-//! only a hint. The cursor decides which changes are sent, so that none is lost or sent twice.
+//! Live changes as server-sent events. A stream pulls when it begins, at each wake-up, and every POLL_SECONDS. A wake-up is only a hint:
+//! the cursor decides which changes are sent, so that no change is lost or sent twice.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ struct StreamQuery {
     since: Option<String>,
 }
 
-/// Sends each page of changes as an event `change` whose id is its cursor, until the token expires.
+/// Sends each page of changes as an event `change`, until the token expires. The id of the event is the cursor of the page.
 pub async fn stream(State(app): State<Arc<App>>, request: Request) -> Result<Response, Error> {
     let (mut parts, _) = request.into_parts();
     let caller = Caller::from_request_parts(&mut parts, &app).await?;
@@ -78,7 +78,7 @@ pub async fn stream(State(app): State<Arc<App>>, request: Request) -> Result<Res
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }
 
-/// The state of a stream: what it pulls, and from where.
+/// The state of a stream: the caller, the tables that it pulls, and its cursor.
 struct Reader {
     app: Arc<App>,
     caller: Caller,
@@ -90,7 +90,8 @@ struct Reader {
 }
 
 impl Reader {
-    /// Pulls the next page. It looks up the memberships again, because they may have changed, and adapts the channels.
+    /// Pulls the next page. Looks up the memberships of the user before, because they may have changed, and adapts the channels of the
+    /// subscription.
     async fn pull(&mut self) -> Result<Page, Error> {
         let db = &self.app.db;
         let mut spaces = db.spaces(&self.caller).await?;

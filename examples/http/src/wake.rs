@@ -1,7 +1,7 @@
 //! The one connection that listens for wake-ups, and the streams that they wake.
 //!
-//! Streams subscribe to channels, and the connection listens to these. While it does not listen to a channel, wake-ups
-//! of that channel are lost. Therefore it wakes the streams of a channel as soon as it listens: they pull what they missed.
+//! Streams subscribe to channels, and the connection listens to these channels. While it does not listen to a channel, wake-ups of that
+//! channel are lost. So when it begins to listen to a channel, it wakes the streams of that channel, and they pull what they missed.
 
 use std::collections::{HashMap, HashSet};
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use crate::error::cause;
 /// The pause before the first attempt to connect again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Channels, and the streams that are woken by each.
+/// The channels, each with the streams that it wakes.
 type Channels = HashMap<String, Vec<Arc<Notify>>>;
 
 /// The channels that streams subscribe to.
@@ -30,7 +30,7 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Starts a task that connects and listens, and connects again whenever the connection is lost.
+    /// Starts a task that connects and listens, and that connects again when the connection is lost.
     pub fn start(mut config: Config) -> Arc<Self> {
         // Keepalives detect within a minute that the connection is dead. Until then, streams pull by their timers.
         config.keepalives_idle(Duration::from_secs(30)).keepalives_interval(Duration::from_secs(10));
@@ -78,7 +78,7 @@ struct Listener {
 }
 
 impl Listener {
-    /// Connects, and listens to the channels that streams want by now.
+    /// Connects, and listens to the channels that streams are subscribed to now.
     async fn connect(wake: &Arc<Wake>, config: &Config) -> Result<Self, Error> {
         let (client, mut connection) = config.connect(NoTls).await?;
         let woken = wake.clone();
@@ -95,7 +95,7 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Follows the channels that streams want, until the connection ends.
+    /// Adapts the set of channels whenever subscriptions change, until the connection ends.
     async fn follow(mut self) -> Result<(), Error> {
         loop {
             tokio::select! {
@@ -106,7 +106,7 @@ impl Listener {
         }
     }
 
-    /// Listens to the channels that streams want, and to no others.
+    /// Makes the connection listen to the channels that streams are subscribed to, and to no others.
     async fn update(&mut self) -> Result<(), Error> {
         let wanted: HashSet<String> = self.wake.lock().keys().cloned().collect();
         let new: Vec<String> = wanted.difference(&self.known).cloned().collect();
@@ -132,7 +132,7 @@ fn warn(error: &Error, pause: Duration) {
     tracing::warn!("not listening for wake-ups, trying again in {pause:.1?}: {error}{}", cause(error));
 }
 
-/// The channels of a stream. Dropping it unsubscribes.
+/// The subscription of a stream to channels. Dropping it unsubscribes the stream.
 pub struct Subscription {
     wake: Arc<Wake>,
     channels: Vec<String>,

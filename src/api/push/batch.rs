@@ -42,11 +42,11 @@ static TAKEN: Statement = statement!(
 
 /// A row that is going to be inserted.
 pub struct NewRow<'s, 'a> {
-    /// The change that it records.
+    /// The change that the row records.
     pub change: &'s Change<'a>,
     /// The id of the row.
     pub id: uuid::Uuid,
-    /// The space; `None` for a private row.
+    /// The space of the row; `None` for a private row.
     pub space: Option<&'s [u8]>,
     /// The column `data`.
     pub data: Option<Jsonb<'s>>,
@@ -57,15 +57,15 @@ pub struct NewRow<'s, 'a> {
 /// Why a row was not inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotInserted {
-    /// A trigger of the application left it out.
+    /// A trigger of the application left the row out.
     Skipped,
-    /// The id is that of another change.
+    /// The id of the row is the id of another change.
     Taken,
     /// The change was recorded before, with other content.
     Changed,
 }
 
-/// A connection for the changes of one user, app and device.
+/// A connection, with the user, the app and the device whose changes it inserts.
 pub struct Batch<'s> {
     pub(super) spi: Spi<'s>,
     pub(super) user: Datum<'s>,
@@ -74,7 +74,7 @@ pub struct Batch<'s> {
 }
 
 impl<'s> Batch<'s> {
-    /// Changes that `client` pushes for `user`.
+    /// Makes a batch for the changes that `client` pushes for `user`.
     pub fn new(spi: Spi<'s>, user: &[u8], app: &[u8], client: Option<&[u8]>) -> Batch<'s> {
         let memory = spi.memory();
         let client = memory.text(client.unwrap_or_default());
@@ -107,19 +107,19 @@ impl<'s> Batch<'s> {
         })
     }
 
-    /// Inserts the rows that nothing in the database refuses. Returns the ids of those that were inserted, and the rows that were not
-    /// refused; adds the others to `rejected`.
+    /// Inserts the rows that nothing in the database refuses. Returns the ids of the rows that were inserted, and all rows that were not
+    /// refused. Adds the refused rows to `rejected`.
     ///
-    /// A refused row rolls back its subtransaction. The number of rows that the statement had begun tells which row that was, unless the
-    /// error came after all of them, as from an AFTER trigger: then both halves are tried. A row is rejected only where it was the only
-    /// row of its statement, or the first one begun.
+    /// Each statement runs in a subtransaction, which is rolled back if a row is refused. The number of rows that the statement had begun
+    /// tells which row that was. If it had begun all its rows, any of them may be at fault, because the error may come from an AFTER
+    /// trigger: then both halves are tried again. A row is rejected only if it was the only row of its statement, or the first one.
     pub fn insert_what_is_not_refused<'a>(
         &self,
         mut rows: Vec<NewRow<'s, 'a>>,
         spaces: &Spaces<'s>,
         rejected: &mut Vec<Rejected<'a>>,
     ) -> (Vec<uuid::Uuid>, Vec<NewRow<'s, 'a>>) {
-        /// The least number of rows that are tried at once, after others were refused.
+        /// The least number of rows that one statement tries after rows were refused.
         const LEAST: usize = 16;
         let (mut inserted, mut is_refused) = (Vec::with_capacity(rows.len()), vec![false; rows.len()]);
         let mut most = rows.len();
@@ -171,7 +171,8 @@ impl<'s> Batch<'s> {
         (inserted, kept.collect())
     }
 
-    /// Why rows were not inserted, for those that are not duplicates. A duplicate was recorded before, with the same content.
+    /// Returns those of `rows` that are not duplicates, each with the reason why it was not inserted. A duplicate was recorded before, with
+    /// the same content.
     pub fn not_inserted<'r, 'a>(
         &self,
         rows: &[&'r NewRow<'s, 'a>],
@@ -207,16 +208,16 @@ impl<'s> Batch<'s> {
     }
 }
 
-/// Whether the log has a row with this id, whoever may see it.
+/// Whether the log has a row with this id, even one that row security hides from the caller.
 fn id_exists(id: Datum<'_>) -> Result<bool, Error> {
     let index = (c"sync_changes", c"sync_changes_pkey");
     let keys = [Key::uuid(1, Compare::Equal, id)];
     snapshot::with(Kind::Latest, || Ok(heap::last(index, &keys, |_| Ok(()))?.is_some()))
 }
 
-/// Whether the log has something that is not the extension's and that may refuse a row.
+/// Whether the log has a trigger, constraint, index or policy of the application, which may refuse a row.
 pub fn may_be_refused() -> Result<bool, Error> {
-    /// What `sql/tables.sql` and `sql/policies.sql` create.
+    /// The objects that `sql/tables.sql` and `sql/policies.sql` create.
     const OWN: Guards = Guards {
         triggers: &[c"sync_changes_note"],
         checks: &[c"sync_changes_op_and_user_id_check"],
@@ -258,7 +259,7 @@ fn is_refusal(code: SqlState) -> bool {
     matches!(class, "22" | "23") || matches!(code, "42501" | "P0001") || is_of_application
 }
 
-/// Rows as arrays, one for each column.
+/// Makes an array of the rows' values for each column.
 struct Columns<'r, 's, 'a, 'm> {
     rows: &'r [&'r NewRow<'s, 'a>],
     memory: Memory<'m>,

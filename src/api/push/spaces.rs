@@ -1,7 +1,7 @@
-//! The space of a change that names none: the one in which the user's changes have the record, including the changes before it in the
-//! push. Without this, a device that does not name the space in each edit would make records private that others share.
+//! Finds the space of a pushed change that names no space: the space of the user's latest change to the same record, which may come earlier
+//! in the push. Without this, a device that does not name the space in each edit would make shared records private.
 //!
-//! A change in a space that the user has left is private, as a change without a space: the space is not theirs to write into any more.
+//! If the user has left that space, the change is private, because the user may not write into the space any more.
 
 use super::batch::{Batch, NewRow};
 use crate::call::with_index_scans;
@@ -15,14 +15,15 @@ use std::convert::Infallible;
 
 static SPACE_OF: Statement = statement!("space_of.sql", [TEXT, TEXT, TEXT_ARRAY, TEXT_ARRAY]);
 
-/// What the log says of the spaces of records.
+/// The spaces that the records of a push have in the log.
 pub struct Spaces<'s> {
-    /// The space of each record that a change without a space needs; `None` where no change needs one.
+    /// The space of each record of the push, if a change needs it and the log has it. The map itself is `None` if no change gets the space
+    /// of its record.
     known: Option<HashMap<RecordKey<'s>, Option<&'s [u8]>>>,
 }
 
 impl<'s> Spaces<'s> {
-    /// Looks up the spaces that the rows need.
+    /// Looks up the spaces of the records of those rows whose changes name no space.
     pub fn look_up<'a: 's>(batch: &Batch<'s>, scope: &Scope<'_>, rows: &[NewRow<'s, 'a>]) -> Spaces<'s> {
         if rows.iter().all(is_named) || scope.may_write_no_space() || !settings::space_of_record() {
             return Spaces { known: None };
@@ -52,7 +53,8 @@ impl<'s> Spaces<'s> {
         Spaces { known: Some(known) }
     }
 
-    /// Gives each row without a space that of its record, after the rows before it that are not refused.
+    /// Sets the space of each row whose change names none. It is the space of the record in the latest of the rows before it that name a
+    /// space and are not refused; if there is none, the space of the record in the log.
     pub fn assign<'a: 's>(&self, rows: &mut [NewRow<'s, 'a>], is_refused: &[bool]) {
         let Some(mut known) = self.known.clone() else { return };
         for (row, is_refused) in rows.iter_mut().zip(is_refused) {
@@ -66,7 +68,7 @@ impl<'s> Spaces<'s> {
     }
 }
 
-/// Whether the change says in which space it is.
+/// Whether the change of the row names a space, or says by an empty name that it has none.
 fn is_named(row: &NewRow<'_, '_>) -> bool {
     row.change.space.is_some()
 }

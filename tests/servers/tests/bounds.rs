@@ -1,4 +1,5 @@
-//! Limits on the size of changes: every accepted change can be read in every way, and pages have a bounded size.
+//! Tests of the limits on the size of changes. Every accepted change can be read in every way, and pages have a bounded
+//! size.
 //!
 //! Fails if an accepted change stops a reader, a dump or a replication slot; if the size of a page depends on the size
 //! of its changes and not on the byte limit; or if the server refuses a cursor that it issued.
@@ -9,13 +10,14 @@ use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 use serde_json::{Value, json};
 
-/// Calls `sync` and lets the server take the answer apart: its length, the ids in it, its cursor, and whether there is
-/// more. serde_json could not read a value that is nested more than 127 levels deep.
+/// The SQL that calls `sync` and returns parts of the answer: its length, its cursor, whether there is more, and the
+/// ids in it. The server parses the answer, because serde_json could not read a value that is nested more than 127
+/// levels deep.
 const SYNC: &str = "SELECT pg_catalog.length(body::text), body ->> 'syncedUntil', (body ->> 'hasMore')::boolean,
                            ARRAY(SELECT change ->> 'id' FROM pg_catalog.json_array_elements(body -> 'serverChanges') AS change)
                     FROM mana_sync.sync('ben', 'app', $1::text::jsonb, space_ids => '{home}') AS body";
 
-/// Pushes changes as a plain role. Returns the message of the error if the server refuses them.
+/// Pushes changes as the application's role. Returns the message of the error if the server refuses them.
 fn push(client: &mut Client, changes: &Value) -> Result<(), String> {
     let body = json!({"clientId": "phone", "changes": changes}).to_string();
     let sql = "SELECT mana_sync.push('ann', 'app', $1::text::jsonb, space_ids => '{home}')::text";
@@ -44,8 +46,8 @@ fn sync_all(client: &mut Client) -> (Vec<i32>, Vec<String>) {
     }
 }
 
-/// Pushes 1.1 GB of valid changes. Without a byte limit, one page of them is larger than a server can send, so that a
-/// new device cannot begin.
+/// The test pushes 1.1 GB of valid changes. Without a byte limit, one page of them would be larger than a server can
+/// send, and a new device could not begin.
 #[test]
 fn a_new_device_gets_a_thousand_large_changes_in_pages_of_four_megabytes() {
     let cluster = Cluster::with_log(Options::default());
@@ -121,7 +123,8 @@ fn what_is_taken_can_be_read_dumped_exported_and_replicated() {
     run(&mut dump).expect("a dump");
 }
 
-/// The cursor has 1.1 MB of text. Regression: a cursor of more than 131,000 spaces was refused as cut or changed.
+/// The cursor has 1.1 MB of text. Regression: the server refused a cursor of more than 131,000 spaces as cut or
+/// changed.
 #[test]
 fn a_scope_of_140_000_spaces_goes_on_from_its_cursor() {
     let cluster = Cluster::with_log(Options::default());

@@ -1,4 +1,4 @@
-//! Compaction and purges of deletes, which no reader must notice.
+//! Tests of compaction and of purges of deletes. No reader may notice them.
 //!
 //! A device in these tests stores the changes that it receives, and merges them into records. The expected records come
 //! from a copy of the log from which nothing is ever removed.
@@ -61,7 +61,8 @@ impl Holder {
         logged.user == self.user || logged.change.space.as_ref().is_some_and(|space| self.spaces.contains(space))
     }
 
-    /// Joins a space, or leaves it. A device that leaves drops the changes that others wrote there.
+    /// Makes the device join a space, or leave it if it is a member. A device that leaves drops the changes that others
+    /// wrote there.
     fn toggle(&mut self, space: &str) {
         match self.spaces.iter().position(|own| own == space) {
             Some(at) => drop(self.spaces.remove(at)),
@@ -100,8 +101,8 @@ impl Holder {
         Ok(())
     }
 
-    /// Pulls until a page is empty, and keeps the cursor of that page. The last row of a full page has a cursor that
-    /// does not yet say that the walk has ended.
+    /// Pulls until a page is empty, and keeps the cursor of that page. The cursor in the last row of a full page does
+    /// not yet say that the walk has ended.
     fn settle(&mut self, client: &mut impl GenericClient, rng: &mut StdRng) -> Result<(), Error> {
         self.pull(client, rng)?;
         let sql = "SELECT mana_sync.pull($1, $2, since => $3, space_ids => $4)::text";
@@ -112,7 +113,7 @@ impl Holder {
         Ok(())
     }
 
-    /// Merges the stored changes into records. `all` supplies the positions, which a device does not receive.
+    /// Merges the stored changes into records. The positions come from `all`, because a device does not receive them.
     fn records(&self, all: &HashMap<Uuid, Logged>) -> Records {
         let with_position = self.held.iter().map(|(id, held)| {
             let mut held = held.clone();
@@ -153,8 +154,9 @@ impl Purged {
     }
 }
 
-/// Writes one transaction of some changes to few records, with clocks that are right or wrong in every way. All users
-/// write to some of the records, privately and in every space; each of the other records has one user and one space.
+/// Writes one transaction of some changes to few records, with timestamps of every kind of right and wrong clock. All
+/// users write to some of the records, privately and in every space; each of the other records has one user and one
+/// space.
 fn write(client: &mut Client, rng: &mut StdRng, since: &Purged) -> Result<(), Error> {
     let user = rng.random_range(0..USERS.len());
     let mut transaction = client.transaction()?;

@@ -1,9 +1,9 @@
 //! Devices that know only the wire format end with the data of the server, in random schedules.
 //!
-//! A schedule is an app of its own: users with several devices, who join and leave spaces, write offline and with wrong clocks, lose
-//! answers, and stop in the middle of a walk, beside purges, compactions and transactions that stay open. At its end each device holds
-//! exactly what `mana_sync.records` returns for its user: record by record, value by value, with spaces and times. The same check must
-//! report devices that apply changes in the order of their arrival, or by their own clocks.
+//! Each schedule has an app of its own. Users with several devices join and leave spaces, write offline and with wrong clocks, lose
+//! answers, and stop in the middle of a walk. Meanwhile there are purges, compactions and transactions that stay open. At its end each
+//! device must hold exactly what `mana_sync.records` returns for its user: record by record, value by value, with spaces and times. The
+//! same check must report devices that apply changes in the order of their arrival, or by their own clocks.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,15 +20,15 @@ use mana_sync_harness::{Cluster, Options};
 use postgres::Client;
 use serde_json::json;
 
-/// How many schedules are played on one server.
+/// The number of schedules that are played on one server.
 const SCHEDULES: u64 = 1000;
-/// How many steps a schedule has.
+/// The number of steps of a schedule.
 const STEPS: usize = 45;
 
 /// The kinds of devices that have to converge.
 const RIGHT: [Kind; 3] = [Kind::Records, Kind::Changes(Leaving::BeginAgain), Kind::Changes(Leaving::KeepOwn)];
 
-/// What some schedules did, and the first that failed.
+/// The counts of all schedules, and the first schedule that failed.
 #[derive(Default)]
 struct Total {
     tally: Tally,
@@ -50,7 +50,7 @@ impl Total {
     }
 }
 
-/// Connections to a database of a primary and of its standbys.
+/// Connects to a database of a primary and of its standbys.
 fn connect(primary: &Cluster, standbys: &[Cluster], database: &str) -> Servers {
     let app = || primary.connect(APP_ROLE, database);
     let standbys = standbys.iter().map(|standby| standby.connect(APP_ROLE, database)).collect();
@@ -88,7 +88,8 @@ fn play_all(cluster: &Cluster, seed: u64, schedules: u64, plan: &(dyn Fn(u64) ->
     total
 }
 
-/// Devices of all right kinds, or of records alone. The latter write to records from which a purge has removed changes.
+/// Makes a plan with devices of all right kinds. Every fourth plan has only devices that pull records; they also write to records from
+/// which a purge has removed changes.
 fn plan(number: u64) -> Plan {
     Plan::of(if number % 4 == 0 { &RIGHT[..1] } else { &RIGHT })
 }
@@ -103,7 +104,7 @@ fn devices_end_with_the_data_of_the_server() {
     assert!(tally.resyncs > 100 && tally.begun_again > 100 && tally.rejected > 100 && tally.slow > 500);
 }
 
-/// Proves that the test above can fail. Values differ, and not only times.
+/// Proves that the convergence test can fail. It must find differences of values, and not only of times.
 #[test]
 fn the_same_check_reports_devices_that_merge_by_arrival_or_by_their_own_clock() {
     let seed = seed("convergence of wrong devices", 17);
@@ -115,7 +116,7 @@ fn the_same_check_reports_devices_that_merge_by_arrival_or_by_their_own_clock() 
     }
 }
 
-/// A device that drops what it has of a space that it leaves loses the changes of its own user there. `mana_sync.records` counts these
+/// A device that drops everything of a space that it leaves also drops its own user's changes there. `mana_sync.records` counts these
 /// changes, also for a record that had no other changes when the space was left.
 #[test]
 fn the_same_check_reports_devices_that_forget_their_own_changes_in_a_space_that_they_left() {
@@ -187,7 +188,7 @@ fn devices_converge_that_pull_from_standbys_which_fall_behind() {
     assert!(total.tally.from_standbys > 500 && total.tally.records > 500);
 }
 
-/// The schedules are under way when the primary dies: devices are in the middle of walks, have lost answers, and hold cursors of both
+/// The primary dies in the middle of the schedules: devices are in the middle of walks, have lost answers, and hold cursors of both
 /// servers. The standby has received everything that was committed.
 #[test]
 fn devices_converge_over_a_failover() {
@@ -262,7 +263,7 @@ fn devices_converge_over_a_failover_that_lost_changes() {
 }
 
 /// A device of ann pulls pages of one record or change. On every pair of pages, ann's spaces change and change back: a space is left and
-/// rejoined, or joined and left. No answer leaves records of a space on the device of which ann is no member.
+/// rejoined, or joined and left. No answer may leave records on the device whose space ann is not a member of.
 #[test]
 fn a_space_that_is_left_is_gone_with_the_next_answer_and_is_back_when_it_is_rejoined() {
     let cluster = Cluster::with_log(Options::default());
@@ -328,8 +329,8 @@ fn a_space_that_is_left_is_gone_with_the_next_answer_and_is_back_when_it_is_rejo
     assert!(failures.is_empty(), "{} failures, the first:\n{}", failures.len(), shown.join("\n"));
 }
 
-/// A standby that is behind a device in the middle of a walk returns the cursor that it was sent. It must not say that a space was left: the
-/// device would drop the space, the cursor would still cover it, and the space would not come again when it is rejoined.
+/// A standby that is behind a device in the middle of a walk returns the cursor that the device sent. The answer must not say that a space
+/// was left: the device would drop the space, while the cursor would still cover it, so that it would not come again when it is rejoined.
 #[test]
 fn a_space_that_was_left_on_a_standby_that_was_behind_is_back_when_it_is_rejoined() {
     let primary = Cluster::with_log(Options::default());
@@ -363,7 +364,7 @@ fn a_space_that_was_left_on_a_standby_that_was_behind_is_back_when_it_is_rejoine
     }
 }
 
-/// 18 years of a repository's history: each of its users has a device that pulls as records, and one that pulls as changes.
+/// The test replays 18 years of a repository's history. Each user has a device that pulls records, and one that pulls changes.
 #[test]
 fn devices_of_the_history_end_with_its_records() {
     let Some(pushes) = history::load("convergence") else { return };

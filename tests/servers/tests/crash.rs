@@ -1,5 +1,6 @@
-//! Repeated kill -9 of the server. A crash loses commits that were not flushed, assigns their transaction ids again,
-//! and keeps prepared transactions. Cursors from before a crash must still lose nothing.
+//! Tests with repeated kills (SIGKILL) of the server. A crash loses commits that were not flushed, assigns their
+//! transaction ids again, and keeps prepared transactions. Readers with cursors from before a crash must still lose
+//! nothing.
 
 use std::collections::HashSet;
 use std::thread;
@@ -106,7 +107,7 @@ fn cursors_from_before_a_crash_lose_nothing_after_it() {
     );
 }
 
-/// What happens just before the kill.
+/// The events just before the kill.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ending {
     /// Writers and devices are at work.
@@ -117,8 +118,8 @@ enum Ending {
     AbortsUnseen,
 }
 
-/// Runs writers and devices for a while, and calls `interrupt` during that time. After a kill all of them fail, and
-/// end.
+/// Runs writers and devices for a while, and calls `interrupt` during that time. If `interrupt` kills the server, all
+/// of them fail and end.
 fn work(
     cluster: &Cluster,
     devices: &mut [Device],
@@ -212,7 +213,7 @@ fn writer(seed: u64, acknowledged: &Acknowledged) -> Writer<'_> {
     Writer::new(USERS, SPACES, rng(seed, 1), acknowledged)
 }
 
-/// Panics at any error of a client, except at the loss of its connection.
+/// Panics at any error of a client, except the loss of its connection.
 fn expect_or_killed(result: Result<(), Error>) {
     if let Err(error) = result {
         assert!(error.as_db_error().is_none(), "{error}: {:?}", error.as_db_error());
@@ -245,7 +246,7 @@ fn pull_by_snapshot(device: &mut Device, client: &mut Client) {
 struct Prepared(Vec<(u64, String, Vec<Change>)>);
 
 impl Prepared {
-    /// Prepares one transaction.
+    /// Prepares a transaction with some changes.
     fn prepare(&mut self, cluster: &Cluster, rng: &mut StdRng, round: u64) {
         let nobody = Acknowledged::default();
         let mut client = cluster.app(DATABASE);

@@ -1,5 +1,5 @@
-//! Clients push, and push again if they get no answer, while backends, the postmaster and the whole server are killed.
-//! Every acknowledged change must be in the log exactly once, and every device must receive it.
+//! Clients push, and push again if they get no answer, while the tests kill backends, the postmaster and the whole
+//! server. Every acknowledged change must be in the log exactly once, and every device must receive it.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -24,7 +24,8 @@ const SPACES: &[&str] = &["home", "work"];
 const CLIENTS: u64 = 8;
 const CRASHES: usize = 12;
 
-/// The changes that the server acknowledged, durably or with synchronous_commit = off.
+/// The changes that the server acknowledged: those of durable commits, and those of commits with synchronous_commit =
+/// off.
 #[derive(Default)]
 struct Acknowledged {
     durable: Mutex<HashSet<Uuid>>,
@@ -32,7 +33,7 @@ struct Acknowledged {
     retries: Mutex<usize>,
 }
 
-/// A connection that is opened again whenever the server is back.
+/// A client that connects again whenever the server is back.
 struct Patient<'a> {
     cluster: &'a Cluster,
     setting: &'static str,
@@ -40,8 +41,9 @@ struct Patient<'a> {
 }
 
 impl Patient<'_> {
-    /// Runs `work` on new connections until it succeeds, and returns the number of failed attempts. Panics at a server
-    /// error that is not about the end of the server or of the connection.
+    /// Runs `work` until it succeeds, on a connection that is opened again after each failure. Returns its result and
+    /// the number of failed attempts; `None` if `stop` is due and the server does not run. Panics at a server error
+    /// that is not about the end of the server or of the connection.
     fn insist<T>(&mut self, stop: &Stop, mut work: impl FnMut(&mut Client) -> Result<T, Error>) -> Option<(T, usize)> {
         let mut failures = 0;
         loop {

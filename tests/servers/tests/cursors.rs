@@ -1,5 +1,5 @@
-//! The guarantees about the text of a cursor, and the use of cursors for another reader, table, log or time than their
-//! own.
+//! Tests of the guarantees about the text of a cursor, and of cursors that are used for another reader, table, log or
+//! time than they were issued for.
 //!
 //! Fails if a newer cursor sorts before an older one; if a cursor grows beyond the documented size; or if a cursor of
 //! another reader, table, log or time hides rows.
@@ -115,7 +115,7 @@ fn each_space_adds_about_eight_characters_and_open_writers_no_more_than_fits() {
     device.compare(&mut superuser).assert_complete("after the open writers committed");
 }
 
-/// The spaces use all the room of a cursor. The cursor names an open writer nevertheless.
+/// The spaces use all the room of a cursor. The cursor must still name the transaction of an open writer.
 #[test]
 fn a_walk_over_many_spaces_ends_beside_an_open_writer() {
     let cluster = Cluster::with_log(Options::default());

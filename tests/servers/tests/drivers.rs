@@ -1,8 +1,8 @@
-//! The example programs of docs/drivers.md, run with the drivers that they describe.
+//! Runs the example programs of docs/drivers.md with the drivers that they describe.
 //!
-//! Fails if a program does not print what the page shows; if code that the page calls wrong works; or if a driver
-//! without prepared statements fails behind PgBouncer. A test whose driver is not available says so and counts as
-//! skipped.
+//! Fails if a program does not print what the document shows; if code that the document calls wrong works; or if a
+//! driver without prepared statements fails behind PgBouncer. A test whose driver is not available says so and counts
+//! as skipped.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,7 +18,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns a program of the page, and its output.
+/// Returns a program of docs/drivers.md, and the output that the document shows.
 fn of_page(name: &str) -> (String, String) {
     let page = std::fs::read_to_string(root().join("docs/drivers.md")).expect("the page is there");
     let (_, rest) = page.split_once(&format!("<!-- {name} -->\n")).unwrap_or_else(|| panic!("the page has no {name}"));
@@ -27,7 +27,7 @@ fn of_page(name: &str) -> (String, String) {
     (blocks.next().expect("the program"), blocks.next().expect("its output"))
 }
 
-/// Returns the interpreter that `cargo xtask drivers` has set up in this environment variable.
+/// Returns the interpreter that `cargo xtask drivers` has put into an environment variable; `None` if there is none.
 fn interpreter(variable: &str) -> Option<PathBuf> {
     std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -36,7 +36,7 @@ fn skipped(name: &str) {
     println!("skipped: {name}, its driver could not be installed; see `cargo xtask drivers`");
 }
 
-/// Runs a program with the environment variables that the page describes.
+/// Runs a program with the environment variables that docs/drivers.md describes.
 fn run(mut command: Command, host: &str, port: u16) -> Output {
     command.env("PGHOST", host).env("PGPORT", port.to_string()).env("PGUSER", APP_ROLE).env("PGDATABASE", DATABASE);
     command.env("USER", APP_ROLE).output().expect("the program runs")
@@ -47,7 +47,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
-/// Writes a program into a directory. Returns the command that runs it.
+/// Writes a program to a file in a directory. Returns the command that runs it; `None` if its driver is missing.
 fn written(dir: &TempDir, name: &str, source: &str) -> Option<Command> {
     let path = dir.path().join(name);
     std::fs::write(&path, source).expect("it can be written");
@@ -72,7 +72,8 @@ fn written(dir: &TempDir, name: &str, source: &str) -> Option<Command> {
     }
 }
 
-/// Runs a program of the page, with or without a change to it, on a new log.
+/// Runs a program of docs/drivers.md on a new log. `change` may change the program before. Returns `None` if the driver
+/// is missing.
 fn output_of(name: &str, change: impl FnOnce(String) -> String) -> Option<Output> {
     let dir = tempfile::tempdir().expect("a directory");
     let command = written(&dir, name, &change(of_page(name).0))?;
@@ -126,7 +127,7 @@ fn psql() {
     assert_prints_what_the_page_says("psql.sql");
 }
 
-/// Cargo builds the program of the page before it runs the tests of this crate.
+/// Cargo builds the program of docs/drivers.md before it runs the tests of this crate.
 #[test]
 fn tokio_postgres() {
     let (source, expected) = of_page("tokio_postgres.rs");
@@ -138,7 +139,7 @@ fn tokio_postgres() {
     assert_eq!(text(&output.stdout), text(expected.as_bytes()), "{}", text(&output.stderr));
 }
 
-/// This driver does not accept a `&str` for a jsonb parameter, and refuses it before it sends anything.
+/// tokio-postgres does not accept a `&str` for a jsonb parameter, and refuses it before it sends anything.
 #[test]
 fn tokio_postgres_takes_json_as_text_with_a_cast_or_as_a_type_of_json() {
     let cluster = Cluster::with_log(Options::default());
@@ -157,7 +158,7 @@ fn tokio_postgres_takes_json_as_text_with_a_cast_or_as_a_type_of_json() {
     assert_eq!(inserted(as_json), "1");
 }
 
-/// This driver turns a text for `$1::jsonb` into a JSON string. The extension refuses it; otherwise it would be a push
+/// postgres.js turns a text for `$1::jsonb` into a JSON string. The extension refuses it; otherwise it would be a push
 /// without changes.
 #[test]
 fn postgres_js_makes_a_json_string_of_a_text_without_a_cast_to_text() {
@@ -177,8 +178,8 @@ await sql.end();
     assert_eq!(text(&output.stdout), "1\n22023 changeset must be an object", "{}", text(&output.stderr));
 }
 
-/// Starts a cluster behind PgBouncer, which has two connections to it for all clients. Without PgBouncer it says so and
-/// returns `None`.
+/// Starts a cluster behind PgBouncer, which has two connections to the cluster for all clients. Without PgBouncer it
+/// says so and returns `None`.
 fn pooled() -> Option<(Cluster, Bouncer)> {
     let Some(pgbouncer) = interpreter("MANA_SYNC_PGBOUNCER") else {
         println!("skipped: PgBouncer is not there");
@@ -189,9 +190,9 @@ fn pooled() -> Option<(Cluster, Bouncer)> {
     Some((cluster, bouncer))
 }
 
-/// Runs a program behind PgBouncer with each of the options, and compares what it prints. In each program a client runs
-/// a query until its driver has prepared it, and runs it again while another client holds the server connection on
-/// which it was prepared.
+/// Runs a program behind PgBouncer with the option of each case, and compares its output with that of the case. In each
+/// program a client runs a query until its driver has prepared it, and runs it again while another client holds the
+/// server connection on which it was prepared.
 fn assert_behind_a_pooler(name: &str, source: &str, cases: &[(&str, &str)]) {
     let Some((_cluster, bouncer)) = pooled() else { return };
     for (options, expected) in cases {
@@ -245,7 +246,7 @@ asyncio.run(main())
     assert_behind_a_pooler("beside.py", SOURCE, &[("{}", "26000"), (r#"{"statement_cache_size": 0}"#, "false")]);
 }
 
-/// This driver prepares only named queries.
+/// node-postgres prepares only named queries.
 #[test]
 fn node_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     const SOURCE: &str = r#"
@@ -267,15 +268,15 @@ await other.end();
     assert_behind_a_pooler("beside.mjs", SOURCE, &[(r#"{"name": "pull"}"#, "26000"), ("{}", "false")]);
 }
 
-/// The second query of the client is in a transaction: outside a transaction the driver retries by itself.
+/// The second query of the client is in a transaction, because outside a transaction postgres.js retries by itself.
 #[test]
 fn postgres_js_behind_a_pooler_that_knows_no_prepared_statements() {
     assert_behind_a_pooler("beside.mjs", BESIDE_ANOTHER, &[("{}", "26000"), (r#"{"prepare": false}"#, "false")]);
 }
 
-/// Drivers in several processes use the same statement names. The page says that a pooler without support for prepared
-/// statements then runs the statement of another client, and that `query_typed` avoids this. Fails if one of the two is
-/// wrong.
+/// Drivers in several processes use the same names for prepared statements. docs/drivers.md says that a pooler without
+/// support for prepared statements then runs the statement of another client, and that `query_typed` avoids this. The
+/// test fails if one of the two is wrong.
 #[test]
 fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     let Some((_cluster, bouncer)) = pooled() else { return };
@@ -297,8 +298,9 @@ fn tokio_postgres_behind_a_pooler_that_knows_no_prepared_statements() {
     transaction.commit().unwrap();
 }
 
-/// A client that runs a query twice while another client holds the server connection on which it was prepared. The
-/// second time is in a transaction, because outside a transaction the driver retries by itself.
+/// A program with two clients. One runs a query twice; before the second time, the other takes the server connection on
+/// which the query was prepared. The second time is in a transaction, because outside a transaction the driver retries
+/// by itself.
 const BESIDE_ANOTHER: &str = r#"
 import postgres from "postgres";
 const options = { max: 1, ...JSON.parse(process.argv[2]) };

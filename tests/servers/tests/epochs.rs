@@ -1,4 +1,4 @@
-//! Epochs: how they begin, automatically and by `begin_epoch`, and 64-bit transaction ids.
+//! Tests of epochs, which begin automatically or by `begin_epoch`, and of 64-bit transaction ids.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,10 +18,10 @@ fn record(client: &mut impl GenericClient) -> Uuid {
     client.query_one(RECORD, &[]).expect("a change is recorded").get(0)
 }
 
-/// A data directory is copied and put back. Cursors from the time after the copy are refused until `begin_epoch` is
-/// called, and accepted from then on. As documented, readers with these cursors do not get changes that were written
-/// before the call with transaction ids that the cursor had already seen. They get everything that is written after the
-/// call, whoever is connected and writing during the call.
+/// The test copies a data directory and puts it back. Cursors from the time after the copy are refused until
+/// `begin_epoch` is called, and accepted from then on. As documented, readers with these cursors do not get changes
+/// that were written before the call with transaction ids that the cursor had already seen. They get everything that is
+/// written after the call, whoever is connected and writing during the call.
 #[test]
 fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more() {
     let cluster = Cluster::with_log(Options::default().durable());
@@ -91,8 +91,8 @@ fn after_begin_epoch_a_cursor_of_a_future_that_did_not_happen_loses_nothing_more
     fresh.compare(&mut superuser).assert_exact("a device that goes on");
 }
 
-/// The timeline history file says where a timeline left its parent. Without the file, the server would take the log for
-/// a log of another history.
+/// The timeline history file says where a timeline branched off from its parent. Without the file, the server would
+/// take the log for a log of another history.
 #[test]
 fn a_server_without_the_history_file_of_its_timeline_refuses() {
     let primary = Cluster::with_log(Options::default());
@@ -118,8 +118,9 @@ fn a_server_without_the_history_file_of_its_timeline_refuses() {
     device.compare(&mut standby.superuser(DATABASE)).assert_exact("with the file again");
 }
 
-/// Transaction ids have 64 bits in cursors and in the log, and 32 bits in most of the server. Cursors from before the
-/// 32-bit wraparound are used after it: at rest, in a walk, and with a transaction that is open across the boundary.
+/// Transaction ids have 64 bits in cursors and in the log, and 32 bits in most of the server. The test uses cursors
+/// from before the 32-bit wraparound after it: at rest, in a walk, and with a transaction that is open across the
+/// boundary.
 #[test]
 fn cursors_from_before_the_32_bit_boundary() {
     const AHEAD: u64 = 500;

@@ -1,8 +1,8 @@
-//! Devices with cursors from before a failover, a point-in-time recovery, or a dump and restore. They are at rest or in
-//! the middle of a walk, and must receive everything that is in the log afterwards.
+//! Tests of devices with cursors from before a failover, a point-in-time recovery, or a dump and restore. The devices
+//! are at rest or in the middle of a walk, and must receive everything that is in the log afterwards.
 //!
-//! Repeated changes are allowed here, and counted. Each test also checks that transaction ids were reused, because it
-//! would prove nothing otherwise.
+//! Devices may receive changes again here; the tests count them. Each test also checks that transaction ids were
+//! reused, because it would prove nothing otherwise.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,7 +22,7 @@ const USERS: &[&str] = &["ann", "bob", "cem"];
 const SPACES: &[&str] = &["home", "work"];
 const SCOPES: &[(&str, &[&str])] = &[("ann", &["home"]), ("bob", &[]), ("zoe", SPACES), ("cem", &["work"])];
 
-/// Commits a number of transactions of random size.
+/// Writes and commits this number of transactions of random size.
 fn write(client: &mut Client, transactions: usize, rng: &mut StdRng) {
     let acknowledged = Acknowledged::default();
     let mut writer = Writer::new(USERS, SPACES, rng.clone(), &acknowledged);
@@ -33,7 +33,7 @@ fn write(client: &mut Client, transactions: usize, rng: &mut StdRng) {
     *rng = writer.rng;
 }
 
-/// Returns devices of every scope in their current state: at rest, and after some pages of a walk.
+/// Returns devices for every scope: some at rest, and some after a few pages of a walk.
 fn devices(client: &mut Client, rng: &mut StdRng) -> Vec<Device> {
     let mut devices = Vec::new();
     for &(user, spaces) in SCOPES {
@@ -49,7 +49,7 @@ fn devices(client: &mut Client, rng: &mut StdRng) -> Vec<Device> {
     devices
 }
 
-/// Each device continues: it pulls a page, pulls everything, or does nothing.
+/// Lets each device continue: it pulls a page, pulls everything, or does nothing.
 fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
     for device in devices {
         match rng.random_range(0..3) {
@@ -60,14 +60,14 @@ fn go_on(devices: &mut [Device], client: &mut Client, rng: &mut StdRng) {
     }
 }
 
-/// Every device pulls to the end.
+/// Lets every device pull to the end.
 fn all_pull(devices: &mut [Device], client: &mut Client) {
     for device in devices {
         device.pull(client, 50).unwrap();
     }
 }
 
-/// Every device pulls to the end, and must then have everything that is in the log.
+/// Lets every device pull to the end, and panics unless it then has everything that is in the log.
 fn assert_complete(what: &str, devices: &mut [Device], cluster: &Cluster, rng: &mut StdRng) {
     let (mut client, mut superuser) = (cluster.app(DATABASE), cluster.superuser(DATABASE));
     let mut total = Difference::default();
@@ -321,8 +321,8 @@ fn a_dump_that_is_restored_into_a_younger_cluster_and_into_another_database() {
     }
 }
 
-/// A log moves to another cluster by a dump, is written there, and moves back. The first cluster then has a history
-/// with an epoch that nobody has continued since.
+/// A log moves to another cluster by a dump, is written to there, and moves back. The first cluster then has an epoch
+/// of a history that nobody has continued since.
 #[test]
 fn a_dump_that_goes_to_another_cluster_and_comes_back() {
     let mut rng = rng(seed("there and back", 5), 0);

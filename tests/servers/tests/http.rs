@@ -1,5 +1,5 @@
-//! The HTTP front end of the examples on a real server: several devices, live streams, every kind of bad request, and
-//! failures at critical moments.
+//! Tests of the HTTP front end in `examples` on a real server: several devices, live streams, every kind of bad request, and failures at
+//! critical moments.
 //!
 //! Fails if a change is lost or stored twice; if a user sees data of another user; or if an error has the wrong status or
 //! reveals internal information.
@@ -27,7 +27,7 @@ use postgres::Client;
 use postgres::types::Type;
 use serde_json::{Value, json};
 
-/// Returns the number of changes in the log, without the first one.
+/// Returns the number of changes in the log, without the one that [`cluster`] writes.
 fn stored(client: &mut Client) -> i64 {
     client.query_one("SELECT count(*) - 1 FROM mana_sync.sync_changes", &[]).expect("the log can be counted").get(0)
 }
@@ -326,7 +326,7 @@ fn a_database_that_stops_is_a_503_until_it_is_back() {
     assert_eq!(device.pull(10).len() + http.device("ann", "tablet").pull(10).len(), 3);
 }
 
-/// A proxy in front of a cluster's socket. While a flag is set, it holds back the database's answers to `sync`.
+/// A proxy in front of a cluster's socket. While its flag is set, it holds back the database's answers to `sync`.
 struct Proxy {
     port: u16,
     hold: Arc<AtomicBool>,
@@ -363,7 +363,7 @@ impl Proxy {
     }
 }
 
-/// Copies the data that `pass` accepts, until the end of the stream.
+/// Copies those parts of a stream that `pass` accepts, until its end.
 fn copy(from: &mut impl Read, to: &mut impl Write, pass: impl Fn(&[u8]) -> bool) {
     let mut buffer = [0; 65536];
     while let Ok(count @ 1..) = from.read(&mut buffer) {

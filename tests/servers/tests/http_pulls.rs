@@ -1,7 +1,7 @@
-//! Pulls from the HTTP front end of the examples: pages of records, what a pull asks for, and the tags of answers.
+//! Tests of pulls from the HTTP front end in `examples`: pages of records, the parameters of a pull, and the entity tags of answers.
 //!
-//! Fails if a pull is answered with 304 although something came, or if a device has to be told something; if an answer has
-//! the wrong items; or if a bad parameter is not a 400.
+//! Fails if a pull is answered with 304 although something came or the device has to be told something; if an answer has the wrong items;
+//! or if a bad parameter is not answered with 400.
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::http::{
@@ -62,14 +62,14 @@ fn a_pull_of_records_has_what_became_of_them() {
     assert_eq!(ids(&body, "records"), ["milk", "note"]);
 }
 
-/// Returns the entity tag of an answer to a pull, which no cache may keep.
+/// Returns the entity tag of the answer to a pull. Panics if a cache may keep the answer.
 fn tag(headers: &HeaderMap) -> String {
     assert_eq!(headers["cache-control"], "no-store");
     assert_eq!(headers.get_all("etag").iter().count(), 1, "{headers:?}");
     headers["etag"].to_str().expect("ASCII").into()
 }
 
-/// Pulls with If-None-Match. Nothing must come. Returns the new tag.
+/// Pulls with If-None-Match, and panics if anything new comes. Returns the tag of the answer.
 fn nothing_new(device: &HttpDevice, path: &str, condition: &str) -> String {
     let (status, headers, body) = device.get_if_none_match(path, condition);
     assert_eq!((status, body.as_str()), (304, ""), "{path} {condition}");
@@ -81,7 +81,7 @@ fn nothing_new(device: &HttpDevice, path: &str, condition: &str) -> String {
     tag(&headers)
 }
 
-/// Pulls with If-None-Match. Something must come. Returns it, and the new tag, which is the cursor.
+/// Pulls with If-None-Match, and panics if nothing new comes. Returns the body, and the new tag, which is the cursor.
 fn something_new(device: &HttpDevice, path: &str, condition: &str) -> (Value, String) {
     let (status, headers, body) = device.get_if_none_match(path, condition);
     assert_eq!((status, &headers["content-type"]), (200, &"application/json".parse().unwrap()), "{path} {body}");

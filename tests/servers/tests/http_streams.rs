@@ -1,5 +1,5 @@
-//! Live streams of the HTTP front end of the examples, on a real server: committed changes reach a device while it
-//! waits.
+//! Tests of live streams of the HTTP front end in `examples`, on a real server: committed changes reach a device while
+//! it waits.
 //!
 //! Fails if a change arrives late, if a user who may not see it receives it, or if a stream outlives its token.
 

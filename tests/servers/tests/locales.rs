@@ -1,6 +1,6 @@
-//! An upgrade of the operating system can change the sort order of text; an index in the old order then hides rows.
-//! glibc 2.28 was such an upgrade, and a standby on another release of the system has the same problem. The log
-//! therefore orders text by its bytes.
+//! Tests of a changed locale. An upgrade of the operating system can change the sort order of text; an index in the old
+//! order then hides rows. glibc 2.28 was such an upgrade, and a standby on another release of the system has the same
+//! problem. The log therefore orders text by its bytes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +19,8 @@ const EXPORTER: &str = "exporter";
 const APPS: usize = 400;
 const USERS: usize = 400;
 const SPACES: usize = 60;
-/// More rows than fit into one leaf page of an index, so that a changed order can hide some.
+/// The number of records of each user. All users together have more rows than fit into one leaf page of an index, so
+/// that a changed order can hide some.
 const ROWS: usize = 10;
 
 #[test]
@@ -120,7 +121,7 @@ fn nothing_is_lost_when_text_sorts_differently_after_an_upgrade() {
     assert_eq!(exported as usize, apps.len(), "apps of an export");
 }
 
-/// Returns ids as people and programs choose them. Locales sort such ids in different ways.
+/// Returns ids of the kinds that people and programs choose. Locales sort such ids in different ways.
 fn names(count: usize, rng: &mut StdRng) -> Vec<String> {
     const PARTS: [&str; 24] = [
         "a", "A", "b", "B", "ch", "h", "i", "z", "Z", "y", "ä", "é", "ss", "ß", "0", "10", "9", "-", "_", ".", " ",
@@ -182,7 +183,7 @@ fn compare(cluster: &Cluster, devices: &[Device]) -> Difference {
     total
 }
 
-/// Settings under which a query reads the table itself, whatever its indexes contain.
+/// The SQL of the settings under which a query reads the table itself, whatever its indexes contain.
 const WITHOUT_INDEXES: &str = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off";
 
 fn sorts_before(cluster: &Cluster, one: &str, other: &str) -> bool {

@@ -1,8 +1,8 @@
-//! The statements of docs/operations.md about dumps, upgrades and worker processes.
+//! Tests of what docs/operations.md says about dumps, upgrades and worker processes.
 //!
-//! Fails if a dump that the page calls right has no changes, if a dump that it calls wrong has them, or if the check on
-//! the page does not tell them apart; if a wake-up worker runs during a binary upgrade; or if a server with too few
-//! worker processes does not warn. The doc comment of each further test says when it fails.
+//! Fails if a dump that the document calls right has no changes, if a dump that it calls wrong has them, or if the
+//! check in the document does not tell them apart; if a wake-up worker runs during a binary upgrade; or if a server
+//! with too few worker processes does not warn. The doc comment of each further test says when it fails.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ fn workers(client: &mut Client) -> i64 {
     client.query_one(WORKERS, &[]).unwrap().get(0)
 }
 
-/// Returns the commands of the page that begin with a word, each with the comment that follows it.
+/// Returns the commands in docs/operations.md that begin with a word, each with the comment that follows it.
 fn commands(first: &str) -> Vec<(Vec<String>, String)> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
     let page = std::fs::read_to_string(page).expect("the page is there");
@@ -151,7 +151,8 @@ fn a_server_whose_worker_processes_are_few_says_so() {
     }
 }
 
-/// Fails if the page is wrong about eight databases: all but the last have a worker, and no parallel query gets one.
+/// Fails if docs/operations.md is wrong about eight databases: all but the last have a worker, and no parallel query
+/// gets one.
 #[test]
 fn of_eight_workers_the_last_does_not_start() {
     let names: Vec<String> = (0..8).map(|i| format!("d{i}")).collect();
@@ -183,9 +184,9 @@ fn of_eight_workers_the_last_does_not_start() {
     assert!(plan.contains(&"Workers Launched: 0".into()), "{plan:?}");
 }
 
-/// Scopes of many spaces are long. Fails if a call or a scope takes a lock for each of its spaces or changes; if a
-/// space id is in the server's log although statements are not logged; or if the page is wrong about what the log
-/// contains when statements are logged.
+/// Scopes of many spaces are long. The test fails if a call or a scope takes a lock for each of its spaces or changes;
+/// if a space id is in the server's log although statements are not logged; or if docs/operations.md is wrong about
+/// what the log contains when statements are logged.
 #[test]
 fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements() {
     let cluster = Cluster::with_log(Options::default());
@@ -225,7 +226,7 @@ fn many_spaces_take_no_locks_and_their_ids_are_in_the_log_only_with_statements()
     assert!(cluster.server_log().len() < log.len() + 10_000, "their beginning is there");
 }
 
-/// Regression: there was a WARNING in every session that used the log.
+/// Regression: every session that used the log got a WARNING.
 #[test]
 fn a_setting_that_stayed_when_the_library_is_not_preloaded_any_more_is_no_warning() {
     let cluster = Cluster::with_log(Options::default().set("mana_sync.wakeup_databases", DATABASE));

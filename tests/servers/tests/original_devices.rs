@@ -1,9 +1,10 @@
-//! Devices of the original service, which users have and which cannot be changed, in a thousand random schedules.
+//! Tests with devices of the original service, which users have and which cannot be changed, in a thousand random
+//! schedules.
 //!
 //! Fails if such a device ends without a record that `mana_sync.records` returns for its user, with an additional
 //! record, or with another value; or if its queue is stuck. The same check must report a loss when one of two earlier
-//! faults is put between device and server: cursors that sort after timestamps, and a wire format that refuses keys
-//! which the op does not use.
+//! faults is simulated between device and server: cursors that sort after timestamps, and a wire format that refuses
+//! keys which the op does not use.
 
 use std::sync::Mutex;
 use std::thread;
@@ -27,7 +28,7 @@ const DEVICES: [(&str, &str, &[&str]); 4] = [
     ("cem", "cem phone", &[]),
 ];
 
-/// A correct clock. No two readings are the same, and each is in the past.
+/// A correct clock whose readings are all different and in the past.
 struct Clock(DateTime<Utc>);
 
 impl Clock {
@@ -48,9 +49,9 @@ struct Outcome {
     lost_answers: usize,
     purges: usize,
     late_devices: usize,
-    /// How often a device of the current wire format had to resync.
+    /// The number of times that a device of the current wire format had to resync.
     resyncs: usize,
-    /// Differences between the devices and `mana_sync.records`.
+    /// The differences between the devices and `mana_sync.records`.
     differences: Vec<String>,
     stuck: Vec<String>,
 }
@@ -116,7 +117,7 @@ fn play(client: &mut Client, owner: &mut Client, seed: u64, fault: Fault) -> Out
     outcome
 }
 
-/// A user creates a record, private or in a space, or writes to a live record of the device, or deletes it.
+/// Lets a user create a record, privately or in a space, or write to a live record of the device, or delete it.
 fn write(device: &mut OriginalDevice, new: &str, rng: &mut StdRng, clock: &mut Clock) {
     let table = TABLES[rng.random_range(0..TABLES.len())];
     let living = device.living(table);
@@ -178,8 +179,8 @@ fn pull_page(device: &mut Device, client: &mut Client, page_size: i32) -> (bool,
     (page["hasMore"] == json!(true), 0)
 }
 
-/// Purges all deletes; a user of another app has one too. As the documentation requires, no device has been offline for
-/// longer than the purge interval: all have synced since.
+/// Purges all deletes, including one of a user of another app. As the documentation requires, no device has been
+/// offline for longer than the purge interval: all devices sync before.
 fn purge(client: &mut Client, owner: &mut Client, app: &str, devices: &mut [OriginalDevice], outcome: &mut Outcome) {
     let eve = "SELECT mana_sync.record_change($1, 't', 'r', 'eve', NULL, op, 'c') FROM unnest('{insert,delete}'::text[]) AS op";
     owner.execute(eve, &[&format!("of eve beside {app}")]).expect("eve's record");
@@ -241,7 +242,7 @@ fn devices_in_the_field_end_with_what_records_says() {
     );
 }
 
-/// Proves that the test above can fail. Earlier builds had both faults.
+/// Proves that the check can fail. Earlier builds of the server had both faults.
 #[test]
 fn the_same_check_reports_greater_cursors_and_a_strict_wire() {
     let seed = seed("original_devices", 15);

@@ -1,4 +1,5 @@
-//! What a pull reads of a log of a million rows: the shape of its plans, and buffers. Times are not measured.
+//! Tests of what a pull reads of a log of a million rows: the shape of its plans, and the buffers. Times are not
+//! measured.
 //!
 //! Fails if a branch of a pull is not an ordered scan of the index that is made for it; or if a pull touches more pages
 //! because the log is longer, because unrelated transactions are open, or because the reader is in many spaces. The
@@ -37,13 +38,13 @@ fn analyze(superuser: &mut Client) {
     superuser.batch_execute("VACUUM ANALYZE mana_sync.sync_changes").unwrap();
 }
 
-/// A session of the application's role that sees the plans of all statements it runs.
+/// A session of the application's role that receives the plans of all statements it runs.
 struct Explained {
     client: Client,
     notices: Receiver<String>,
 }
 
-/// A pull, and what it read.
+/// The result of a pull: its rows, its plans and the buffers that it read.
 struct Pull {
     rows: usize,
     cursor: Option<String>,
@@ -78,7 +79,7 @@ impl Explained {
         self.pull_filtered(user, spaces, since, page_size, None)
     }
 
-    /// Runs another call, and returns the plans of its statements.
+    /// Runs a statement, and returns the plans of the statements inside it.
     fn run(&mut self, sql: &str) -> Vec<Value> {
         while self.notices.try_recv().is_ok() {}
         self.client.query(sql, &[]).unwrap();
@@ -94,7 +95,7 @@ impl Explained {
         self.notices.try_iter().filter_map(plan).collect()
     }
 
-    /// Pulls without the rows of one client.
+    /// Pulls with or without the rows of a client.
     fn pull_filtered(
         &mut self,
         user: &str,
@@ -149,8 +150,8 @@ fn rows_seen(pull: &Pull) -> i64 {
     rows_read(pull) + left_out.sum::<i64>()
 }
 
-/// Returns what is wrong with the plans of a pull. Every scan of the log must be an ordered scan of the index made for
-/// it, with the position as a bound, and nothing may be sorted.
+/// Returns what is wrong with the plans of a pull; `None` if nothing is. Every scan of the log must be an ordered scan
+/// of the index made for it, with the position as a bound, and nothing may be sorted.
 fn fault(pull: &Pull) -> Option<String> {
     let mut scans = 0;
     for plan in &pull.plans {
@@ -472,8 +473,8 @@ fn maintenance_reads_the_log_in_the_order_of_its_index() {
     }
 }
 
-/// `push` looks up the space of a change that names none. The plan is made while the table is empty, and must never
-/// read more than a few index descents later.
+/// `push` looks up the space of a change that names none. Its plan is made while the table is empty. Later, it must
+/// still read no more than a few index descents.
 #[test]
 fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
     let cluster = Cluster::with_log(Options::default().set("autovacuum", "off"));
@@ -522,8 +523,8 @@ fn a_change_without_a_space_looks_its_record_up_and_reads_no_history() {
     }
 }
 
-/// Record ids are often the same for all users: `settings`, a date, a number. A page of records then must not read the
-/// private rows of the others, and a later page of a walk must not read the history of its records again.
+/// Record ids are often the same for all users: `settings`, a date, a number. A page of records must then not read the
+/// private rows of other users, and a later page of a walk must not read the history of its records again.
 #[test]
 fn a_page_of_records_reads_no_rows_of_others_with_the_same_ids() {
     const USERS: i32 = 200;

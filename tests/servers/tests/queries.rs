@@ -1,4 +1,5 @@
-//! The queries of the extension: complete files, which a DBA can PREPARE and EXPLAIN, and one list of the log's columns.
+//! Tests of the form of the extension's queries: they are complete files, which a DBA can PREPARE and EXPLAIN, and there is one list of the
+//! log's columns.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,14 +7,14 @@ use std::path::{Path, PathBuf};
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::{Cluster, Options};
 
-/// A statement of more lines than this has to be a file.
+/// The greatest number of lines of a statement in the Rust code. A longer one has to be a file.
 const MOST_LINES: usize = 3;
 
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../src")
 }
 
-/// All files below a directory with this extension.
+/// Returns all files below a directory whose names have this extension.
 fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
     let entries =
         fs::read_dir(directory).expect("the directory can be read").map(|entry| entry.expect("an entry").path());
@@ -26,7 +27,7 @@ fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// PREPARE finds the types of the parameters by itself. So a file can be pasted into psql as it is.
+/// PREPARE infers the types of the parameters, so that a file can be pasted into psql as it is.
 #[test]
 fn every_query_of_the_sources_can_be_prepared_as_it_stands() {
     let cluster = Cluster::with_log(Options::default());
@@ -75,7 +76,7 @@ fn a_long_query_is_a_file_and_is_used() {
     assert_eq!(named, queries, "the files that are named, and those that are there");
 }
 
-/// `src/row.rs` knows the columns by their places in the table; debug builds compare them at each row. This test
+/// `src/row.rs` knows the columns by their places in the table, and debug builds compare the names of the columns with each row. This test
 /// compares them before the first row, and also with the columns that `changes_since` and `export_changes` declare.
 #[test]
 fn the_columns_of_the_log_are_those_of_the_sources() {

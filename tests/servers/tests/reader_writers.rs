@@ -1,8 +1,8 @@
-//! Devices that write and pull in one transaction: at every isolation level, within savepoints, with a commit, a
-//! PREPARE or a rollback, with the answer kept or lost, and with a cursor that another connection uses while the
+//! Tests of devices that write and pull in one transaction: at every isolation level, within savepoints, with a commit,
+//! a PREPARE or a rollback, with the answer kept or lost, and with a cursor that another connection uses while the
 //! transaction is open.
 //!
-//! Fails if a device misses a change or receives one twice. A reader whose cursor is a plain snapshot runs beside them,
+//! Fails if a device misses a change or receives one twice. At the same time, a reader whose cursor is a plain snapshot
 //! is counted by the same code, and must lose changes: a snapshot treats later writes of its own transaction as seen.
 
 use std::collections::HashSet;
@@ -26,7 +26,7 @@ const SCOPES: [(&str, &[&str]); 4] = [("ann", &["home", "work"]), ("bob", &[]), 
 const WRITERS: u64 = 3;
 const TIME: Duration = Duration::from_secs(12);
 
-/// What the devices did.
+/// The counts of what the devices did.
 #[derive(Clone, Copy, Default, Debug)]
 struct Tally {
     transactions: usize,
@@ -53,7 +53,7 @@ impl Tally {
 /// A device that also writes.
 struct ReaderWriter<'a> {
     device: Device,
-    /// The same reader, with a plain snapshot as its cursor.
+    /// A second device of the same user, whose cursor is a plain snapshot.
     by_snapshot: Device,
     writer: Writer<'a>,
     /// All changes that the device ever wrote, rolled back or not.
@@ -97,7 +97,8 @@ impl ReaderWriter<'_> {
         }
     }
 
-    /// Prepares the transaction. Then pulls, and commits the transaction or rolls it back, on the other connection.
+    /// Prepares the transaction. Then pulls on the other connection, and commits the transaction or rolls it back
+    /// there.
     fn in_two_phases(&mut self, mut transaction: Transaction) -> Result<(), Error> {
         let name: u64 = self.writer.rng.random();
         transaction.batch_execute(&format!("PREPARE TRANSACTION '{name}'"))?;
@@ -109,7 +110,7 @@ impl ReaderWriter<'_> {
         self.elsewhere.batch_execute(&format!("{verb} PREPARED '{name}'"))
     }
 
-    /// Writes and pulls some times in random order, with savepoints.
+    /// Writes and pulls several times in random order, with savepoints.
     fn steps(&mut self, transaction: &mut Transaction, depth: usize) -> Result<(), Error> {
         for _ in 0..self.writer.rng.random_range(1..=6) {
             match self.writer.rng.random_range(0..10) {
@@ -148,8 +149,8 @@ impl ReaderWriter<'_> {
         self.device.pull_page(&mut self.elsewhere, page_size(&mut self.writer.rng)).map(|_| ())
     }
 
-    /// Called after a transaction that pulled was rolled back. The device keeps what it pulled, or forgets it as if the
-    /// answer had been lost.
+    /// Is called after a rollback of a transaction or savepoint in which the device may have pulled. At random, the
+    /// device keeps what it pulled, or forgets it as if the answer had been lost.
     fn forget_or_keep(&mut self, before: Device) {
         if self.writer.rng.random_bool(0.5) {
             self.device = before;

@@ -1,4 +1,4 @@
-//! Merged records on a real server, compared with a second, deliberately simple implementation of merging.
+//! Tests of merged records on a real server. They are compared with a second, deliberately simple implementation of merging.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! Real input: 18 years of a public repository's history as pushes, replayed on several connections at once while a
-//! device for each user keeps pulling.
+//! Test with real input: 18 years of a public repository's history as pushes, replayed on several connections at once
+//! while a device for each user keeps pulling.
 //!
 //! The file is not part of the repository. Without it the test says so and is skipped.
 

@@ -1,7 +1,7 @@
-//! Row-level security, tested as the plain role that an application connects as.
+//! Tests of row-level security, as the role that an application connects as.
 //!
 //! Fails if that role can read, in any way, a row outside its scope, or write a row as another user. One test proves
-//! that the check can fail: with a policy that allows everything, it reports the leak.
+//! that the check can fail: it has a policy that allows everything, and must report the leak.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::channel;
@@ -41,7 +41,7 @@ fn visible(client: &mut Client) -> BTreeSet<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Returns what psql prints for the statement `then`, after the statement `first` in the same transaction.
+/// Runs two statements in one transaction with psql, and returns the lines that psql prints for the second one, `then`.
 fn psql(cluster: &Cluster, first: &str, then: &str) -> BTreeSet<String> {
     let mut psql = server_command("psql");
     psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-U", "app", "-d", DATABASE, "-h"]).arg(cluster.socket_dir());

@@ -1,7 +1,7 @@
-//! Spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
+//! Tests of spaces that a device joins, leaves and joins again, at rest and in the middle of a page walk.
 //!
 //! Fails if a member misses a row that was written before it joined; if joining brings rows of another space again; if
-//! it still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the
+//! a device still receives rows of a space after leaving it; or if it loses its own rows in a space that it left in the
 //! middle of a walk.
 
 use mana_sync_harness::cluster::DATABASE;
@@ -10,7 +10,7 @@ use postgres::Client;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
-/// Writes `count` changes. It returns nothing, because the oracle reads them from the log.
+/// Writes `count` changes. Their ids are not returned, because the oracle reads them from the log.
 fn write(app: &mut Client, user: &str, space: Option<&str>, count: i32) {
     app.execute(
         "SELECT mana_sync.record_change('app', 'notes', 'r' || i, $1, $2, 'insert', 'c', '{}') FROM generate_series(1, $3) AS i",
@@ -108,7 +108,7 @@ impl Watched<'_> {
         ids.len()
     }
 
-    /// Panics unless every row came, and came again at most once for each time that its space was joined.
+    /// Panics unless every row that the device may see came, and none came again more often than its space was joined.
     fn check(&self) {
         for (id, (user, space)) in self.log {
             let times = self.times.get(id).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Readers that alternate between the primary and a standby from page to page, also in the middle of a walk, while
-//! writers write and the replay of the standby is paused and resumed. Nothing may be lost.
+//! Tests of readers that alternate between the primary and a standby from page to page, also in the middle of a walk,
+//! while writers write and the replay of the standby is paused and resumed. Nothing may be lost.
 
 use std::thread;
 use std::time::Duration;
@@ -62,9 +62,9 @@ fn a_standby_that_has_caught_up_goes_on_beside_open_savepoints() {
     member.compare(&mut superuser).assert_exact("a space that was joined on the standby");
 }
 
-/// A standby shows a transaction before its replay has passed the end of the commit record, which takes long if the
-/// commit drops files. A cursor from that moment is used on a standby that has replayed everything before the commit:
-/// the cursor has seen more than that standby shows.
+/// A standby shows a transaction before it has replayed the end of the commit record, and this interval is long if the
+/// commit drops files. The test uses a cursor from that moment on another standby, which has replayed everything before
+/// the commit: the cursor has seen more than that standby shows.
 #[test]
 fn a_standby_shows_a_commit_while_it_is_replaying_it() {
     const TABLES: usize = 4000;
@@ -122,8 +122,9 @@ fn readers_alternate_between_a_primary_and_a_synchronous_standby_that_shows_comm
     assert!(shown_first > 0, "the standby never showed a change before the primary did: nothing is proven");
 }
 
-/// Runs writers, readers on the primary and all standbys, and pauses of some standbys. Then every change must be there
-/// once. Returns how many changes a standby delivered before the primary showed them.
+/// Runs writers, readers on the primary and all standbys, and pauses of some standbys. At the end every change must
+/// have been delivered exactly once. Returns the number of changes that a standby delivered before the primary showed
+/// them.
 fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronous_commit: &str, seed: u64) -> usize {
     let acknowledged = Acknowledged::default();
     let stop = Stop::after(TIME);
@@ -210,7 +211,7 @@ fn run(primary: &Cluster, standbys: &[&Cluster], paused: &[&Cluster], synchronou
 /// A device that chooses a server for each page.
 struct Reader {
     device: Device,
-    /// The primary comes first.
+    /// The connections to the servers. The first is that to the primary.
     servers: Vec<Client>,
     superuser: Client,
     rng: StdRng,

@@ -1,7 +1,7 @@
 //! Eight writers and four readers run concurrently for a fixed time. No change is lost or delivered twice, and no pull
 //! waits, not even for a transaction that stays open in another database.
 //!
-//! Two readers without the cursors of the extension run beside them and are counted by the same code: one with a
+//! At the same time, two readers without the cursors of the extension run and are counted by the same code: one with a
 //! timestamp, which must lose changes, and one that waits for open transactions, which must deliver late.
 
 use std::thread;
@@ -39,7 +39,7 @@ impl<'a> Reader<'a> {
         Self { device: Device::new(user, APP, spaces), acknowledged, pulls: 0, looked_at: 0, awaited: 0, late: 0 }
     }
 
-    /// Pulls with `by`, which must pull until there is no more, and counts the changes that come late.
+    /// Pulls with `by`, which must pull until there is nothing more, and counts the changes that come late.
     fn pull(&mut self, by: impl FnOnce(&mut Device)) {
         let before = self.acknowledged.len();
         by(&mut self.device);
@@ -50,7 +50,7 @@ impl<'a> Reader<'a> {
         self.looked_at = before;
     }
 
-    /// Pulls with `by`, with pauses, until it is time to stop.
+    /// Pulls with `by` again and again, with pauses, until `stop` is due.
     fn pull_until(mut self, stop: &Stop, mut rng: StdRng, mut by: impl FnMut(&mut Device, &mut StdRng)) -> Self {
         while !stop.is_due() {
             self.pull(|device| by(device, &mut rng));

@@ -1,4 +1,4 @@
-//! Wake-ups: a listener is notified soon after a commit, and not once for every change.
+//! Tests of wake-ups: a listener is notified soon after a commit, and not once for every change.
 //!
 //! Fails if a commit is not followed by a notification on the channels of its user and space; if an aborted transaction
 //! is followed by one; or if the worker does not survive what happens to its server.

@@ -1,8 +1,7 @@
-//! Whole request bodies: `push`, `pull` and `sync` on a real server.
+//! Tests of the wire format with whole request bodies: `push`, `pull` and `sync` on a real server.
 //!
-//! Fails if a push that is sent again is stored again; if a change does not come back as it was sent; or if a bad
-//! changeset leaves something behind or is not refused properly; or if a change of a changeset that is not atomic is both recorded and
-//! rejected, or neither.
+//! Fails if a push that is sent again is stored again; if a change does not come back as it was sent; if a bad changeset leaves something
+//! behind or is not refused properly; or if a change of a changeset that is not atomic is both recorded and rejected, or neither.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Barrier;
@@ -39,7 +38,7 @@ fn pull(client: &mut Client, device: &Device, page_size: i32) -> Value {
     serde_json::from_str(client.query_one(sql, &values).unwrap().get(0)).expect("a response in JSON")
 }
 
-/// Pulls until there is no more.
+/// Pulls until there is nothing more.
 fn pull_all(client: &mut Client, device: &mut Device, mut page_size: impl FnMut() -> i32) -> Vec<Value> {
     let mut changes = Vec::new();
     loop {
@@ -162,8 +161,7 @@ fn ten_megabytes_go_in_and_out() {
     assert_eq!(changes[1000]["fields"]["text"]["value"].as_str().unwrap().len(), 10_000_000);
 }
 
-/// Databases in other encodings: the extension can be created, and the answers are JSON with the characters that were
-/// pushed.
+/// The extension can be created in databases of other encodings, and its answers are JSON with the characters that were pushed.
 #[test]
 fn other_encodings_keep_their_characters() {
     let cluster = Cluster::new(Options::default());
@@ -204,7 +202,7 @@ fn other_encodings_keep_their_characters() {
     }
 }
 
-/// A backlog of more than one page: `sync` has no page size, and says that there is more.
+/// The backlog is larger than a page. A `sync` without a limit returns a page of a thousand changes, and says that there is more.
 #[test]
 fn a_sync_brings_a_page_of_a_thousand_and_says_that_there_is_more() {
     let cluster = Cluster::with_log(Options::default());
@@ -263,8 +261,8 @@ fn a_standby_pulls_and_syncs_without_changes() {
     assert_eq!(error.code().unwrap().code(), "25006");
 }
 
-/// Returns what must come back for a changeset that was stored. This is a second implementation of the rules of the
-/// wire format.
+/// Returns the changes that must come back for a changeset that was stored. This is a second implementation of the rules of the wire
+/// format.
 fn expected(changeset: &Value) -> Vec<Value> {
     let present = |value: Option<&Value>| value.filter(|value| !value.is_null()).cloned();
     let version = |of: &Value| {
@@ -561,9 +559,9 @@ fn mutated_changesets_come_back_equal_or_are_refused() {
     assert!(!cluster.server_log().contains("PANIC"));
 }
 
-/// A seeded fuzz test of changesets that are not atomic. What is recorded and what is rejected together are what was sent, no change
-/// is both or neither, and a second push of the same inserts nothing and rejects the same. The second half of the changesets goes
-/// into a log with a trigger of the application, which refuses some changes.
+/// A seeded fuzz test of changesets that are not atomic. Each change that was sent must be either recorded or rejected. A second push of
+/// the same changeset must insert nothing and reject the same changes. The second half of the changesets goes into a log with a trigger of
+/// the application, which refuses some changes.
 #[test]
 fn what_is_recorded_and_what_is_rejected_are_what_was_sent() {
     const COUNT: usize = 20_000;
@@ -607,7 +605,7 @@ fn what_is_recorded_and_what_is_rejected_are_what_was_sent() {
     }
 }
 
-/// Pushes a mutated changeset twice. Returns what became of its changes, by SQLSTATE.
+/// Pushes a mutated changeset twice. Returns the number of its changes for each outcome: an SQLSTATE, or recorded.
 fn push_not_atomic(client: &mut Client, user: &str, fuzz: &mut Fuzz) -> BTreeMap<String, usize> {
     let mut changeset = fuzz.changeset();
     for _ in 0..fuzz.0.random_range(0..4) {

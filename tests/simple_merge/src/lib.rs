@@ -1,4 +1,4 @@
-//! A second, deliberately simple implementation of merging changes into a record, for tests to compare `mana_sync_merge` with.
+//! A second, deliberately simple implementation of merging changes into a record. Tests compare `mana_sync_merge` with it.
 //!
 //! Every rule is a filter or a maximum over lists. The crate shares no code with `mana_sync_merge`, and does not try to be fast.
 
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 pub struct Change {
     /// Columns `epoch`, `xact` and `seq`.
     pub position: (u32, u64, i64),
-    /// When the server recorded the change.
+    /// The time at which the server recorded the change.
     pub created_at: DateTime<Utc>,
     /// The space of the change; `None` if it is private.
     pub space: Option<String>,
@@ -28,9 +28,9 @@ pub struct Change {
 pub struct Merged {
     /// Whether the record is live.
     pub lives: bool,
-    /// The latest live write of each field.
+    /// The value of the latest live write of each field.
     pub fields: BTreeMap<String, Value>,
-    /// The time of each of these writes.
+    /// The time of the latest live write of each field.
     pub times: BTreeMap<String, DateTime<Utc>>,
     /// The space of the latest live write, or of the latest delete if there is none.
     pub space: Option<String>,

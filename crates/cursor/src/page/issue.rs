@@ -63,7 +63,8 @@ impl ReaderState {
         cursor
     }
 
-    /// Leaves out the open transactions that the cursor has no room for.
+    /// Cuts the snapshots of the cursor before the first open transactions that the cursor has no room for
+    /// ([`crate::snapshot::Snapshot::cut`]).
     fn cut(&self, cursor: &mut Cursor, request: &Request<'_>) {
         // The room depends on the scope, and not on how much of it the cursor covers. So of two cursors for the same scope
         // the later one is not cut earlier.

@@ -1,8 +1,7 @@
 //! A page of changes: from a cursor to the next.
 //!
-//! A pull returns the rows that the server's snapshot sees and the cursor does not cover. The next cursor
-//! covers the union of both. A pull that is longer than a page becomes a walk, whose target stays fixed
-//! from page to page.
+//! A pull returns the rows that the server's snapshot sees and the cursor does not cover. The next cursor covers what the cursor covered
+//! and what the pull has returned. A pull that does not fit into a page becomes a walk, whose target stays fixed from page to page.
 //!
 //! A walk reads the reader's own rows and each space of the scope as streams, each in the order of the
 //! log, and merges them:
@@ -16,10 +15,10 @@
 //! A walk from the beginning of the log has no coverage to start from. It reads every space as one that
 //! the cursor covers.
 //!
-//! A page shows the rows themselves, or the records that they changed. A page of records shows a record at the first of
-//! its rows in the walk, with its state now, and passes over its other rows. (The first row, and not the last: a
-//! compaction may remove any row of the walk between two pages. Without its last row a record would not be shown at all.
-//! Without its first row it is shown at the next one, perhaps once more.)
+//! A page shows the rows themselves, or the records that the rows changed. A page of records shows a record at the first of its rows in the
+//! walk, with its current state, and passes over its other rows. It is the first row and not the last, because a compaction may remove any
+//! row of the walk between two pages. If the last row counted and was removed, the record would not be shown at all. If the first row is
+//! removed, the record is shown at its next row, perhaps once more.
 
 mod issue;
 mod reading;
@@ -47,26 +46,26 @@ pub struct Request<'a> {
     pub app: &'a [u8],
     /// The spaces of the scope, each once.
     pub spaces: &'a [&'a [u8]],
-    /// The only table whose rows are wanted. `None` is all tables.
+    /// The only table whose rows are wanted; `None` for all tables.
     pub table: Option<&'a [u8]>,
     /// The greatest number of rows or records in the page, at least 1.
     pub page_size: usize,
-    /// Whether the page shows records, and not changes.
+    /// Whether the page shows records; otherwise it shows changes.
     pub as_records: bool,
-    /// The client whose rows do not count, for a page of records. A walk keeps it.
+    /// For a page of records, the client whose rows do not count; `None` if all rows count. A request with another client than the page
+    /// before starts the walk again.
     pub excluded_client: Option<&'a [u8]>,
-    /// Whether a page without rows has a cursor too. Making a cursor takes time for each space.
+    /// Whether a page without rows has a cursor too. Making a cursor takes time for each space, so that a caller may prefer none.
     pub cursor_without_rows: bool,
-    /// The number of bytes that the cursor has for open transactions. `None` is [`crate::codec::room_for_open`]; tests set
-    /// less.
+    /// The number of bytes that the cursor may use for open transactions. `None` means [`crate::codec::room_for_open`]; tests set less.
     pub room: Option<usize>,
 }
 
 /// Where a page begins.
 #[derive(Clone, Debug)]
 pub enum Start {
-    /// The page begins at the beginning of the log. With a time, in microseconds from 2000-01-01, the walk has
-    /// only rows with a later `created_at`.
+    /// The page begins at the beginning of the log. If there is a time, in microseconds from 2000-01-01, the walk has only rows with a
+    /// later `created_at`.
     Beginning(Option<i64>),
     /// The page begins at a cursor.
     Cursor(Box<Cursor>),
@@ -74,18 +73,18 @@ pub enum Start {
 
 /// A receiver of the rows of a page, in the order of the log.
 pub trait Rows<R> {
-    /// Looks at the rows that [`Rows::take`] gets next, and at the walk that they are read in.
+    /// Is called with the rows that [`Rows::take`] gets next, and with the walk that they belong to.
     fn prepare(&mut self, _rows: &[(Position, R)], _reading: &Reading<'_>) {}
 
-    /// Takes a row, in the walk that it was read in. A page shows at least one row that is not passed over. The receiver of records counts
-    /// them, and has room for [`Request::page_size`].
+    /// Takes the next row, and the walk that it belongs to. A receiver has room for at least one shown row. A receiver of records counts
+    /// the records itself, and has room for at most [`Request::page_size`].
     fn take(&mut self, position: Position, row: R, reading: &Reading<'_>) -> Taken;
 }
 
 /// What a receiver did with a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// The page shows the row, or its record.
+    /// The page shows the row, or the record that the row changed.
     Shown,
     /// The page shows nothing for the row.
     Passed,
@@ -105,34 +104,35 @@ impl<R> Rows<R> for Vec<R> {
 pub struct Page {
     /// The cursor at which the next page begins.
     pub next: NextCursor,
-    /// Whether the page was filled, so that there may be more rows now.
+    /// Whether the page ended because it was full, so that there may be more rows now.
     pub more: bool,
     /// Whether the reader was given rows that are not in this log: its cursor is of a history that this server does not share, or of
-    /// another reader. The page goes on as if it had not been given them.
+    /// another reader. The page is made as if the reader had not been given these rows.
     pub holds_foreign_rows: bool,
-    /// What the reader knows of its spaces.
+    /// Whether [`Page::is_in`] differs from what the reader was told with the page before.
     pub known_spaces: KnownSpaces,
-    /// The reader's spaces: for each space of the scope, whether the reader is in it now.
+    /// For each space of the scope, whether the reader can be told that it is in the space.
     ///
-    /// They follow from the cursor of the page, so that the next page knows what the reader was told. A space that the walk does not
-    /// read yet is not among them. If it were told, and left before the next walk, no cursor would say that it was told.
+    /// These spaces follow from the cursor of the page, so that the next page knows from the cursor what the reader was told. A space that
+    /// the walk does not read yet is not among them. If the reader were told of such a space, and left it before the next walk, the cursor
+    /// would not show that the reader was told of it.
     pub is_in: Vec<bool>,
 }
 
-/// What a reader knows of its spaces, from the page before.
+/// How the spaces of a reader compare with those that it was told with the page before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KnownSpaces {
-    /// The reader has had no page.
+    /// There was no page before, so the reader was told nothing.
     Nothing,
-    /// The spaces are those of the page before, or this server cannot tell.
+    /// The spaces are the same, or this server cannot tell.
     Same,
-    /// The spaces are others than those of the page before.
+    /// The spaces differ.
     Others,
 }
 
 impl Page {
-    /// The page of a server that cannot tell more for now. It does not say which spaces the reader has left: the cursor stays as it was,
-    /// and would still cover a space that the reader has dropped.
+    /// A page without rows and with an unchanged cursor, from a server that cannot tell more for now. Such a page must not say which spaces
+    /// the reader has left: the reader would drop their records, while its cursor still covers these spaces.
     pub const UNCHANGED: Page = Page {
         next: NextCursor::Unchanged,
         more: false,
@@ -148,9 +148,9 @@ impl Page {
 pub enum NextCursor {
     /// The next page begins at this cursor.
     Issue(Cursor),
-    /// The next page begins where this one began: this server cannot tell more for now.
+    /// The next page begins where this one began, because this server cannot tell more for now.
     Unchanged,
-    /// The page has no rows, and the request wanted no cursor then.
+    /// The page has no rows, and the request wants no cursor for such a page ([`Request::cursor_without_rows`]).
     NotWanted,
 }
 
@@ -173,18 +173,18 @@ pub enum Error<E> {
     Source(E),
 }
 
-/// The greatest number of rows that are asked for at once. It bounds the memory of a call by the text of a page, and
-/// not by the number of its rows.
+/// The greatest number of rows that are read at once. A page may end by its size in bytes long before it has as many rows as the request
+/// allows. Reading in portions bounds the memory of a call by the size of its page.
 const PORTION: usize = 5000;
 /// The least number of rows that are read at once for a page of records, however little room the page has left.
 const LEAST_PORTION_OF_RECORDS: usize = 256;
-/// The number of rows after which a page of records may end although it is not full. It bounds the time of a call.
+/// The number of passed rows after which a page of records may end although it is not full. It bounds the time of a call.
 const MOST_PASSED: usize = 50_000;
 
 /// Reads the page of the log that follows `start` into `rows`.
 ///
-/// `now` is the snapshot that `source` and `purges` read with. It was taken on the history that `server` is on. `lsn`
-/// is a position in the write-ahead log that was read after it. The epochs of `server` were read no earlier than `now`.
+/// `now` is the snapshot that `source` and `purges` read with. It was taken on the history that `server` is on. `lsn` is a position in the
+/// write-ahead log that was read after `now` was taken. The epochs of `server` were read no earlier than `now`.
 pub fn read_page<S: Source>(
     server: &Server,
     (now, lsn): (Snapshot, Lsn),
@@ -356,46 +356,46 @@ pub fn check(server: &Server, request: &Request<'_>, start: &Start, purges: &mut
 /// How a walk reads a space of the scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SpaceMode {
-    /// The walk reads the space from where the walk began. The cursor covers the space, or the whole walk begins at
-    /// the beginning of the log.
+    /// The walk reads the rows of the space that the cursor does not cover. Either the coverage of the cursor is valid for the space, or
+    /// the whole walk starts at the beginning of the log.
     Delta,
-    /// The walk reads the space from the beginning of the log, and not the rest.
+    /// The space has joined. The walk reads this space from the beginning of the log, and the other rows from the cursor.
     Whole,
-    /// The walk does not read the space. The next walk reads it from the beginning.
+    /// The walk does not read the space. The next walk reads it from the beginning of the log.
     Skip,
 }
 
-/// A walk in this call.
+/// The state of a walk in this call.
 struct WalkState {
     target: LocalCoverage,
-    /// The position of the last row that was delivered.
+    /// The position of the last row that was delivered; [`Position::START`] before the first row.
     last: Position,
     /// The mode of each space of the scope.
     spaces: Vec<SpaceMode>,
-    /// The hashes of spaces that the cursor covers and that this walk does not read to its end.
+    /// The hashes of the spaces that the cursor covers but that the reader has left, so that this walk does not read them to its end.
     left: Vec<KeyedHash>,
-    /// The position of the last row that earlier pages have passed.
+    /// The position of the last row that earlier pages of the walk have passed; [`Position::START`] on the first page.
     resumed_at: Position,
-    /// Whether an earlier page was read with a coverage that its cursor had no room for.
+    /// Whether an earlier page of the walk was read with a coverage that its cursor had no room for.
     base_is_cut: bool,
 }
 
-/// The spaces that a reader was told of.
+/// The spaces that a reader was told it is in, with the page before.
 struct Told {
-    /// For each space of the scope, whether it is one of them.
+    /// For each space of the scope, whether the reader was told that it is in the space.
     of_scope: Vec<bool>,
-    /// How many there are, in the scope or not.
+    /// The number of all spaces that the reader was told it is in, inside and outside the scope.
     count: usize,
 }
 
 /// The state of a reader in this call.
 struct ReaderState {
     coverage: Option<LocalCoverage>,
-    /// The hashes of the spaces that `coverage` holds for, where it came from a cursor.
+    /// The hashes of the spaces that `coverage` is valid for, if it came from a cursor; otherwise empty.
     cursor_spaces: Vec<KeyedHash>,
-    /// The hashes of the spaces of the scope, with the secret of the cursor that was their key.
+    /// The hashes of the spaces of the scope, and the secret that is their key. The secret is that of the cursor's epoch.
     scope: Option<(Secret, Vec<KeyedHash>)>,
-    /// Whether `coverage` holds for each space of the scope.
+    /// For each space of the scope, whether `coverage` is valid for it.
     covered: Vec<bool>,
     walk: Option<WalkState>,
     created_after: Option<i64>,
@@ -404,7 +404,7 @@ struct ReaderState {
     may_hold_records: bool,
     /// Whether the reader was given rows that are not in this log.
     holds_foreign_rows: bool,
-    /// The spaces that the reader was told of when it got its cursor. `None` without a cursor.
+    /// The spaces that the reader was told it is in when it got its cursor; `None` without a cursor.
     told: Option<Told>,
     /// The mark of the latest purge.
     purges: PurgeMark,
@@ -418,7 +418,7 @@ fn scope_hashes(secret: &Secret, request: &Request<'_>) -> Vec<KeyedHash> {
 }
 
 impl ReaderState {
-    /// Begins a walk to `now`.
+    /// Starts a walk whose target covers what `now` covers.
     fn start(&mut self, now: &LocalCoverage) {
         let (target, spaces) = match &self.coverage {
             None => (now.clone(), vec![SpaceMode::Delta; self.covered.len()]),
@@ -449,12 +449,12 @@ impl ReaderState {
         self.walk.as_ref().is_some_and(|walk| walk.last != Position::START)
     }
 
-    /// Whether the walk ends with everything that `now` covers.
+    /// Whether the reader has everything that `now` covers when the walk ends.
     fn leads_to(&self, now: &LocalCoverage) -> bool {
         self.walk.as_ref().is_some_and(|walk| walk.target.contains(now) && !walk.spaces.contains(&SpaceMode::Skip))
     }
 
-    /// What the reader knows of its spaces, and its spaces when it gets the cursor of this state.
+    /// Returns [`Page::known_spaces`] and [`Page::is_in`] for a page that ends with the cursor of this state.
     fn spaces(&self) -> (KnownSpaces, Vec<bool>) {
         let is_in: Vec<bool> = match &self.walk {
             Some(walk) => walk.spaces.iter().map(|mode| *mode != SpaceMode::Skip).collect(),
@@ -470,7 +470,7 @@ impl ReaderState {
         (known, is_in)
     }
 
-    /// Ends the walk. Returns whether the reader has then been given all that `now` covers.
+    /// Ends the walk. Returns whether the reader then has everything that `now` covers.
     fn finish(&mut self, now: &LocalCoverage) -> bool {
         let Some(walk) = self.walk.take() else { return true };
         self.covered = walk.spaces.iter().map(|&space| space != SpaceMode::Skip).collect();

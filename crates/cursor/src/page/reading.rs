@@ -6,20 +6,20 @@ use crate::epoch::Server;
 use crate::plan::Plan;
 use crate::scan::{Filter, Source, Stream, StreamScan, merge_scans};
 
-/// A walk, with what has to be read of each stream.
+/// A walk of a reader, and the ranges that the walk has to read of each stream.
 pub struct Reading<'a> {
     request: &'a Request<'a>,
     state: &'a ReaderState,
     walk: &'a WalkState,
-    /// What is read of the streams that begin at the cursor.
+    /// The ranges of the streams that begin at the cursor.
     delta: Plan<'a>,
-    /// What is read of the streams that begin at the beginning of the log.
+    /// The ranges of the streams that begin at the beginning of the log.
     whole: Plan<'a>,
     /// Whether the server is a standby.
     is_standby: bool,
 }
 
-/// The properties of a row that decide whether it belongs to a walk, beside its position.
+/// The properties of a row that decide, together with its position, whether the row belongs to a walk.
 #[derive(Clone, Copy, Debug)]
 pub struct RowOrigin<'a> {
     /// Whether the reader wrote the row.
@@ -30,25 +30,25 @@ pub struct RowOrigin<'a> {
     pub created_at: i64,
 }
 
-/// The records that a reader cannot hold: whether they are deleted need not be told.
+/// Describes the records that a reader cannot hold. The reader need not be told if such a record is deleted.
 #[derive(Clone, Debug, Default)]
 pub struct NotHeld {
-    /// Whether the reader holds nothing. Its walk began at the beginning of the log.
+    /// Whether the reader holds no records at all, because its walk began at the beginning of the log.
     everything: bool,
-    /// The spaces that the walk reads from their beginning.
+    /// The ids of the spaces that joined: the walk reads them from the beginning of the log.
     spaces: Vec<Box<[u8]>>,
 }
 
 impl NotHeld {
-    /// Whether the reader cannot hold a record all of whose changes are in this space, or private (`None`). `has_own` is whether
-    /// some of them are the reader's own: it may hold these from before it joined the space.
+    /// Whether the reader cannot hold a record. All changes of the record are in `space`, or all are private (`None`). `has_own` means that
+    /// some of them are the reader's own: the reader may hold these from before it joined the space.
     pub fn contains(&self, space: Option<&[u8]>, has_own: bool) -> bool {
         self.everything || (!has_own && space.is_some_and(|space| self.spaces.iter().any(|id| **id == *space)))
     }
 }
 
 impl<'a> Reading<'a> {
-    /// What is read in the walk of `state`. There is nothing to read without a walk.
+    /// Plans what to read in the walk of `state`; `None` if `state` has no walk.
     pub(super) fn new(server: &Server, request: &'a Request<'a>, state: &'a ReaderState) -> Option<Reading<'a>> {
         let walk = state.walk.as_ref()?;
         let delta = Plan::new(state.coverage.as_ref(), &walk.target);
@@ -56,7 +56,7 @@ impl<'a> Reading<'a> {
         Some(Reading { request, state, walk, delta, whole, is_standby: server.in_recovery() })
     }
 
-    /// Reads the next `room` rows. There are fewer only at the end of the walk.
+    /// Reads the next `room` rows of the walk. Returns fewer rows only at the end of the walk.
     pub(super) fn read<S: Source>(&self, room: usize, source: &mut S) -> Result<Vec<(Position, S::Row)>, S::Error> {
         let mut scans = Vec::new();
         let mut add = |stream, plan| scans.extend(StreamScan::start(stream, plan, self.walk.last));
@@ -102,7 +102,7 @@ impl<'a> Reading<'a> {
         self.walk.last == Position::START
     }
 
-    /// A position before all rows of the walk.
+    /// The position from which the walk reads: no row of the walk has a smaller one.
     pub fn begins_at(&self) -> Position {
         if self.walk.spaces.contains(&SpaceMode::Whole) {
             return Position::START;
@@ -111,9 +111,11 @@ impl<'a> Reading<'a> {
         ranges.map(|range| range.from).min().unwrap_or(Position::START)
     }
 
-    /// Whether earlier pages of the walk have passed this row. It is false for some rows that they have passed, where the base of
-    /// the walk was cut: rows that the reader had before the walk look the same. It is false on a standby too: an earlier page may
-    /// come from the primary, after a compaction that removed the row and that the standby has not replayed.
+    /// Whether earlier pages of the walk have certainly passed this row. Two cases are uncertain and give false:
+    ///
+    /// - The base of the walk was cut. Rows that the reader had before the walk then look like rows of the walk.
+    /// - The server is a standby. An earlier page may come from the primary, after a compaction that removed the row and that the standby
+    ///   has not replayed.
     pub fn has_passed(&self, position: Position, row: RowOrigin<'_>) -> bool {
         if self.is_standby
             || self.walk.base_is_cut
@@ -130,7 +132,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The records that the reader cannot hold.
+    /// Describes the records that the reader cannot hold.
     pub fn not_held(&self) -> NotHeld {
         if self.state.may_hold_records {
             return NotHeld::default();
@@ -143,7 +145,7 @@ impl<'a> Reading<'a> {
         NotHeld { everything: false, spaces: joined.collect() }
     }
 
-    /// How the walk reads a space; `None` if it is not in the scope.
+    /// How the walk reads a space; `None` if the space is not in the scope.
     fn mode(&self, space: &[u8]) -> Option<SpaceMode> {
         let index = self.request.spaces.iter().position(|id| *id == space)?;
         self.walk.spaces.get(index).copied()

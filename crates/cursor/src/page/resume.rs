@@ -1,4 +1,5 @@
-//! Resuming from a cursor: what it means to this server, to this scope and after the purges since.
+//! Resuming from a cursor: what the cursor means to this server, for the scope of the request, and after the purges
+//! since it was issued.
 
 use super::{ReaderState, Request, SpaceMode, Start, Told, WalkState, scope_hashes};
 use crate::cursor::{Cursor, Walk};
@@ -10,17 +11,17 @@ use crate::resync::{Purges, Resync, has_every_purge};
 pub(super) enum Resumption {
     /// The reader resumes with this state.
     Ready(Box<ReaderState>),
-    /// This standby has not replayed enough to tell.
+    /// This server is a standby that has not replayed enough to know the state.
     Wait,
     /// The reader has to begin again.
     Resync(Resync),
 }
 
-/// A coverage that a cursor may name.
+/// What a coverage of a cursor means to this server.
 enum NamedCoverage {
-    /// The cursor names none.
+    /// The cursor has no such coverage.
     Nothing,
-    /// The server does not share the history of the coverage. It counts for nothing.
+    /// The server does not share the history of the coverage. The coverage counts for nothing.
     Foreign,
     /// The server shares the history of the coverage.
     Shared(LocalCoverage),
@@ -46,7 +47,7 @@ impl NamedCoverage {
 }
 
 impl ReaderState {
-    /// Resumes from `start`.
+    /// Makes the state of a reader that resumes from `start`.
     pub(super) fn at(server: &Server, request: &Request<'_>, start: &Start, purges: &mut impl Purges) -> Resumption {
         match start {
             Start::Beginning(created_after) => {
@@ -174,7 +175,7 @@ impl ReaderState {
 }
 
 impl Told {
-    /// What the reader was told when it got a cursor in the middle of a walk.
+    /// Returns the spaces that the reader was told it is in when it got a cursor in the middle of a walk.
     fn in_walk(covered: &[KeyedHash], walk: &Walk, scope: &[KeyedHash]) -> Told {
         let is_kept = |hash: &KeyedHash| covered.binary_search(hash).is_ok() && walk.left.binary_search(hash).is_err();
         let is_joined = |hash: &KeyedHash| walk.joined.binary_search(hash).is_ok();

@@ -1,4 +1,4 @@
-//! Devices: readers, each with its cursor and the rows that it was given.
+//! Devices. A device is a reader with its cursor and the rows that it was given.
 
 use crate::records::{Excuses, Held, Kept, RecordPage, WrongRecord};
 use crate::server::{Event, Node, Row, State, Table};
@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const APP: &[u8] = b"app";
 
-/// A page with room for a number of rows that does not depend on the requested page size. It stands for a page that
-/// ends because of its bytes.
+/// The receiver of a page that ends after a fixed number of rows, whatever page size was requested. It stands for a page that ends because
+/// of its bytes.
 struct Room {
     rows: Vec<Row>,
     room: usize,
@@ -35,10 +35,10 @@ pub fn space_id(space: usize) -> String {
     format!("space {space}")
 }
 
-/// What a page shows: changes, or records with the rows that the device sees of each.
+/// The content of a page: changes, or records with the rows that the device sees of each record.
 enum Shown {
     Changes(Vec<Row>),
-    /// The last value has the deleted records that the page does not show.
+    /// The first value has the records that the page shows, the second the deleted records that it does not show.
     Records(Vec<(usize, Vec<Row>)>, Vec<(usize, Vec<Row>)>),
 }
 
@@ -58,7 +58,7 @@ impl Shown {
     }
 }
 
-/// The cursor of a device, the spaces that it was told of, and its records.
+/// The state of a device that a rollback restores: its cursor, the spaces that it was told, and its records.
 type Before = (Option<String>, BTreeSet<usize>, Option<Held>);
 
 #[derive(Clone, Debug)]
@@ -72,23 +72,23 @@ pub struct Device {
     pub received: BTreeMap<u32, u32>,
     /// The spaces that the device joined after its first pull. Their rows may come again.
     pub rejoined: BTreeSet<usize>,
-    /// The spaces that the device was told of.
+    /// The spaces that the device was told it is in.
     pub told: BTreeSet<usize>,
-    /// Rows that the device may hold or lack: deletes that some server has purged, and the changes that they deleted. A
-    /// reader of that server does not get them. A reader of a server that lost the purge in a failover gets them.
+    /// The rows that the device may hold or lack: deletes that some server has purged, and the changes that they deleted. A reader of that
+    /// server does not get them. A reader of a server that lost the purge in a failover gets them.
     pub excused: BTreeSet<u32>,
-    /// Updates that a compaction has removed from some server.
+    /// The updates that a compaction has removed from some server.
     pub compacted: BTreeSet<u32>,
-    /// The records that the device holds, if it pulls records now or has done so before.
+    /// The records that the device holds; `None` if it has never pulled records.
     pub records: Option<Held>,
-    /// Whether the device pulls records now.
+    /// Whether the device now pulls records; otherwise it pulls changes.
     pub as_records: bool,
-    /// The cursor, the spaces and the records from before the device entered its last transaction. A client keeps what it got in a
-    /// transaction of its own only if that commits.
+    /// The transaction that the device entered last, and the device's state before it. A client keeps what it got in its own transaction
+    /// only if the transaction commits.
     before: Option<(u64, Before)>,
-    /// The open transaction on the primary in which the device writes and reads.
+    /// The open transaction on the primary in which the device writes and reads; `None` if there is none.
     pub writes_in: Option<u64>,
-    /// The room of the device's cursors for open transactions, if it is not the room that the extension gives.
+    /// The number of bytes that the device's cursors have for open transactions; `None` for the number of the extension.
     pub room: Option<usize>,
     /// Whether some pages of the device end before they have the requested number of rows.
     pub ends_pages_early: bool,
@@ -115,14 +115,14 @@ impl Device {
         }
     }
 
-    /// The device enters a transaction.
+    /// Makes the device write and read in a transaction.
     pub fn enter(&mut self, xact: u64) {
         self.writes_in = Some(xact);
         self.before = Some((xact, (self.cursor.clone(), self.told.clone(), self.records.clone())));
     }
 
-    /// The transaction that the device entered last ended, if it is `xact`. A device that pulls records forgets what it got
-    /// in a transaction that did not commit.
+    /// Is told that the transaction `xact` has ended. If the device entered it last, and the transaction did not commit, a device with
+    /// records forgets what it got in the transaction.
     pub fn end(&mut self, xact: u64, is_committed: bool) {
         let Some((_, before)) = self.before.take_if(|(before, _)| *before == xact) else { return };
         if !is_committed && self.records.is_some() {
@@ -130,7 +130,7 @@ impl Device {
         }
     }
 
-    /// From now on the device pulls records. It keeps the changes that it has.
+    /// Makes the device pull records from now on. It keeps the changes that it has.
     pub fn pull_records(&mut self) {
         self.as_records = true;
         if self.records.is_none() {
@@ -138,8 +138,8 @@ impl Device {
         }
     }
 
-    /// From now on the device pulls changes, and merges them into records. If it has pulled records, it lacks changes, and
-    /// so it begins again.
+    /// Makes the device pull changes from now on, and merge them into records. If it has pulled records, it lacks changes, and so it begins
+    /// again.
     pub fn pull_changes(&mut self) {
         if std::mem::take(&mut self.as_records) || self.records.is_none() {
             (self.cursor, self.records, self.before) = (None, None, None);
@@ -282,8 +282,8 @@ impl Device {
         Err(wrong(format!("a pull of at most {pages} pages"), "a pull that does not end"))
     }
 
-    /// The rows that the device lacks, if it has pulled from a server that shows everything that was written. There
-    /// must be none.
+    /// Returns the rows that the device lacks although it has pulled from a server that shows everything that was written. A correct device
+    /// lacks none.
     pub fn missing(&self, node: &Node, length: usize, in_recovery: bool) -> Vec<u32> {
         let state = node.state(length, in_recovery, self.writes_in.filter(|_| !in_recovery));
         let Some(ahead) = self.is_ahead(&state, in_recovery) else { return Vec::new() };
@@ -298,7 +298,7 @@ impl Device {
         missing.map(|row| row.id).collect()
     }
 
-    /// Whether the cursor covers rows that the server does not show. `None` if the server may not be able to show anything.
+    /// Whether the cursor covers rows that the server does not show; `None` if the server may not be able to show anything.
     fn is_ahead(&self, state: &State<'_>, in_recovery: bool) -> Option<bool> {
         // The cursor may cover rows that this server does not show: rows of the reader's own transaction that is
         // prepared now. Then the history of a joined space is not delivered yet.
@@ -320,8 +320,8 @@ impl Device {
         Some(ahead)
     }
 
-    /// A record of which the device holds something else than the server shows to it, if it pulls records and has pulled
-    /// from a server that shows everything that was written. There must be none.
+    /// Returns a record that differs between the device and the server; `None` if there is none. Only a device that pulls records, and has
+    /// pulled from a server that shows everything that was written, is checked.
     pub fn wrong_record(
         &self,
         node: &Node,

@@ -1,11 +1,10 @@
 //! Tests of the cursor algebra against plain sets of transactions.
 //!
-//! A small model of servers (primaries that fork, a standby that lags, crashes that lose an unflushed tail) runs random
-//! schedules of transactions, and devices pull from it through the same code as the extension. At the end, every
-//! transaction commits, and each device pulls until it is at rest. Then the device must hold each change that its scope
-//! allows, and exactly once where the contract says so. Every schedule comes from a list of small numbers, so that
-//! proptest can shrink it. A schedule that fails prints as a scenario: its text can be a file in `testdata`, and fails
-//! there in the same way.
+//! A small model of servers (primaries that fork, a standby that lags, crashes that lose an unflushed tail) runs random schedules of
+//! transactions. Devices pull from the model through the code that the extension uses. At the end, every transaction commits, and each
+//! device pulls until it is at rest. Then the device must hold each change that its scope allows, and exactly once where the contract says
+//! so. Every schedule is made from a list of small numbers, so that proptest can shrink it. A schedule that fails prints as a scenario: its
+//! text can be a file in `testdata`, and fails there in the same way.
 
 mod device;
 mod records;
@@ -21,24 +20,24 @@ use proptest::prelude::*;
 use schedule::{World, run};
 use std::fmt;
 
-/// The history that began with `timeline` at a position of the write-ahead log.
+/// Makes the history that began with `timeline` at a position of the write-ahead log.
 fn history(timeline: u32, at: u64) -> History {
     let (system, timeline) = (SystemId(42), Timeline(timeline));
     History { system, timeline, id: hash::history_id(system, 5, timeline, Lsn(at)), began_at: Lsn(at) }
 }
 
-/// The message of a step that failed.
+/// Makes the message of a step that failed.
 fn wrong(expected: impl fmt::Display, found: impl fmt::Display) -> String {
     format!("  expected: {expected}\n  found:    {found}")
 }
 
-/// The number of cases for a quick run. `MANA_SYNC_MODEL_CASES` sets a greater one.
+/// Configures proptest with 1,000 cases, which is a quick run, or with the number in `MANA_SYNC_MODEL_CASES`.
 fn config() -> ProptestConfig {
     let cases = std::env::var("MANA_SYNC_MODEL_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(1000);
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
-/// The small numbers that choose the steps of a schedule. They print on one line, below the scenario.
+/// The small numbers that choose the steps of a schedule. They print on one line below the scenario.
 #[derive(Clone)]
 struct Choices(Vec<u8>);
 
@@ -57,15 +56,15 @@ fn check(world: World, choices: &Choices) -> Result<(), TestCaseError> {
     run(world, &choices.0).map(drop).map_err(TestCaseError::fail)
 }
 
-/// Schedules that once lost changes. The tests below found them.
+/// Plays schedules that once lost changes. The random tests below found them.
 ///
 /// `MANA_SYNC_MODEL_TRACE=0,188,3 cargo test --test model schedules -- --nocapture` also runs the schedule with these
 /// numbers, and prints its steps and what they do. With `MANA_SYNC_MODEL_CUT=1` cursors are cut. With
 /// `MANA_SYNC_MODEL_FORKS=1` servers fork and crash. With `MANA_SYNC_MODEL_PURGES=1` deletes are purged, and spaces
 /// stay as they are. With `MANA_SYNC_MODEL_RECORDS=1` devices pull records.
 ///
-/// `MANA_SYNC_MODEL_SHORTEN=FILE cargo test --test model scenario -- --nocapture` prints the scenario in this file, which fails,
-/// without the steps that it fails without.
+/// `MANA_SYNC_MODEL_SHORTEN=FILE cargo test --test model scenario -- --nocapture` prints a shorter form of the scenario in this file, which
+/// must fail. It leaves out the steps without which the scenario still fails.
 #[test]
 fn schedules_that_once_lost_changes() {
     const JOINED_IN_A_WALK_WHOSE_TARGET_WAS_CUT: &[u8] = &[
@@ -95,7 +94,7 @@ fn schedules_that_once_lost_changes() {
     }
 }
 
-/// A schedule that fails is kept as a file. So each step must read back as the same step.
+/// Checks that each step of a schedule reads back as the same step, because a schedule that fails is kept as a file.
 #[test]
 fn schedules_read_back_as_scenarios() {
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig { cases: 100, ..config() });

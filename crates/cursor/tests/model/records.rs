@@ -1,6 +1,6 @@
 //! Devices that pull records: the receiver of a page of records, and what such a device holds.
 //!
-//! The receiver does the same as `src/page/records.rs` of the extension, on the rows of the model.
+//! The receiver does what `src/page/records.rs` of the extension does, on the rows of the model.
 
 use crate::device::space_id;
 use crate::server::{Op, Row, State};
@@ -11,15 +11,15 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 /// The number of earlier rows of a record that are read, to find out whether an earlier page has shown it.
 const EARLIER_ROWS: usize = 4;
 
-/// A page of records.
+/// The receiver of a page of records.
 pub struct RecordPage<'a> {
     state: &'a State<'a>,
     user: usize,
     /// The spaces of the scope.
     scope: &'a BTreeSet<usize>,
-    /// Those of them that the walk reads.
+    /// The spaces of the scope that the walk reads.
     spaces: BTreeSet<usize>,
-    /// How many more records the page has room for.
+    /// The number of further records that the page has room for.
     room: usize,
     /// The records of the page, each with the rows that the device sees.
     pub shown: Vec<(usize, Vec<Row>)>,
@@ -27,9 +27,10 @@ pub struct RecordPage<'a> {
     pub not_shown: Vec<(usize, Vec<Row>)>,
     /// The records that the page has shown.
     done: HashSet<usize>,
-    /// The records of the walk that need not be shown.
+    /// The records of the walk that need not be shown any more.
     passed: HashSet<usize>,
-    /// The records that the next rows show, in order. With each: whether an earlier page may have shown it, as its rows tell.
+    /// The records that the next rows may show, in order. The second value is whether the rows of the record tell whether an earlier page
+    /// has shown it; otherwise no earlier page has, as far as some earlier rows tell.
     next: VecDeque<(usize, bool)>,
     not_held: NotHeld,
 }
@@ -51,7 +52,7 @@ impl<'a> RecordPage<'a> {
         }
     }
 
-    /// Whether an earlier page of the walk has shown the record of a row, as some earlier rows in the same space tell.
+    /// Whether an earlier page of the walk has shown the record of a row. Some earlier rows of the record in the same space decide that.
     fn has_passed(&self, row: &Row, last: Position, reading: &Reading<'_>) -> bool {
         let is_earlier = |other: &&&Row| {
             other.record == row.record
@@ -71,7 +72,7 @@ impl<'a> RecordPage<'a> {
         reading.has_passed(row.at, RowOrigin { is_own: row.user == self.user, space, created_at: 0 })
     }
 
-    /// The rows of a record that the device sees; `None` if the page need not show the record.
+    /// Returns the rows of a record that the device sees; `None` if the page need not show the record.
     fn read(&mut self, record: usize, may_be_passed: bool, reading: &Reading<'_>) -> Option<Vec<Row>> {
         let rows = visible_rows(self.state, record, self.user, &self.spaces);
         if rows.is_empty() || (may_be_passed && rows.iter().any(|row| self.is_passed(row, reading))) {
@@ -142,7 +143,7 @@ impl Rows<Row> for RecordPage<'_> {
     }
 }
 
-/// The rows of a record that a user in some spaces sees.
+/// Returns the rows of a record that a user in some spaces sees.
 pub fn visible_rows(state: &State<'_>, record: usize, user: usize, spaces: &BTreeSet<usize>) -> Vec<Row> {
     let is_visible = |row: &&&Row| {
         row.record == record && (row.user == user || row.space.is_some_and(|space| spaces.contains(&space)))
@@ -150,7 +151,7 @@ pub fn visible_rows(state: &State<'_>, record: usize, user: usize, spaces: &BTre
     state.rows.iter().filter(is_visible).map(|row| (*row).clone()).collect()
 }
 
-/// What some rows of a record merge to. The number of a row stands for the time when it was written.
+/// The state of a record, merged from some of its rows. The number of a row stands for the time when it was written.
 pub struct Merged {
     pub is_deleted: bool,
     /// The space of the latest row; `None` if it is private.
@@ -172,13 +173,13 @@ impl Merged {
     }
 }
 
-/// What a device does when it leaves a space.
+/// What a device knows of its records, which decides what it does when it leaves a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// The device knows the records alone. It removes those whose latest change is in the space. If a record has changes in other
-    /// spaces too, it pulls from the beginning, and removes what it is not told of until the end of the walk.
+    /// The device knows only the records. It removes those whose latest change is in the space. If a record also has changes in other
+    /// spaces, the device pulls from the beginning, and removes the records that this walk does not bring.
     Records,
-    /// The device knows the changes of each record by their spaces. It removes those in the space.
+    /// The device knows the changes of each record, with their spaces. It removes those in the space.
     Changes,
 }
 
@@ -188,11 +189,12 @@ pub struct Held {
     pub kept: Kept,
     /// The rows of each record, by their numbers.
     pub rows: BTreeMap<usize, BTreeMap<u32, Row>>,
-    /// The rows that decided what the device holds, since it began: the record and the number of each.
+    /// The rows that have decided what the device holds since it began: the record and the number of each row.
     ever: BTreeSet<(usize, u32)>,
-    /// The spaces of the scope, as the device was last told.
+    /// The spaces of the scope, as the device was last told; `None` if it was not told yet.
     pub told: Option<BTreeSet<usize>>,
-    /// The records that the walk from the beginning has shown, where the device removes the others at its end.
+    /// The records that the current walk from the beginning has shown. The device removes all others at the end of the walk. `None` outside
+    /// of such a walk.
     marked: Option<BTreeSet<usize>>,
 }
 
@@ -201,7 +203,7 @@ impl Held {
         Held { kept, rows: BTreeMap::new(), ever: BTreeSet::new(), told: None, marked: None }
     }
 
-    /// Takes a record that a page shows in the place of what the device held of it.
+    /// Takes a record that a page shows. It replaces what the device held of the record.
     pub fn replace(&mut self, record: usize, rows: Vec<Row>) {
         self.rows.remove(&record);
         self.add(record, rows);
@@ -216,12 +218,13 @@ impl Held {
         self.rows.entry(record).or_default().extend(rows.into_iter().map(|row| (row.id, row)));
     }
 
-    /// Takes note of a deleted record that a page does not show.
+    /// Notes the rows of a deleted record that a page does not show.
     pub fn pass(&mut self, record: usize, rows: &[Row]) {
         self.ever.extend(rows.iter().map(|row| (record, row.id)));
     }
 
-    /// Ends a page. `spaces` are those of the scope, if the page tells them. Returns whether the device has to pull from the beginning.
+    /// Ends a page. `spaces` are the spaces that the page tells the device; `None` if it tells none. Returns whether the device has to pull
+    /// from the beginning.
     pub fn end_page(&mut self, spaces: Option<&BTreeSet<usize>>, more: bool) -> bool {
         if !more {
             if let Some(marked) = self.marked.take() {
@@ -253,7 +256,7 @@ impl Held {
     }
 }
 
-/// A record of which a device does not hold what the server shows to it.
+/// A record that differs between a device and a server.
 pub struct WrongRecord {
     pub record: usize,
     /// The rows that the server shows.
@@ -262,18 +265,18 @@ pub struct WrongRecord {
     pub found: BTreeSet<u32>,
 }
 
-/// What may differ between a device and a server.
+/// The differences between a device and a server that are allowed.
 pub struct Excuses<'a> {
-    /// Rows that a purge or a compaction has removed from some server.
+    /// Whether a purge or a compaction has removed a row from some server.
     pub removed: &'a dyn Fn(u32) -> bool,
-    /// Rows that a device may hold though the server does not show them.
+    /// Whether a device may hold a row that the server does not show.
     pub lost: &'a dyn Fn(u32) -> bool,
-    /// Whether nothing can be said of a record with rows that were removed: the removal may be lost, or what it kept.
+    /// Whether records with removed rows are not compared, because the removal itself, or the rows that it kept, may be lost.
     pub skips_removed: bool,
 }
 
 impl Held {
-    /// A record of which the device holds something else than `state` shows to it.
+    /// Returns a record that differs between the device and `state`; `None` if there is none.
     pub fn wrong_record(
         &self,
         state: &State<'_>,

@@ -1,5 +1,5 @@
-//! Scenarios: steps that are played on the servers and devices of the model, from the files in `testdata` or from a random
-//! schedule.
+//! Scenarios: lists of steps that are played on the servers and devices of the model. They come from the files in `testdata` or from a
+//! random schedule.
 //!
 //! A file has one step on each line; `#` begins a comment. `testdata/README.md` lists the steps. Names of users,
 //! spaces, transactions and rows are free.
@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// A number for each name, in the order in which the names appear.
+/// Gives each name a number, in the order in which the names appear.
 #[derive(Default)]
 pub struct Names(Vec<String>);
 
@@ -58,7 +58,7 @@ impl Scenario {
         }
     }
 
-    /// Plays a step. The error says what is wrong with the step, or what was expected and found.
+    /// Plays a step. An error says what is wrong with the step, or what was expected and what was found.
     pub fn play(&mut self, step: &Step) -> Result<(), String> {
         // A panic is a failure of the step too. The error names the step.
         let outcome = catch_unwind(AssertUnwindSafe(|| self.try_play(step)));
@@ -257,7 +257,7 @@ impl Scenario {
         }
     }
 
-    /// Whether a device that pulls records holds each record as the server shows it to the device.
+    /// Fails unless a device that pulls records holds each record as the server shows it to the device.
     fn holds_records(&self, device: &Device, node: &Node, length: usize, in_recovery: bool) -> Result<(), String> {
         let Some(wrong_record) = device.wrong_record(node, length, in_recovery, self.has_failed_over) else {
             return Ok(());
@@ -271,7 +271,7 @@ impl Scenario {
         Err(wrong(format!("record {name} of {expected}"), format!("record {name} of {found}")))
     }
 
-    /// Whether a device holds what its scope allows: each row at least once, and exactly once where the contract says so.
+    /// Fails unless a device holds what its scope allows: each row at least once, and exactly once where the contract says so.
     fn is_complete(&self, device: &Device) -> Result<(), String> {
         if device.records.is_some() {
             return self.holds_records(device, &self.primary, self.primary.events.len(), false);
@@ -324,7 +324,7 @@ impl Scenario {
         Ok(())
     }
 
-    /// The transactions in progress that the devices are in have ended, in a crash.
+    /// Is called after a crash: the devices leave the transactions that the crash has ended.
     fn leave_transactions(&mut self) {
         for device in self.devices.values_mut() {
             if let Some(xact) = device.writes_in.take() {
@@ -339,8 +339,8 @@ impl Scenario {
         self.devices[device].spaces.contains(&space)
     }
 
-    /// The number of the last row of a user and space that a transaction sees on a server, of one record or of any.
-    /// Deletes do not count.
+    /// Returns the number of the last row of a user and space that a transaction sees on a server, of one record or of any. Deletes do not
+    /// count.
     pub fn last_written(
         &mut self,
         on: Server,
@@ -354,7 +354,7 @@ impl Scenario {
         Ok(self.writable(on)?.last_written(xact, user, space, record))
     }
 
-    /// Writes a row of a record, a user and a space.
+    /// Writes a row, which has a record, a user and a space.
     fn write(
         &mut self,
         transaction: &str,
@@ -399,7 +399,7 @@ impl Scenario {
         }
     }
 
-    /// The names of rows, sorted. The name of a row that came several times is followed by the number of times.
+    /// Formats the names of rows, sorted. The name of a row that came several times is followed by the number of times.
     fn list(&self, rows: impl IntoIterator<Item = (u32, u32)>) -> String {
         let rows = rows.into_iter().map(|(id, times)| match times {
             1 => self.rows.0[id as usize].clone(),
@@ -452,7 +452,7 @@ fn scenarios() {
     }
 }
 
-/// The steps of a scenario that fails, without those that it fails without, and how it fails then.
+/// Shortens a scenario that fails: leaves out the steps without which it still fails. Returns the rest, and how it fails then.
 fn shortened(text: &str) -> String {
     let failure = |steps: &[Step]| {
         let mut scenario = Scenario::new();

@@ -1,4 +1,4 @@
-//! Random schedules: steps that are chosen by small numbers, and played as they are chosen.
+//! Random schedules. Small numbers choose the steps, and each step is played when it is chosen.
 
 use crate::device::Device;
 use crate::scenario::Scenario;
@@ -10,7 +10,7 @@ const USERS: usize = 3;
 const SPACES: usize = 3;
 const RECORDS: usize = 3;
 
-/// What may happen in a schedule.
+/// The kinds of events that may happen in a schedule.
 #[derive(Clone, Copy, Default)]
 pub struct World {
     /// Whether cursors have room for only a few open transactions, or for none.
@@ -23,7 +23,7 @@ pub struct World {
     pub records: bool,
 }
 
-/// An endless sequence of small numbers, made from the given ones.
+/// An endless sequence of small numbers, which repeats the given ones.
 struct Choices<'a>(std::iter::Cycle<std::slice::Iter<'a, u8>>, usize);
 
 impl Choices<'_> {
@@ -46,8 +46,8 @@ struct Schedule<'a> {
     written: u32,
 }
 
-/// Plays the schedule that the choices make. Returns the steps. An error is a scenario file of the steps; comments in
-/// it say what was expected and what was found.
+/// Plays the schedule that the choices make, and returns its steps. An error is a scenario file of the steps, in which comments say what
+/// was expected and what was found.
 pub fn run(world: World, choices: &[u8]) -> Result<String, String> {
     let mut schedule = Schedule {
         choose: Choices(choices.iter().cycle(), 0),
@@ -127,7 +127,7 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// Plays one action. It may have several steps. It has none if there is no transaction, server or delete for it.
+    /// Plays one action of one or more steps. Plays no step if there is no transaction, server or delete for the action.
     fn act(&mut self, world: World) -> Result<(), String> {
         match self.choose.below(if world.records { 21 } else { 16 }) {
             0 | 1 => {
@@ -263,7 +263,7 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// A device goes on with records in the place of changes, or the other way round.
+    /// Makes a device that pulls changes pull records, or the other way round.
     fn change_kind(&mut self) -> Result<(), String> {
         let device = self.device();
         let step = match self.scenario.devices[&device].as_records {
@@ -273,7 +273,7 @@ impl Schedule<'_> {
         self.play(step)
     }
 
-    /// A device leaves a space, gets a page, joins the space again, and may go on with the other kind of page.
+    /// Makes a device leave a space, get a page, join the space again, and perhaps change between records and changes.
     fn leave_for_a_page(&mut self) -> Result<(), String> {
         let device = self.device();
         let space = space_name(self.choose.below(SPACES));
@@ -290,8 +290,8 @@ impl Schedule<'_> {
         Ok(())
     }
 
-    /// Purges deletes of records that no transaction in progress changes. The age of the deletes that a purge removes makes
-    /// sure of this.
+    /// Purges deletes of records that no transaction in progress changes. In a real log, the age of the deletes that a purge removes
+    /// ensures this.
     fn purge_at_once(&mut self) -> Result<(), String> {
         let mut deletes = self.scenario.primary.purgeable();
         deletes.retain(|(delete, _)| !self.scenario.primary.is_being_changed(delete.record));
@@ -306,7 +306,7 @@ impl Schedule<'_> {
         self.end_transaction(xact, End::Commit, Server::Primary)
     }
 
-    /// Removes some of the updates that later updates replace.
+    /// Compacts: removes some of the updates that later updates replace.
     fn compact(&mut self) -> Result<(), String> {
         let mut rows = self.scenario.primary.superfluous();
         rows.retain(|_| self.choose.below(3) != 0);
@@ -319,7 +319,7 @@ impl Schedule<'_> {
         self.end_transaction(xact, End::Commit, Server::Primary)
     }
 
-    /// Everything commits, each device pulls until it is at rest, and then it must be complete.
+    /// Ends the schedule: everything commits, each device pulls until it is at rest, and then it must be complete.
     fn end(&mut self, world: World) -> Result<(), String> {
         let primary = &self.scenario.primary;
         for xact in primary.live().into_iter().chain(primary.prepared()) {

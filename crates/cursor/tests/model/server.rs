@@ -1,4 +1,4 @@
-//! Servers: the events of a server, and what it shows after a number of them.
+//! Servers. A server has a list of events; its state is what it shows after a number of these events.
 
 use mana_sync_cursor::Position;
 use mana_sync_cursor::epoch::{Epoch, History, KnownEpoch, Server, WriteEpoch};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Clone, Debug)]
 pub struct Row {
     pub at: Position,
-    /// The content of the row. It is the same on every server that has the row.
+    /// The number that identifies the row. It is the same on every server that has the row.
     pub id: u32,
     pub user: usize,
     pub space: Option<usize>,
@@ -24,12 +24,13 @@ pub struct Row {
 pub enum Op {
     Insert,
     Update,
-    /// The row deletes its record, of which it names an earlier row of the same user and space.
+    /// The row deletes its record. The number is that of an earlier row of the record by the same user in the same
+    /// space.
     Delete(u32),
 }
 
 impl Row {
-    /// The row that this row deletes, if it is a delete.
+    /// The number of the row that this row deletes; `None` if this row is not a delete.
     pub fn deletes(&self) -> Option<u32> {
         match self.op {
             Op::Delete(row) => Some(row),
@@ -46,7 +47,7 @@ impl Row {
 #[derive(Clone, Debug)]
 pub enum Event {
     Start(u64),
-    /// A transaction (the first id) gets an id for a subtransaction (the second).
+    /// A transaction (the first id) gets an id for a subtransaction (the second id).
     Sub(u64, u64),
     Row(Row),
     Epoch(KnownEpoch, u64),
@@ -61,7 +62,7 @@ pub enum Event {
     Recovered(u64),
 }
 
-/// A server: its history and its events. A standby of it has replayed a number of the events.
+/// A server: its history and its events. A standby of the server has replayed a number of the events.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub history: History,
@@ -69,7 +70,7 @@ pub struct Node {
     /// The number of events that a crash cannot lose.
     pub flushed: usize,
     pub next_xact: u64,
-    /// A number that tells servers apart. Fingerprints are made from it.
+    /// A number that tells servers apart. The fingerprints of epochs are made from it.
     pub run: u64,
 }
 
@@ -79,9 +80,9 @@ pub struct State<'a> {
     pub snapshot: (u64, Vec<u64>),
     pub rows: Vec<&'a Row>,
     pub server: Server,
-    /// Deletes that were purged.
+    /// The deletes that were purged.
     pub purged: Vec<&'a Row>,
-    /// Mark of the latest purge.
+    /// The mark of the latest purge.
     pub mark: u64,
 }
 
@@ -177,8 +178,8 @@ impl Node {
         self.events.push(Event::Row(Row { at, id, user, space, record, op }));
     }
 
-    /// The number of the last row of a user and space that a transaction sees, of one record or of any. Deletes do not
-    /// count.
+    /// Returns the number of the last row of a user and space that a transaction sees, of one record or of any. Deletes
+    /// do not count.
     pub fn last_written(&self, xact: u64, user: usize, space: Option<usize>, record: Option<usize>) -> Option<u32> {
         let state = self.state(self.events.len(), false, Some(xact));
         let is_of = |row: &&&Row| row.user == user && row.space == space && record.is_none_or(|id| id == row.record);
@@ -186,10 +187,10 @@ impl Node {
         written.map(|row| row.id).max()
     }
 
-    /// The deletes that a purge may remove, each with all rows that go with it.
+    /// Returns the deletes that a purge may remove, each with all rows that have to be removed together with it.
     ///
-    /// A delete goes with the rows of its group that it deletes. No reader may see another record without them: see
-    /// `mana_sync_merge::purge`.
+    /// A delete is removed together with the rows of its group that it deletes. Every reader must see the same record
+    /// without them: see `mana_sync_merge::purge`.
     pub fn purgeable(&self) -> Vec<(Row, Vec<Row>)> {
         let state = self.now();
         // A row that another transaction is removing is locked.
@@ -222,7 +223,7 @@ impl Node {
         with_deleted.filter(|(_, removed)| !removed.iter().any(locked)).collect()
     }
 
-    /// The updates that a compaction may remove: a later update of the same group replaces each of them.
+    /// Returns the updates that a compaction may remove: a later update of the same group replaces each of them.
     pub fn superfluous(&self) -> Vec<u32> {
         let state = self.now();
         let updates: Vec<&&Row> = state.rows.iter().filter(|row| row.op == Op::Update).collect();
@@ -239,7 +240,7 @@ impl Node {
         self.events.iter().any(is_change)
     }
 
-    /// Whether a purge is in progress: there is one at a time.
+    /// Whether a purge is in progress. There is never more than one.
     pub fn is_purging(&self) -> bool {
         let ended = self.now().ended;
         self.events.iter().any(|e| matches!(e, Event::Purge(by, ..) if !ended.contains_key(by)))
@@ -249,7 +250,7 @@ impl Node {
         self.events.push(Event::Purge(xact, removed, self.run << 32 | xact));
     }
 
-    /// The epoch that a transaction writes in. Opens the epoch if there is none.
+    /// Returns the number of the epoch in which a transaction writes. Opens the epoch if there is none.
     pub fn epoch(&mut self, xact: u64) -> EpochNumber {
         let write_epoch = self.state(self.events.len(), false, Some(xact)).server.write_epoch();
         if let WriteEpoch::ToOpen(number) = write_epoch {
@@ -283,7 +284,7 @@ impl Node {
     }
 }
 
-/// Reads a state as the extension's queries read a table.
+/// The rows of a state as a source, which reads them as the extension's queries read the log.
 pub struct Table<'a> {
     pub state: &'a State<'a>,
     pub user: usize,

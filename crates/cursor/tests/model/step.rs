@@ -1,4 +1,4 @@
-//! Steps: what may happen on the servers and devices of the model, and the text of a step.
+//! The steps that may happen on the servers and devices of the model, and the text of a step.
 //!
 //! `Display` writes a step as a line of a scenario file, and `FromStr` reads such a line. Random schedules are made of the
 //! same steps, so a schedule that fails prints as a scenario. `testdata/README.md` lists the steps.
@@ -41,7 +41,7 @@ pub enum Step {
 pub enum Server {
     Primary,
     Standby,
-    /// An old primary that can be reached: the last one, or the one with this number. The oldest is number 1.
+    /// An old primary that can still be reached: the last one, or the one with this number. The oldest has number 1.
     OldPrimary(Option<usize>),
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// Prints a preposition and a server, as ` on standby` or ` from standby`, in the text of a step. Prints nothing for the primary.
+/// Prints a preposition and a server in the text of a step, for example ` on standby` or ` from standby`. Prints nothing for the primary.
 struct Clause(&'static str, Server);
 
 impl fmt::Display for Clause {
@@ -76,7 +76,7 @@ impl fmt::Display for Clause {
     }
 }
 
-/// Names, each with a space before it.
+/// Prints names, each with a blank before it.
 struct Words<'a>(&'a [String]);
 
 impl fmt::Display for Words<'_> {
@@ -85,7 +85,7 @@ impl fmt::Display for Words<'_> {
     }
 }
 
-/// A list of rows as a step writes it.
+/// Prints a list of rows in the syntax of a step.
 struct RowList<'a>(&'a [String]);
 
 impl fmt::Display for RowList<'_> {
@@ -158,7 +158,7 @@ fn rows(words: &[&str]) -> Vec<String> {
     names(words).into_iter().filter(|word| word != "nothing").collect()
 }
 
-/// Splits a step before the clause that begins with `preposition`, and reads the server that the clause names.
+/// Splits the words of a step before the clause that begins with `preposition`, and reads the server that the clause names.
 fn server<'a, 'b>(words: &'a [&'b str], preposition: &str) -> Result<(&'a [&'b str], Server), String> {
     let Some(place) = words.iter().position(|word| *word == preposition) else {
         return Ok((words, Server::Primary));

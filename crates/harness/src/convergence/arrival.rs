@@ -1,4 +1,5 @@
-//! A device that applies changes in the order in which they arrive. It does not end with what the server has.
+//! A device that applies changes in the order in which they arrive. This is wrong: the device does not end with the
+//! data of the server.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 use super::device::{Next, Store};
 use super::{Records, Shown, array, instant, key_of, spaces_of, text, to_micros};
 
-/// What such a device holds.
+/// The data on a device that applies changes in the order in which they arrive.
 #[derive(Default)]
 pub struct ArrivalStore {
     spaces: Option<BTreeSet<String>>,

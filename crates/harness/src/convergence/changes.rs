@@ -1,6 +1,6 @@
 //! A device that merges changes: the latest write of each field wins, by its time and then by its position.
 //!
-//! It is written from the documents, and shares no code with `mana_sync_merge`.
+//! This implementation is written from the documents, and shares no code with `mana_sync_merge`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,39 +13,41 @@ use super::{Key, Records, Shown, array, instant, key_of, spaces_of, text, to_mic
 /// What the device does when its user has left a space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaving {
-    /// It drops what it has of the space. The user's own changes there are lost with it, but the server still counts
-    /// them.
+    /// The device drops what it has of the space. The user's own changes there are lost with it, but the server still
+    /// counts them.
     Drop,
-    /// The same, but it pulls from the beginning if one of the records has changes in another space too.
+    /// The device drops what it has of the space. It pulls from the beginning if one of the dropped records has changes
+    /// in another space too.
     BeginAgainIfElsewhere,
-    /// It drops what it has of the space, and pulls from the beginning if that was anything.
+    /// The device drops what it has of the space, and pulls from the beginning if it has dropped anything.
     BeginAgain,
-    /// It drops what others wrote in the space. The writers of this test name their user in `actor`, so that a device
-    /// can tell them apart.
+    /// The device drops what other users wrote in the space. The writers of this test name their user in `actor`, so
+    /// that a device can tell them apart.
     KeepOwn,
 }
 
 /// How the device orders changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// By the time that counts, and by the position in the log.
+    /// The device orders changes by the time that counts, and then by the position in the log.
     TimeAndPosition,
-    /// By time alone; of equal times, the one that arrived last. The device takes its own clock for its own writes, and
-    /// does not ask what became of them.
+    /// The device orders changes by time alone; of changes with equal times, the last to arrive wins. The device takes
+    /// its own clock for its own writes, and ignores the times that the server gave them.
     OwnClock,
 }
 
-/// What such a device holds.
+/// The data on a device that merges changes.
 pub struct ChangesStore {
     user: String,
     leaving: Leaving,
     order: Order,
-    /// The spaces that the server named last.
+    /// The spaces that the server listed last; `None` if it has listed none.
     spaces: Option<BTreeSet<String>>,
     states: States,
-    /// In a walk from the beginning after a space was left: what it has brought. It replaces `states` at its end.
+    /// In a walk from the beginning after a space was left, what the walk has brought so far. It replaces `states` at
+    /// the end of the walk.
     fresh: Option<States>,
-    /// How many changes have arrived.
+    /// The number of changes that have arrived.
     arrived: u64,
 }
 
@@ -56,7 +58,7 @@ type States = BTreeMap<Key, BTreeMap<Part, State>>;
 struct Part {
     /// The space; '' for private changes.
     space: String,
-    /// Whether they are the user's own; false where the device does not tell them apart.
+    /// Whether the changes are the user's own; false if the device does not tell them apart.
     is_own: bool,
 }
 
@@ -120,7 +122,7 @@ impl State {
     }
 }
 
-/// The record that some parts make together; `None` if it does not live.
+/// Merges the parts of a record into the record; `None` if it is not live.
 fn merge(parts: &BTreeMap<Part, State>) -> Option<Shown> {
     let deleted = parts.values().filter_map(|state| state.deleted.as_ref()).max();
     let inserted = parts.values().filter_map(|state| state.inserted.as_ref()).max();
@@ -144,7 +146,7 @@ fn merge(parts: &BTreeMap<Part, State>) -> Option<Shown> {
 }
 
 impl ChangesStore {
-    /// A device of `user` that has nothing.
+    /// Makes an empty store for a device of `user`.
     pub fn new(user: &str, leaving: Leaving, order: Order) -> ChangesStore {
         let states = States::new();
         ChangesStore { user: user.into(), leaving, order, spaces: None, states, fresh: None, arrived: 0 }
@@ -164,19 +166,19 @@ impl ChangesStore {
     }
 }
 
-/// What was removed of some records.
+/// How much was removed of some records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Removed {
-    /// Nothing.
+    /// Nothing was removed.
     #[default]
     Nothing,
-    /// Whole records alone.
+    /// Only whole records were removed.
     Whole,
-    /// Parts of a record that has other parts.
+    /// Of at least one record, some parts were removed and other parts stayed.
     Parts,
 }
 
-/// Removes parts of records.
+/// Removes the parts for which `is_left` is true.
 fn remove(states: &mut States, is_left: impl Fn(&Part) -> bool) -> Removed {
     let mut removed = Removed::Nothing;
     for parts in states.values_mut() {

@@ -11,45 +11,45 @@ use super::{Records, array, text};
 /// What a device does after an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// It goes on with the new cursor.
+    /// The device goes on with the new cursor.
     GoOn,
-    /// It pulls from the beginning, and removes what that walk does not bring.
+    /// The device pulls from the beginning, and removes the records that this walk does not bring.
     BeginAgain,
 }
 
 /// What a device holds of the data that it has synced.
 pub trait Store: Send {
-    /// Whether it wants records, and not changes.
+    /// Whether the device asks for records; otherwise it asks for changes.
     fn as_records(&self) -> bool;
-    /// Whether it wants its own changes too.
+    /// Whether the device asks for its own changes too.
     fn wants_echo(&self) -> bool;
-    /// Whether it has each time of a field in the spelling of `mana_sync.records`. A change names the time of a field only if that is
-    /// another instant than the time of the whole insert.
+    /// Whether the store has each time of a field in the spelling of `mana_sync.records`. A store of changes does not have it: a change
+    /// names the time of a field only if it is another instant than the time of the whole insert.
     fn keeps_spelling(&self) -> bool {
         self.as_records()
     }
-    /// Notes a local write.
+    /// Is told of a local write.
     fn note_own(&mut self, _change: &Value) {}
-    /// The next answer is the first one of a walk from the beginning.
+    /// Is told that the next answer is the first one of a walk from the beginning.
     fn begin_again(&mut self);
     /// Forgets everything that was synced.
     fn forget(&mut self);
-    /// Applies an answer. `is_at_end` says whether it ends a walk.
+    /// Applies an answer. `is_at_end` says whether the answer ends a walk.
     fn apply(&mut self, answer: &Value, is_at_end: bool) -> Next;
-    /// The live records.
+    /// Returns the live records.
     fn shown(&self) -> Records;
 }
 
-/// How a device talks to the server.
+/// The options of a request of a device.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// How many batches of its queue it sends.
+    /// The number of batches of its queue that the device sends.
     pub batches: usize,
-    /// Whether it calls `push` and then `pull`, and not `sync`.
+    /// Whether the device calls `push` and then `pull`; otherwise it calls `sync`.
     pub in_two_calls: bool,
-    /// Whether a change that is refused keeps the others from being recorded.
+    /// Whether the changeset is atomic: a change that is refused keeps the others from being recorded.
     pub is_atomic: bool,
-    /// The size of the page.
+    /// The size of the page; `None` for the default.
     pub limit: Option<i32>,
     /// Whether the answer of the push is lost. The device then does not pull.
     pub loses_push: bool,
@@ -60,7 +60,7 @@ pub struct Request {
 /// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The device has applied an answer. There may be more.
+    /// The device has applied an answer. There may be more pages.
     More,
     /// The device has applied an answer, and has everything.
     Done,
@@ -78,26 +78,26 @@ pub struct Device {
     pub user: String,
     /// The client id, which two tabs share.
     pub client: String,
-    /// The app that it syncs.
+    /// The app that the device syncs.
     pub app: String,
-    /// What it holds.
+    /// What the device holds.
     pub store: Box<dyn Store>,
-    /// The cursor of the next pull.
+    /// The cursor of the next pull; `None` to begin at the beginning.
     pub cursor: Option<String>,
     /// The batches that the server has not acknowledged. A batch is sent as a whole.
     pub queue: VecDeque<Vec<Value>>,
-    /// Whether the server has refused the queue. The next push is not atomic.
+    /// Whether the server has refused the last push. The next push is then not atomic.
     is_refused: bool,
-    /// How many changes were rejected.
+    /// The number of changes that were rejected.
     pub rejected: usize,
-    /// How often it began again from the beginning, except for resyncs. Its first pull does not count.
+    /// The number of times that the device began again from the beginning, not counting resyncs and its first pull.
     pub begun_again: usize,
-    /// How many answers, changes or records, and bytes it was given.
+    /// The numbers of answers, of changes or records, and of bytes that the device was given.
     pub received: (usize, usize, usize),
 }
 
 impl Device {
-    /// A device that has not synced.
+    /// Makes a device that has not synced.
     pub fn new(user: &str, client: &str, app: &str, store: Box<dyn Store>) -> Device {
         Device {
             user: user.into(),
@@ -173,14 +173,14 @@ impl Device {
         if loses_answer { Outcome::Lost } else { self.take(&answer) }
     }
 
-    /// Pulls from the beginning, and removes what that walk does not bring.
+    /// Makes the next pull begin at the beginning. The records that this walk does not bring are removed at its end.
     pub fn begin_again(&mut self) {
         self.begun_again += 1;
         self.cursor = None;
         self.store.begin_again();
     }
 
-    /// Calls the server. Returns `None` if it refused the whole call.
+    /// Calls the server. Returns `None` if the server refused the whole call.
     fn call(&self, client: &mut Client, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Option<Answer> {
         match client.query_one(sql, parameters) {
             Ok(row) => {
@@ -195,14 +195,14 @@ impl Device {
         }
     }
 
-    /// Removes from the queue what the server has answered for.
+    /// Removes the batches from the queue that the server has acknowledged.
     fn settle(&mut self, batches: usize, answer: &Answer) {
         self.queue.drain(..batches);
         self.is_refused = false;
         self.rejected += answer.json.get("rejected").map_or(0, |rejected| rejected.as_array().expect("an array").len());
     }
 
-    /// Takes a page.
+    /// Takes the page of an answer, and moves the cursor.
     fn take(&mut self, answer: &Answer) -> Outcome {
         let Answer { json, bytes } = answer;
         if json.get("resyncRequired").is_some() {

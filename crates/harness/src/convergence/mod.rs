@@ -1,12 +1,12 @@
 //! Devices that know only the wire format, and the check that they end with the same data as the server.
 //!
 //! - [`device`]: a device with its queue and its cursor
-//! - [`changes`]: a device that merges changes, in the ways that are right and in a way that is not
+//! - [`changes`]: a device that merges changes, in several correct ways and in one wrong way
 //! - [`records`]: a device that takes records as the server has merged them
 //! - [`arrival`]: a device that applies changes in the order in which they arrive, which is wrong
 //! - [`schedule`]: random schedules of devices, memberships, writes and maintenance
 //!
-//! The truth is `mana_sync.records` of the user, without the records whose space the user has left.
+//! A device has to end with what `mana_sync.records` returns for its user, except records whose space the user has left.
 
 pub mod arrival;
 pub mod changes;
@@ -28,23 +28,23 @@ pub type Key = (String, String);
 pub struct Shown {
     /// The space of the record; `None` if it is private.
     pub space: Option<String>,
-    /// The fields.
+    /// The values of the fields.
     pub data: Map<String, Value>,
-    /// When each field was written, in the spelling that counts.
+    /// The time at which each field was written, in the spelling of the write that won.
     pub times: Map<String, Value>,
-    /// When the record was last written, to the microsecond.
+    /// The time of the latest write to the record, to the microsecond.
     pub updated_at: DateTime<Utc>,
 }
 
 /// Records by table and id.
 pub type Records = BTreeMap<Key, Shown>;
 
-/// A record that a device does not have as the server has it.
+/// A difference between a record on a device and the record on the server.
 #[derive(Clone, Debug)]
 pub struct Difference {
-    /// Whether the record is missing or too many, or has another space or other values. Otherwise only its times differ.
+    /// Whether the record exists only on one side, or has another space or other values. Otherwise only its times differ.
     pub of_values: bool,
-    /// What differs.
+    /// The description of the difference.
     pub text: String,
 }
 
@@ -70,8 +70,8 @@ pub fn truth(client: &mut Client, user: &str, app: &str, spaces: &[String]) -> R
     shown.collect()
 }
 
-/// Compares the records of a device with those that it has to have. The times of fields are compared as texts, or as instants if
-/// `as_texts` is false.
+/// Compares the records of a device with those that it has to have. The times of fields are compared as texts if `as_texts` is true, and
+/// otherwise as instants.
 pub fn differences(who: &str, found: &Records, expected: &Records, as_texts: bool) -> Vec<Difference> {
     let keys: BTreeSet<&Key> = found.keys().chain(expected.keys()).collect();
     let is_same = |key: &Key| match (found.get(key), expected.get(key)) {
@@ -99,7 +99,7 @@ pub fn differences(who: &str, found: &Records, expected: &Records, as_texts: boo
     differ.map(difference).collect()
 }
 
-/// The instant of an RFC 3339 text of the wire.
+/// Parses an RFC 3339 text of the wire format. Panics if it is not valid.
 fn instant(text: &str) -> DateTime<Utc> {
     DateTime::parse_from_rfc3339(text).unwrap_or_else(|error| panic!("{text:?}: {error}")).to_utc()
 }
@@ -117,7 +117,7 @@ fn key_of(item: &Value) -> Key {
     (text(&item["table"]).into(), text(&item["id"]).into())
 }
 
-/// The spaces of an answer, if it names them.
+/// The spaces that an answer lists; `None` if it does not list them.
 fn spaces_of(answer: &Value) -> Option<BTreeSet<String>> {
     let spaces = answer.get("spaces")?.as_array().expect("spaces are an array");
     Some(spaces.iter().map(|space| text(space).to_string()).collect())

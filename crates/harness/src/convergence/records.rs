@@ -1,4 +1,4 @@
-//! A device that takes records as the server has merged them: no merge, no clock, no order of changes.
+//! A device that takes records as the server has merged them. It needs no merge, no clock and no order of changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use serde_json::Value;
 use super::device::{Next, Store};
 use super::{Key, Records, Shown, array, instant, key_of, spaces_of, text};
 
-/// What such a device holds.
+/// The data on a device that takes merged records.
 #[derive(Default)]
 pub struct RecordsStore {
-    /// The spaces that the server named last.
+    /// The spaces that the server listed last; `None` if it has listed none.
     spaces: Option<BTreeSet<String>>,
     held: BTreeMap<Key, Held>,
-    /// In a walk from the beginning: the records that it has not brought yet.
+    /// In a walk from the beginning, the held records that the walk has not brought yet; `None` outside of such a walk.
     unseen: Option<BTreeSet<Key>>,
 }
 
@@ -21,7 +21,7 @@ pub struct RecordsStore {
 struct Held {
     /// The record; `None` if it is deleted.
     live: Option<Shown>,
-    /// The spaces of its changes; '' stands for private changes.
+    /// The spaces of the record's changes; '' stands for private changes.
     spaces: BTreeSet<String>,
 }
 
@@ -81,7 +81,7 @@ impl Store for RecordsStore {
     }
 }
 
-/// What the device holds of a record of the wire; `None` for a deleted record that cannot live again.
+/// What the device holds of a record in an answer; `None` for a deleted record that cannot live again.
 fn held(record: &Value) -> Option<Held> {
     let space = record.get("spaceId").map(|space| text(space).to_string());
     let others = record.get("otherSpaces").map_or(&[][..], |_| array(record, "otherSpaces"));

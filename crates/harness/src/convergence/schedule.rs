@@ -1,7 +1,7 @@
-//! Random schedules: users with several devices, who join and leave spaces, write offline and with wrong clocks, lose answers and come
-//! late, beside maintenance and transactions that stay open.
+//! Random schedules. Users with several devices join and leave spaces, write offline and with wrong clocks, lose answers and push late.
+//! Meanwhile there are maintenance, and transactions that stay open.
 //!
-//! A seed repeats a schedule, except for the clock of the server.
+//! A seed repeats a schedule, except for the times of the server's clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -27,18 +27,18 @@ const FIELDS: [&str; 5] = ["a", "b", "c", "", "spaceId"];
 /// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// It takes records.
+    /// The device takes records.
     Records,
-    /// It merges changes by time and position.
+    /// The device merges changes by time and position.
     Changes(Leaving),
-    /// It applies changes in the order of their arrival, which is wrong.
+    /// The device applies changes in the order of their arrival, which is wrong.
     Arrival,
-    /// It merges changes by time alone, with its own clock for its own writes, which is wrong.
+    /// The device merges changes by time alone, and takes its own clock for its own writes. Both are wrong.
     OwnClock,
 }
 
 impl Kind {
-    /// The store of a device of `user` that has nothing.
+    /// Makes an empty store for a device of `user`.
     pub fn store(self, user: &str) -> Box<dyn Store> {
         match self {
             Kind::Records => Box::new(RecordsStore::default()),
@@ -54,10 +54,10 @@ impl Kind {
 pub struct Plan {
     /// The kinds of the devices.
     pub kinds: Vec<Kind>,
-    /// Whether deletes are purged.
+    /// Whether the schedule purges deletes.
     pub purges: bool,
     /// Whether devices go on writing to records from which a purge has removed changes. Such a write may bring the record back
-    /// (docs/reference/limits.md), and a device that merges changes cannot know it.
+    /// (docs/reference/limits.md). A device that merges changes cannot know that, so its data would differ.
     pub writes_to_purged: bool,
     /// Whether the schedule compacts the log itself.
     pub compactions: bool,
@@ -66,7 +66,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// A plan with everything, for devices of some kinds.
+    /// Makes a plan with purges, compactions and changes of memberships, for devices of these kinds.
     pub fn of(kinds: &[Kind]) -> Plan {
         let records_alone = kinds.iter().all(|kind| *kind == Kind::Records);
         Plan {
@@ -79,34 +79,34 @@ impl Plan {
     }
 }
 
-/// The connections of some schedules, and what purges have removed.
+/// The connections that one or more schedules share, and the records from which purges have removed changes.
 pub struct Servers {
-    /// A granted role on the primary.
+    /// A connection to the primary as the application's role.
     pub app: Client,
-    /// The same, for a transaction that stays open for a while.
+    /// A second connection as the application's role, for a transaction that stays open for a while.
     slow: Client,
     is_slow_open: bool,
-    /// A superuser on the primary.
+    /// A connection to the primary as a superuser.
     pub keeper: Client,
-    /// A granted role on each standby.
+    /// A connection to each standby as the application's role.
     pub standbys: Vec<Client>,
     /// The records from which purges have removed changes, with their apps.
     purged: HashSet<(String, Key)>,
 }
 
 impl Servers {
-    /// Connections to a primary and to its standbys.
+    /// Takes connections to a primary and to its standbys.
     pub fn new(app: Client, slow: Client, keeper: Client, standbys: Vec<Client>) -> Servers {
         Servers { app, slow, is_slow_open: false, keeper, standbys, purged: HashSet::new() }
     }
 
-    /// The same schedules go on with other connections.
+    /// Replaces the connections. The record of purges stays, so that the same schedules can go on.
     pub fn reconnect(&mut self, other: Servers) {
         let purged = std::mem::take(&mut self.purged);
         *self = Servers { purged, ..other };
     }
 
-    /// Ends the transaction that is open.
+    /// Ends the open transaction of `slow`, if there is one: commits it if `commits` is true, and otherwise rolls it back.
     pub fn end_slow(&mut self, commits: bool) {
         if std::mem::take(&mut self.is_slow_open) {
             self.slow.batch_execute(if commits { "COMMIT" } else { "ROLLBACK" }).expect("the transaction ends");
@@ -131,7 +131,7 @@ impl Servers {
     }
 }
 
-/// What has happened in some schedules.
+/// The counts of what has happened in some schedules.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs)]
 pub struct Tally {
@@ -154,7 +154,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds what has happened in other schedules.
+    /// Adds the counts of other schedules.
     pub fn add(&mut self, other: &Tally) {
         self.schedules += other.schedules;
         self.devices += other.devices;
@@ -183,26 +183,26 @@ pub struct Schedule {
     rng: StdRng,
     memberships: BTreeMap<&'static str, BTreeSet<&'static str>>,
     players: Vec<Player>,
-    /// Few instants, so that many writes have the same time.
+    /// The instants from which writes take their times. They are few, so that many writes have the same time.
     instants: Vec<DateTime<Utc>>,
-    /// What was done.
+    /// The steps so far, as text for an error message.
     trace: Vec<String>,
-    /// What has happened.
+    /// The counts of what has happened.
     pub tally: Tally,
-    /// Records that a device showed although its user was no member of their space when it got the answer.
+    /// The records that a device showed although its user was not a member of their space when the device got the answer.
     pub shown_too_long: Vec<Difference>,
 }
 
-/// A device, and the person who holds it.
+/// A device, whether it is online, and its clock.
 struct Player {
     device: Device,
     is_online: bool,
-    /// How wrong its clock is.
+    /// How far the clock of the device is ahead; negative if it is behind.
     clock: Duration,
 }
 
 impl Schedule {
-    /// A schedule in the app `app`.
+    /// Makes a schedule whose devices write to the app `app`.
     pub fn new(app: &str, seed: u64, plan: Plan) -> Schedule {
         let mut rng = StdRng::seed_from_u64(seed);
         let base = Utc::now() - Duration::minutes(10);
@@ -249,7 +249,7 @@ impl Schedule {
         self.tally.devices += 1;
     }
 
-    /// Plays some steps.
+    /// Plays this number of random steps.
     pub fn play(&mut self, servers: &mut Servers, steps: usize) {
         for _ in 0..steps {
             let player = self.rng.random_range(0..self.players.len());
@@ -301,7 +301,7 @@ impl Schedule {
         self.trace.push(format!("{user} is now a member of {spaces:?}"));
     }
 
-    /// A device is online for a while: it syncs and pulls some pages, perhaps not to the end.
+    /// Plays a device that is online for a while: it syncs and pulls some pages, perhaps not to the end.
     fn connect(&mut self, player: usize, servers: &mut Servers) {
         let rng = &mut self.rng;
         let request = Request {
@@ -329,7 +329,7 @@ impl Schedule {
         }
     }
 
-    /// One request of a device: a push with a pull, or a pull, perhaps from a standby.
+    /// Plays one request of a device: a push with a pull, or a pull, perhaps from a standby.
     fn exchange(
         &mut self,
         player: usize,
@@ -389,9 +389,10 @@ impl Schedule {
         outcome
     }
 
-    /// Everything is pushed, and every device pulls to the end and once more. Returns what differs from the truth.
+    /// Lets every device pull to the end and once more. Returns how the devices differ from what they have to have. All queues must have
+    /// been pushed before ([`Schedule::push_all`]).
     ///
-    /// The devices pull from the standbys in turn too; these must have caught up after [`Schedule::push_all`].
+    /// The devices also pull from the standbys, which must have caught up after [`Schedule::push_all`].
     pub fn finish(&mut self, servers: &mut Servers) -> Vec<Difference> {
         let mut found = std::mem::take(&mut self.shown_too_long);
         for player in 0..self.players.len() {
@@ -420,7 +421,7 @@ impl Schedule {
         found
     }
 
-    /// Every device pushes all that it has in its queue. Nothing is written afterwards.
+    /// Lets every device push its whole queue. The caller must not write afterwards.
     pub fn push_all(&mut self, servers: &mut Servers) {
         servers.end_slow(true);
         for player in 0..self.players.len() {
@@ -441,12 +442,12 @@ impl Schedule {
         }
     }
 
-    /// What was done, for a schedule that has failed.
+    /// The seed and the steps of the schedule, for the message of a failure.
     pub fn trace(&self) -> String {
         format!("seed {}, app {}\n{}", self.seed, self.app, self.trace.join("\n"))
     }
 
-    /// A device writes: one change, or a record that moves.
+    /// Lets a device write one change, or the two changes that move a record.
     fn write(&mut self, player: usize, servers: &Servers) {
         let user = USERS.into_iter().find(|user| *user == self.players[player].device.user).expect("a user");
         let shown = self.players[player].device.store.shown();
@@ -504,7 +505,7 @@ impl Schedule {
         change
     }
 
-    /// A change that names a space or none.
+    /// Makes a change that names a random space or none.
     fn change_somewhere(&mut self, user: &str, key: &Key, op: &str) -> Value {
         let space = match self.rng.random_range(0..100) {
             0..45 => None,
@@ -585,7 +586,7 @@ impl Schedule {
         }
     }
 
-    /// A time as the device spells it, or none.
+    /// Returns a time as the device spells it, or `None`.
     fn time(&mut self, player: usize) -> Option<Value> {
         let rng = &mut self.rng;
         let time = match rng.random_range(0..10) {
@@ -596,7 +597,7 @@ impl Schedule {
         Some(json!(spell(time, rng)))
     }
 
-    /// A write that did not come from a device, perhaps in a transaction that stays open.
+    /// Writes a change in SQL, as if it came from no device, perhaps in a transaction that stays open.
     fn write_in_sql(&mut self, servers: &mut Servers) {
         let user = *USERS.choose(&mut self.rng).expect("a user");
         let key = self.any_key();
@@ -647,7 +648,7 @@ impl Schedule {
     }
 }
 
-/// The size of a page: mostly small, so that walks have many pages.
+/// Returns a random size of a page; `None` for the default. It is mostly small, so that walks have many pages.
 fn limit(rng: &mut StdRng) -> Option<i32> {
     match rng.random_range(0..10) {
         0..6 => Some(rng.random_range(1..=2)),
@@ -656,7 +657,7 @@ fn limit(rng: &mut StdRng) -> Option<i32> {
     }
 }
 
-/// The spellings of RFC 3339.
+/// Formats a time in one of the spellings that RFC 3339 allows.
 fn spell(time: DateTime<Utc>, rng: &mut StdRng) -> String {
     let is_whole = time.timestamp_subsec_nanos() % 1_000_000 == 0;
     match rng.random_range(0..3) {

@@ -1,4 +1,4 @@
-//! The HTTP front end, as its users see it.
+//! The part of the demo that calls the HTTP front end as its users do.
 
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub fn build(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Plays what the README of the front end describes.
+/// Plays the steps that the README of the front end describes.
 pub fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     let front_end = FrontEnd::start(project, cluster)?;
     let url = &front_end.url;
@@ -61,7 +61,7 @@ pub fn play(project: &Project, cluster: &Cluster) -> Result<()> {
     front_end.expect(&answer, &[" 401"])
 }
 
-/// The front end, while it runs.
+/// The running front end.
 struct FrontEnd {
     _process: Beside,
     /// The address at which the app `todo` syncs.
@@ -72,7 +72,7 @@ struct FrontEnd {
     work: PathBuf,
 }
 
-/// A stream of changes, while its client runs.
+/// A stream of changes that a running client reads.
 struct Stream {
     _client: Beside,
     output: PathBuf,
@@ -137,7 +137,7 @@ impl FrontEnd {
         ["-H".into(), format!("Authorization: Bearer {token}"), "-H".into(), format!("X-Client-Id: {device}")]
     }
 
-    /// Fails unless the file has each of the texts within five seconds.
+    /// Waits until the file contains each of the texts. Fails after five seconds.
     fn expect(&self, file: &Path, texts: &[&str]) -> Result<()> {
         for text in texts {
             if !within(Duration::from_secs(5), || read(file).contains(text)) {
@@ -149,7 +149,7 @@ impl FrontEnd {
     }
 }
 
-/// A token of a user for ten minutes, as an identity provider would sign it: a JWT, HS256.
+/// Makes a token of a user for ten minutes, as an identity provider would sign it (a JWT, HS256).
 fn token(user: &str, secret: &str) -> String {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() + 600;
@@ -158,7 +158,7 @@ fn token(user: &str, secret: &str) -> String {
     format!("{text}.{}", encode(&hmac_sha256::HMAC::mac(&text, secret)))
 }
 
-/// Waits for a condition, and returns whether it came true.
+/// Waits at most `time` for a condition, and returns whether it became true.
 fn within(time: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     while !condition() {

@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use crate::interrupt;
 use crate::project::{Project, by_root, note, say, variable, which};
 
-/// apt-get, whose package lists are read at most once.
+/// apt-get. Its package lists are updated at most once.
 pub struct Apt<'a> {
     project: &'a Project,
     is_updated: bool,
@@ -21,7 +21,7 @@ impl<'a> Apt<'a> {
         Self { project, is_updated: false }
     }
 
-    /// Fails with a message if there is no apt-get.
+    /// Fails with `message` if there is no apt-get.
     pub fn require(&self, message: &str) -> Result<()> {
         ensure!(self.is_there(), "{message}");
         Ok(())
@@ -32,7 +32,7 @@ impl<'a> Apt<'a> {
         which("apt-get").is_some()
     }
 
-    /// Reads the package lists.
+    /// Updates the package lists, unless that was done before.
     pub fn update(&mut self) -> Result<()> {
         if !self.is_updated {
             say("Reading the package lists (apt-get update)");
@@ -134,7 +134,8 @@ const NO_START_TEXT: &str = "#!/bin/sh\n# mana_sync: only while its packages are
 
 /// While this value exists, the installation of Debian's server package creates no cluster and starts none.
 struct NoCluster {
-    /// ^C ends apt-get and not this process, which then still removes what it has written.
+    /// Keeps ^C from ending this process. It ends apt-get only, and this process then still removes what it has
+    /// written.
     _held: interrupt::Held,
 }
 

@@ -1,4 +1,4 @@
-//! PgBouncer, for a few tests. It is unpacked and not installed: Debian's package would start a service.
+//! PgBouncer, which a few tests need. It is unpacked and not installed, because Debian's package would start a service.
 
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -10,13 +10,13 @@ use duct::cmd;
 use super::Apt;
 use crate::project::{Project, note, say};
 
-/// A script that finds its own directory when it runs, and starts the program there.
+/// A script that starts the PgBouncer in the script's own directory.
 const WRAPPER: &str = r#"#!/bin/sh
 here=${0%/*}
 LD_LIBRARY_PATH=$(echo "$here"/usr/lib/*-linux-gnu*) exec "$here/usr/sbin/pgbouncer" "$@"
 "#;
 
-/// Unpacks PgBouncer, unless there is one. This is tried only once: an empty directory says that it failed.
+/// Unpacks PgBouncer, unless there is one. This is tried only once: an empty directory means that it failed.
 pub fn unpack(project: &Project, apt: &mut Apt) -> Result<()> {
     let directory = project.state("pgbouncer");
     if project.pgbouncer().is_some() || directory.exists() || !apt.is_there() {

@@ -1,4 +1,4 @@
-//! A push, a pull, a warning and an error, with tokio-postgres.
+//! Example program for tokio-postgres: a push, a pull, a warning and an error.
 
 use tokio_postgres::{AsyncMessage, Config, Error, NoTls};
 
