@@ -1,6 +1,7 @@
 //! Settings ("GUC variables"), and levels of settings.
 
 use super::memory::Memory;
+use super::versions;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
@@ -85,12 +86,7 @@ pub fn exists(name: &CStr) -> bool {
 /// Refuses settings with the extension's prefix that were not defined.
 pub fn reserve_prefix(prefix: &CStr) {
     // SAFETY: called while the library is loaded.
-    unsafe {
-        #[cfg(any(feature = "pg13", feature = "pg14"))]
-        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
-        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
-        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
-    }
+    unsafe { versions::reserve_prefix(prefix) };
 }
 
 /// Reads the configuration files again, as every process of the server does on SIGHUP.
