@@ -56,7 +56,7 @@ fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<Priva
         }
     };
     let source = match source {
-        None if !apt.offers_server(major)? && release::exists(major) => Some(unpack(project, major, apt)?),
+        None if !apt.offers_server(major) && release::exists(major) => Some(unpack(project, major, apt)?),
         source => source,
     };
     apt.install_missing(if source.is_none() { Some(major) } else { None })?;
