@@ -1,16 +1,16 @@
-# Each target is a command of the driver, crates/xtask, and does all of its own set-up. PG=17 chooses another installed
-# major version of PostgreSQL, PG_CONFIG=/path/to/pg_config an installation anywhere.
+# Each target is a command of the driver, crates/xtask, and does all of its own set-up. PG=17 chooses another major version
+# of PostgreSQL, PG_CONFIG=/path/to/pg_config an installation anywhere.
 
 XTASK := scripts/xtask.sh
 .DEFAULT_GOAL := help
-.PHONY: help demo psql test test-clusters bench bench-in-process bench-pages profile setup build install fmt lint clean
+.PHONY: help demo psql test test-all test-clusters bench bench-in-process bench-pages profile setup build install fmt lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@echo '  PG=17                            another installed major version (make test PG=17)'
+	@echo '  PG=17                            another major version, and no other (make test PG=17)'
 	@echo '  PG_CONFIG=/path/pg_config        an installation of PostgreSQL anywhere'
-	@echo '  NEWER_PG_CONFIG=/path/pg_config  one of a newer version for the test of pg_upgrade (the newest installed)'
+	@echo '  NEWER_PG_CONFIG=/path/pg_config  one of a newer version for the test of pg_upgrade (the newest that is there)'
 	@echo '  SUITE=regress                    one suite of make test: crates, regress, isolation, servers, pgrx'
 	@echo '  ONE=regress/wire                 one test of it, or isolation/page_walk, servers/stress, crates/cursor'
 
@@ -20,10 +20,13 @@ demo: ## two people, three devices, one shared space, played in SQL
 psql: ## a prompt in the demo's database
 	@$(XTASK) demo --prompt
 
-test: ## every test
+test: ## the tests on every supported major version, before a change is taken
 	@$(XTASK) test
 
-test-clusters: ## the part of it that runs real clusters: crashes, failovers, restores, upgrades
+test-all: ## every suite on every supported major version
+	@$(XTASK) test --all
+
+test-clusters: ## the suite that runs real clusters: crashes, failovers, restores, upgrades
 	@$(XTASK) test --suite servers
 
 bench: ## measure a release build beside the original and plain PostgreSQL

@@ -2,6 +2,7 @@
 //! level is closed.
 
 use super::memory::Memory;
+use super::versions;
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
 
@@ -88,12 +89,7 @@ pub fn exists(name: &CStr) -> bool {
 /// those that exist.
 pub fn reserve_prefix(prefix: &CStr) {
     // SAFETY: called while the library is loaded.
-    unsafe {
-        #[cfg(any(feature = "pg13", feature = "pg14"))]
-        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
-        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
-        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
-    }
+    unsafe { versions::reserve_prefix(prefix) };
 }
 
 /// Reads the configuration files again, as every process of the server does on SIGHUP.

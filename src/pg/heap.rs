@@ -3,6 +3,7 @@
 use super::datum::Datum;
 use super::jsonb::Jsonb;
 use super::memory::Memory;
+use super::versions;
 use crate::error::Error;
 use pgrx::pg_sys;
 use std::collections::VecDeque;
@@ -54,15 +55,8 @@ impl<'r> Descriptor<'r> {
     #[inline]
     fn attribute(self, column: usize) -> &'r pg_sys::FormData_pg_attribute {
         assert!((1..=self.len()).contains(&column), "a row has no column {column}");
-        // SAFETY: the descriptor has that many attributes. From version 18 on the attributes follow the compact
-        // attributes (TupleDescAttr in access/tupdesc.h).
-        unsafe {
-            #[cfg(not(feature = "pg18"))]
-            let attributes = (*self.raw).attrs.as_ptr();
-            #[cfg(feature = "pg18")]
-            let attributes = (*self.raw).compact_attrs.as_ptr().add(self.len()).cast::<pg_sys::FormData_pg_attribute>();
-            &*attributes.add(column - 1)
-        }
+        // SAFETY: the descriptor has that many attributes.
+        unsafe { &*versions::attributes(self.raw).add(column - 1) }
     }
 
     /// Raises an error if a column does not have the type `of`.
@@ -85,13 +79,7 @@ impl<'r> Descriptor<'r> {
     /// Makes a descriptor of `columns`, in `memory`.
     pub(super) fn project<'m>(self, columns: &[usize], memory: Memory<'m>) -> Descriptor<'m> {
         // SAFETY: both descriptors have the columns that are copied.
-        memory.run(|| unsafe {
-            let raw = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
-            for (place, &column) in columns.iter().enumerate() {
-                pg_sys::TupleDescCopyEntry(raw, place as i16 + 1, self.raw, column as i16);
-            }
-            Descriptor::from_raw(raw)
-        })
+        memory.run(|| unsafe { Descriptor::from_raw(versions::projected(self.raw, columns)) })
     }
 }
 

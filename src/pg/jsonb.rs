@@ -4,6 +4,7 @@
 
 use super::datum::{Datum, is_in_place};
 use super::memory::Memory;
+use super::versions::JsonbState;
 use pgrx::pg_sys;
 use std::marker::PhantomData;
 use std::ptr;
@@ -599,7 +600,7 @@ impl<'a> Array<'a> {
 
 /// Builds a jsonb object in a memory context, from keys and values that exist for `'v`.
 pub struct Builder<'m, 'v> {
-    state: *mut pg_sys::JsonbParseState,
+    state: JsonbState,
     memory: Memory<'m>,
     values: PhantomData<&'v ()>,
 }
@@ -607,7 +608,7 @@ pub struct Builder<'m, 'v> {
 impl<'m, 'v> Builder<'m, 'v> {
     /// Begins an object without pairs, in `memory`.
     pub fn new(memory: Memory<'m>) -> Builder<'m, 'v> {
-        let mut builder = Builder { state: ptr::null_mut(), memory, values: PhantomData };
+        let mut builder = Builder { state: JsonbState::new(), memory, values: PhantomData };
         builder.push(pg_sys::JsonbIteratorToken::WJB_BEGIN_OBJECT, None);
         builder
     }
@@ -628,15 +629,10 @@ impl<'m, 'v> Builder<'m, 'v> {
     }
 
     fn push(&mut self, token: pg_sys::JsonbIteratorToken::Type, value: Option<Node<'_>>) -> *mut pg_sys::JsonbValue {
-        let state = &mut self.state;
-        // SAFETY: the methods push the tokens in the order of the grammar. The value itself is copied here; what it points to is
-        // copied by `finish`, and exists for 'v.
-        self.memory.run(|| unsafe {
-            match value {
-                Some(mut node) => pg_sys::pushJsonbValue(state, token, &mut node.value),
-                None => pg_sys::pushJsonbValue(state, token, ptr::null_mut()),
-            }
-        })
+        let (state, mut value) = (&mut self.state, value.map(|node| node.value));
+        // SAFETY: the methods push the tokens in the order of the grammar. What the value points to is copied by `finish`, and exists
+        // for 'v.
+        self.memory.run(|| unsafe { state.push(token, value.as_mut()) })
     }
 }
 

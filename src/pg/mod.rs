@@ -17,6 +17,7 @@
 //! | [`xact`]       | callbacks at the end of transactions and subtransactions |
 //! | [`shmem`]      | shared memory and latches |
 //! | [`worker`]     | background workers |
+//! | [`versions`]   | where PostgreSQL's major versions differ, for the other files |
 //!
 //! Three rules hold for all of it:
 //!
@@ -41,5 +42,6 @@ pub mod shmem;
 pub mod snapshot;
 pub mod spi;
 pub mod tuplestore;
+mod versions;
 pub mod worker;
 pub mod xact;

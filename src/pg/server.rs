@@ -1,5 +1,6 @@
 //! The state of the server and of the backend: recovery, timeline, write-ahead log, clock, database.
 
+use super::versions;
 use crate::error::Error;
 use mana_sync_cursor::id::{Lsn, SystemId, Timeline, TransactionId};
 use mana_sync_cursor::postgres::WalGeometry;
@@ -137,13 +138,9 @@ pub fn written() -> Lsn {
 /// The end of the record that a standby is replaying. The standby's snapshot may already show the effect of this
 /// record.
 pub fn replaying() -> Lsn {
-    #[cfg(not(any(feature = "pg13", feature = "pg14")))]
-    // SAFETY: reads the server's shared memory.
-    return Lsn(unsafe { pg_sys::GetCurrentReplayRecPtr(std::ptr::null_mut()) });
-    // Those versions do not report it. No standby has replayed the greatest position, so a standby compares snapshots
-    // instead.
-    #[cfg(any(feature = "pg13", feature = "pg14"))]
-    return Lsn(u64::MAX);
+    // If the version does not report it, this is the greatest position. No standby has replayed that, so a standby
+    // compares snapshots instead.
+    Lsn(versions::replaying().unwrap_or(u64::MAX))
 }
 
 /// The position up to which a standby has replayed. A transaction that ended before this position is finished in all
@@ -162,12 +159,8 @@ pub fn timeline() -> Timeline {
         unsafe { pg_sys::GetXLogReplayRecPtr(&mut timeline) };
         return Timeline(timeline);
     }
-    #[cfg(any(feature = "pg13", feature = "pg14"))]
-    // SAFETY: a variable of the process, which RecoveryInProgress has set.
-    return Timeline(unsafe { pg_sys::ThisTimeLineID });
-    #[cfg(not(any(feature = "pg13", feature = "pg14")))]
-    // SAFETY: reads the server's shared memory.
-    return Timeline(unsafe { pg_sys::GetWALInsertionTimeLine() });
+    // SAFETY: `in_recovery` has called RecoveryInProgress.
+    Timeline(unsafe { versions::written_timeline() })
 }
 
 thread_local! {
@@ -195,7 +188,7 @@ pub fn switched_at(timeline: Timeline) -> Result<Lsn, Error> {
     if let Some((_, position)) = SWITCHED_AT.get().filter(|(known, _)| *known == timeline) {
         return Ok(position);
     }
-    // SAFETY: the function has this form in PostgreSQL 13 to 18; it returns at least the timeline's own
+    // SAFETY: the function has this form in PostgreSQL 14 to 18; it returns at least the timeline's own
     // entry, or raises an error, which the guard carries over the Rust frames.
     let position = unsafe {
         let entries = pg_sys::ffi::pg_guard_ffi_boundary(|| readTimeLineHistory(timeline.0));

@@ -1,6 +1,6 @@
 //! Background workers.
 
-use super::guc;
+use super::{guc, versions};
 use pgrx::bgworkers::{BackgroundWorker, SignalWakeFlags};
 use pgrx::pg_sys;
 use std::time::Duration;
@@ -24,18 +24,8 @@ pub(crate) use background_worker;
 /// also while it waits for a lock. The worker ends with status 1, because after status 0 the postmaster would never
 /// start it again. SIGHUP is handled by [`wait`].
 pub fn handle_signals() {
-    unsafe extern "C-unwind" {
-        /// PostgreSQL's handler of SIGTERM, from tcop/tcopprot.h. It is declared without pgrx's guard, because a signal
-        /// calls it.
-        fn die(signal: std::ffi::c_int);
-    }
-    // SAFETY: PostgreSQL's own processes that run SQL do the same. Signals are blocked until the handlers are set.
-    unsafe {
-        #[cfg(not(feature = "pg18"))]
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        #[cfg(feature = "pg18")]
-        pg_sys::pqsignal_be(pg_sys::SIGTERM as i32, Some(die));
-    }
+    // SAFETY: the worker runs SQL. Signals are blocked until the handlers are set.
+    unsafe { versions::die_on(pg_sys::SIGTERM) };
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP);
 }
 

@@ -53,8 +53,14 @@ pub struct Cluster {
 impl Cluster {
     /// Starts a primary with an empty database.
     pub fn new(options: Options) -> Self {
-        let cluster = Self::empty("primary");
-        let mut initdb = server_command("initdb");
+        Self::of(None, options)
+    }
+
+    /// Does the same as [`Cluster::new`], with the server whose programs are in `bin`, if it is given.
+    fn of(bin: Option<PathBuf>, options: Options) -> Self {
+        let mut cluster = Self::empty("primary");
+        cluster.bin = bin;
+        let mut initdb = cluster.command("initdb");
         initdb
             .args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
             .arg(cluster.data());
@@ -83,7 +89,12 @@ impl Cluster {
 
     /// Starts a primary with the extension in [`DATABASE`] and the role [`APP_ROLE`].
     pub fn with_log(options: Options) -> Self {
-        let cluster = Self::new(options);
+        Self::with_log_of(None, options)
+    }
+
+    /// Does the same as [`Cluster::with_log`], with the server whose programs are in `bin`, if it is given.
+    pub fn with_log_of(bin: Option<PathBuf>, options: Options) -> Self {
+        let cluster = Self::of(bin, options);
         cluster.create_log();
         cluster
     }
@@ -283,15 +294,18 @@ impl Cluster {
         let mut initdb = new.command("initdb");
         initdb.args(["-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync"]);
         run(initdb.arg("-D").arg(new.data())).unwrap_or_else(|error| panic!("{error}"));
-        // Since PostgreSQL 18 a new cluster has checksums, and pg_upgrade demands that both clusters have them or
-        // neither. This command fails for a cluster without checksums, which does not matter.
-        let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
         new.configure(&[("max_prepared_transactions", "20"), ("listen_addresses", ""), ("max_connections", "60")]);
         new.configure(settings);
         self.stop();
+        // Since PostgreSQL 18 a new cluster has checksums, and pg_upgrade demands that both clusters have them or
+        // neither. Both commands fail for a cluster without checksums.
+        if run(self.command("pg_checksums").arg("--check").arg(self.data())).is_err() {
+            let _ = run(new.command("pg_checksums").arg("--disable").arg(new.data()));
+        }
         let mut upgrade = new.command("pg_upgrade");
         upgrade.current_dir(new.socket_dir()).args(["-U", "postgres", "-s"]).arg(new.socket_dir());
-        upgrade.arg("-b").arg(program("pg_upgrade").parent().expect("a directory")).arg("-B").arg(bin);
+        let own = self.bin.clone().unwrap_or_else(|| program("pg_upgrade").parent().expect("a directory").into());
+        upgrade.arg("-b").arg(own).arg("-B").arg(bin);
         upgrade.arg("-d").arg(self.data()).arg("-D").arg(new.data());
         // If pg_upgrade fails, its logs say why. They are deep below the new data directory.
         let mut grep = Command::new("grep");

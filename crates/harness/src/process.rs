@@ -4,8 +4,10 @@
 //!
 //! - `MANA_SYNC_PG_BIN`: the directory of `initdb`, `pg_ctl` and `pg_basebackup` of a PostgreSQL that has the extension
 //!   installed
-//! - `MANA_SYNC_NEWER_PG_BIN`: such a directory of a newer major version, for the test of pg_upgrade; set only if one
-//!   is installed
+//! - `MANA_SYNC_NEWER_PG_BIN`: the same directory of a newer major version, for the test of pg_upgrade; set only if one
+//!   is there
+//! - `MANA_SYNC_OLDER_PG_BIN`: the directory of another minor release of the tested version, from which the test of
+//!   pg_upgrade starts; set only if the newer one may be older than the tested server
 //! - `MANA_SYNC_RUN_AS`: the user of the servers if the caller is root; see [`mana_sync_processes::server_user`]
 
 use std::path::{Path, PathBuf};
@@ -40,6 +42,12 @@ pub fn server_command(name: &str) -> Command {
 /// of a newer major version that has the extension installed.
 pub fn newer_bin() -> Option<PathBuf> {
     std::env::var_os("MANA_SYNC_NEWER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
+}
+
+/// The directory that `MANA_SYNC_OLDER_PG_BIN` names, if it is set: the programs from which the test of pg_upgrade
+/// starts.
+pub fn older_bin() -> Option<PathBuf> {
+    std::env::var_os("MANA_SYNC_OLDER_PG_BIN").filter(|bin| !bin.is_empty()).map(PathBuf::from)
 }
 
 /// Makes a command that runs a program as the user of the servers.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::postgres::PrivateCopy;
+use crate::postgres::{Installation, PrivateCopy};
 use crate::project::{Project, by_root, note, say};
 
 /// Builds the extension and installs it into the private copy of PostgreSQL.
@@ -13,6 +13,21 @@ pub fn into_private_copy(project: &Project, server: &PrivateCopy, release: bool)
     say(format!("Building mana_sync for PostgreSQL {} (the first time takes 2 to 4 minutes)", server.major));
     let profile = if release { &["--release"][..] } else { &[] };
     cargo_pgrx_install(project, server, &server.bin, &server.feature(), profile, "install.log")
+}
+
+/// Copies the extension that was installed into the private copy to another installation of the same version, which may
+/// be another minor release.
+pub fn into_another(server: &PrivateCopy, other: &Installation) -> Result<()> {
+    let own = server.installation();
+    for (option, below) in [("--pkglibdir", ""), ("--sharedir", "extension")] {
+        let [from, to] = [own.directory(option)?.join(below), other.directory(option)?.join(below)];
+        for entry in fs::read_dir(&from).with_context(|| from.display().to_string())?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with("mana_sync") {
+                fs::copy(entry.path(), to.join(entry.file_name()))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Builds the extension with these features, and installs it into the server whose programs are in `bin`. Shows the

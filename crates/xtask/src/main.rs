@@ -5,10 +5,12 @@
 //!
 //! - [`project`]: the checkout, the state directory, and the environment of the commands that are run
 //! - [`postgres`]: the choice of a PostgreSQL, and the private copy of it
-//! - [`setup`]: what is installed before anything else: packages, the private copy, PgBouncer, cargo-pgrx
+//! - [`setup`]: what is installed before anything else: packages, the private copy, releases of PyPI,
+//!   PgBouncer, cargo-pgrx
 //! - [`install`]: builds the extension and installs it
 //! - [`cluster`]: a private cluster in a temporary directory
 //! - [`mod@test`], [`tally`]: the test suites, and how their output is counted
+//! - [`versions`]: the suites on several versions, and their table
 //! - [`demo`]: plays examples/demo.sql, and examples/http with curl
 //! - [`measure`], [`profile`]: benchmarks, and the instructions of one call
 //! - [`lint`]: rustfmt, clippy, cargo-deny, shellcheck
@@ -28,11 +30,12 @@ mod project;
 mod setup;
 mod tally;
 mod test;
+mod versions;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Parser, Subcommand};
 
 use crate::cluster::Cluster;
@@ -43,7 +46,7 @@ use crate::project::Project;
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 struct Arguments {
-    /// Installed major version of PostgreSQL (13 to 18)
+    /// Major version of PostgreSQL (14 to 18)
     #[arg(long = "pg", env = "PG", global = true, hide_env_values = true)]
     version: Option<String>,
     /// An installation of PostgreSQL anywhere, by its pg_config
@@ -137,7 +140,17 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             let choice = Choice::for_users(&project, version.as_deref(), pg_config.as_deref())?;
             install::for_users(&project, &setup::set_up(&project, choice)?)?;
         }
-        Task::Test(arguments) => return test::run(&project, &set_up()?, &arguments),
+        Task::Test(arguments) => {
+            let is_chosen = Choice::is_made(&project, version.as_deref(), pg_config.as_deref());
+            if arguments.all {
+                ensure!(!is_chosen, "make test-all is for all versions; PG and PG_CONFIG choose one");
+                ensure!(arguments.one().is_none(), "make test-all is for suites; ONE names a test");
+            }
+            if arguments.all || !is_chosen && arguments.suites()?.is_none() && arguments.one().is_none() {
+                return versions::run(&project, choose()?, &arguments);
+            }
+            return test::run(&project, choose()?, &arguments);
+        }
         Task::Demo { prompt } => demo::run(&project, &set_up()?, prompt)?,
         Task::Bench { arguments } => measure::run(&project, &set_up()?, &arguments)?,
         Task::Profile(arguments) => profile::run(&project, &set_up()?, &arguments)?,

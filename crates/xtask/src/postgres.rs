@@ -7,9 +7,12 @@ use anyhow::{Context, Result, bail, ensure};
 use duct::cmd;
 
 use crate::project::{Project, is_executable, which};
+use crate::setup::release;
 
-/// The major versions that the extension supports, in the order of preference.
-pub const VERSIONS: [u32; 6] = [15, 18, 17, 16, 14, 13];
+/// The major versions that the extension builds for, the preferred ones first.
+pub const VERSIONS: [u32; 5] = [15, 18, 17, 16, 14];
+/// The newest of them.
+pub const NEWEST: u32 = 18;
 
 /// An installation of PostgreSQL, which is identified by its pg_config.
 #[derive(Clone, PartialEq)]
@@ -37,6 +40,12 @@ impl Installation {
         digits[..end].parse().with_context(|| format!("{} says {version}", self.pg_config.display()))
     }
 
+    /// The release, like `18.6`.
+    pub fn release(&self) -> Result<String> {
+        let version = self.ask("--version")?;
+        Ok(version.split_whitespace().nth(1).unwrap_or(&version).into())
+    }
+
     /// Whether the installation has a server and its development files.
     pub fn is_complete(&self) -> bool {
         let is_there = |option, file: &str| self.directory(option).is_ok_and(|directory| directory.join(file).exists());
@@ -62,17 +71,22 @@ impl Installation {
         named.by_its_own()
     }
 
-    /// Returns an installation of a major version: the one that was chosen before, or else Debian's, or else the one in
-    /// the PATH.
+    /// An installation of a major version: the one that was named before, or else Debian's, or else the one in the
+    /// PATH, or else the one that the set-up unpacked.
     pub fn of_version(project: &Project, major: u32) -> Option<Self> {
         let remembered = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
         let remembered = remembered.map(|path| Self { pg_config: path.trim().into() }).filter(Self::is_complete);
+        // What the set-up unpacked may be an older release than the one that it would unpack now.
+        let remembered = remembered.filter(|named| !named.pg_config.starts_with(&project.state));
         let of_debian = Self { pg_config: format!("/usr/lib/postgresql/{major}/bin/pg_config").into() };
         let of_path = || {
             let found = Self { pg_config: which("pg_config")? };
             (found.major().ok()? == major && found.is_complete()).then(|| found.by_its_own().ok())?
         };
-        remembered.or_else(|| Some(of_debian).filter(Self::is_complete)).or_else(of_path)
+        remembered
+            .or_else(|| Some(of_debian).filter(Self::is_complete))
+            .or_else(of_path)
+            .or_else(|| release::unpacked(project, major))
     }
 }
 
@@ -85,19 +99,23 @@ pub struct Choice {
 }
 
 impl Choice {
+    /// Whether the caller chooses by a version or by an installation.
+    pub fn is_made(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> bool {
+        version.is_some() || pg_config.is_some_and(|path| is_choice(project, path))
+    }
+
     /// Chooses by a version (`PG`) or by an installation (`PG_CONFIG`). Without either, chooses 15 if it is installed,
     /// or else what the set-up chose before.
     pub fn new(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> Result<Self> {
         let version = version.map(|text| match text.parse() {
             Ok(major) if VERSIONS.contains(&major) => Ok(major),
-            _ => bail!("PG={text}: PostgreSQL 13 to 18 are supported"),
+            _ => bail!("PG={text}: PostgreSQL 14 to 18 are supported"),
         });
         let version = version.transpose()?;
-        // A PG_CONFIG within the state directory is not a choice: `cargo xtask env` printed it.
-        if let Some(pg_config) = pg_config.filter(|path| !Path::new(path).starts_with(&project.state)) {
+        if let Some(pg_config) = pg_config.filter(|path| is_choice(project, path)) {
             let source = Installation::named(pg_config)?;
             let major = source.major()?;
-            ensure!(VERSIONS.contains(&major), "{pg_config} is version {major}: PostgreSQL 13 to 18 are supported");
+            ensure!(VERSIONS.contains(&major), "{pg_config} is version {major}: PostgreSQL 14 to 18 are supported");
             if let Some(version) = version {
                 ensure!(version == major, "PG={version}, but {pg_config} is version {major}");
             }
@@ -121,6 +139,11 @@ impl Choice {
         let Self { major: Some(major), source: Some(source) } = self else { return Ok(None) };
         PrivateCopy::new(project, major, source).map(Some)
     }
+}
+
+/// Whether a `PG_CONFIG` is a choice. If it is within the state directory, `cargo xtask env` printed it.
+fn is_choice(project: &Project, pg_config: &str) -> bool {
+    !Path::new(pg_config).starts_with(&project.state)
 }
 
 /// A copy of an installation in the state directory. The extension is installed into it, so that a PostgreSQL that is

@@ -79,9 +79,11 @@ impl Project {
         Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
     }
 
-    /// The directory of pgrx's files. It is in the state directory, so that ~/.pgrx stays unchanged.
-    pub fn pgrx_home(&self) -> PathBuf {
-        self.state("pgrx")
+    /// pgrx's own directory, so that ~/.pgrx is left alone. Each version has another one, because a change to its
+    /// configuration makes pgrx build again.
+    pub fn pgrx_home(&self, server: Option<&PrivateCopy>) -> PathBuf {
+        let home = self.state("pgrx");
+        server.map_or_else(|| home.clone(), |server| home.join(server.feature()))
     }
 
     /// Returns an installed PgBouncer, or else the one that the set-up unpacked; `None` if there is none.
@@ -120,7 +122,7 @@ impl Project {
             ("MANA_SYNC_STATE", self.state.clone().into()),
             ("MANA_SYNC_RUN_AS", server_user().map(|user| user.name.clone()).unwrap_or_default().into()),
             ("MANA_SYNC_PGBOUNCER", self.pgbouncer().unwrap_or_default().into()),
-            ("PGRX_HOME", self.pgrx_home().into()),
+            ("PGRX_HOME", self.pgrx_home(server).into()),
             ("PATH", self.path()),
         ];
         if let Some(server) = server {
@@ -153,8 +155,18 @@ impl Project {
         self.prepare(cmd!("cargo", "clean")).run()?;
         for entry in fs::read_dir(&self.state)?.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let ours =
-                ["pgbouncer", "pgbouncer.new", "pgrx", "cargo", "cargo-target", "drivers", "log", "results", "lock"];
+            let ours = [
+                "pgbouncer",
+                "pgbouncer.new",
+                "pgrx",
+                "postgresql",
+                "cargo",
+                "cargo-target",
+                "drivers",
+                "log",
+                "results",
+                "lock",
+            ];
             let of_a_version =
                 name.strip_prefix("pg1").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit()));
             let is_ours = ours.contains(&name.as_str())

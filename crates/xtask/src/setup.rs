@@ -2,6 +2,7 @@
 
 mod packages;
 mod pgbouncer;
+pub mod release;
 
 use std::fs;
 
@@ -28,6 +29,22 @@ pub fn set_up(project: &Project, choice: Choice) -> Result<PrivateCopy> {
     Ok(server)
 }
 
+/// Does the same as [`set_up`] for a version: with an installation of it, or else with the release of PyPI. A server is
+/// not installed as a package for this.
+pub fn set_up_version(project: &Project, major: u32) -> Result<PrivateCopy> {
+    let source = match Installation::of_version(project, major) {
+        Some(installed) => installed,
+        None => unpack_release(project, major)?,
+    };
+    set_up(project, Choice { major: Some(major), source: Some(source) })
+}
+
+/// Unpacks the release of PyPI, unless this was done before.
+pub fn unpack_release(project: &Project, major: u32) -> Result<Installation> {
+    let _lock = project.lock("lock")?;
+    unpack(project, major, &mut Apt::new(project))
+}
+
 /// Finds the chosen server. Installs it if it is missing, and also all other missing packages.
 fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<PrivateCopy> {
     let (major, source) = match choice.major {
@@ -38,12 +55,22 @@ fn find_server(project: &Project, choice: Choice, apt: &mut Apt) -> Result<Priva
             (major, Installation::of_version(project, major))
         }
     };
+    let source = match source {
+        None if !apt.offers_server(major) && release::exists(major) => Some(unpack(project, major, apt)?),
+        source => source,
+    };
     apt.install_missing(if source.is_none() { Some(major) } else { None })?;
     let source = source.or_else(|| Installation::of_version(project, major));
     let source = source.with_context(|| {
         format!("PostgreSQL {major} is not complete: a server with its development files is needed")
     })?;
     PrivateCopy::new(project, major, source)
+}
+
+/// Does the same as [`unpack_release`] for a caller that has the lock.
+fn unpack(project: &Project, major: u32, apt: &mut Apt) -> Result<Installation> {
+    apt.install_pip()?;
+    release::unpack(project, major)
 }
 
 /// Chooses the first of [`VERSIONS`] that is installed, or else the first that can be installed.
@@ -70,27 +97,18 @@ fn install_cargo_pgrx(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Registers all private copies with pgrx, unless this copy is already registered.
+/// Registers the private copy with pgrx, unless it is already registered.
 fn tell_pgrx(project: &Project, server: &PrivateCopy) -> Result<()> {
-    let known = format!("{} = \"{}\"", server.feature(), server.program("pg_config").display());
-    if fs::read_to_string(project.pgrx_home().join("config.toml")).is_ok_and(|config| config.contains(&known)) {
+    let (home, pg_config) = (project.pgrx_home(Some(server)), server.program("pg_config"));
+    let known = format!("{} = \"{}\"", server.feature(), pg_config.display());
+    if fs::read_to_string(home.join("config.toml")).is_ok_and(|config| config.contains(&known)) {
         return Ok(());
     }
     say(format!("Telling pgrx about PostgreSQL {}", server.major));
+    fs::create_dir_all(home)?;
     // --no-run: no data directory; the tests make their own.
-    let mut arguments = vec!["pgrx".to_string(), "init".into(), "--no-run".into()];
-    for major in VERSIONS {
-        let source = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
-        let source = source.map(|path| Installation { pg_config: path.trim().into() });
-        // An installation that was removed since must not stop the set-up of another one.
-        if let Some(source) = source.filter(Installation::is_complete) {
-            let copy = PrivateCopy::new(project, major, source)?;
-            arguments.push(format!("--pg{major}={}", copy.program("pg_config").display()));
-        }
-    }
-    fs::create_dir_all(project.pgrx_home())?;
-    let log = project.state("pgrx-init.log");
-    run_logged(project.prepare(duct::cmd("cargo", arguments)), &log, "cargo pgrx init failed")
+    let init = cmd!("cargo", "pgrx", "init", "--no-run", format!("--pg{}={}", server.major, pg_config.display()));
+    run_logged(project.prepare_for(Some(server), init), &project.state("pgrx-init.log"), "cargo pgrx init failed")
 }
 
 /// Installs cargo-deny into the state directory, unless it is already installed.

@@ -2,6 +2,7 @@
 //! its form since PostgreSQL 16.
 
 use std::fmt;
+use std::iter::Sum;
 use std::ops::AddAssign;
 
 /// How many tests passed, failed, and were skipped.
@@ -27,6 +28,14 @@ impl Tally {
             tally.failed += 1;
         }
         tally
+    }
+
+    /// The numbers that are not zero: `90 passed, 2 skipped`.
+    pub fn in_short(self) -> String {
+        let counts = [(self.passed, "passed"), (self.failed, "failed"), (self.skipped, "skipped")];
+        let shown: Vec<String> =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        shown.join(", ")
     }
 
     fn of_line(line: &str) -> Self {
@@ -82,6 +91,15 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), |mut total, tally| {
+            total += tally;
+            total
+        })
     }
 }
 
@@ -197,6 +215,17 @@ not ok 2     - wire                                      210 ms
     fn the_last_line_names_skipped_tests_where_there_are_some() {
         assert_eq!(tally(3, 0, 0).to_string(), "3 passed, 0 failed");
         assert_eq!(tally(3, 1, 2).to_string(), "3 passed, 1 failed, 2 skipped");
+    }
+
+    #[test]
+    fn in_short_there_are_no_zeros() {
+        assert_eq!(tally(3, 0, 2).in_short(), "3 passed, 2 skipped");
+        assert_eq!(tally(0, 1, 0).in_short(), "1 failed");
+    }
+
+    #[test]
+    fn tallies_add_up() {
+        assert_eq!([tally(3, 0, 2), tally(0, 1, 0), tally(4, 0, 1)].into_iter().sum::<Tally>(), tally(7, 1, 3));
     }
 
     #[test]

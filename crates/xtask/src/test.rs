@@ -1,5 +1,5 @@
-//! Runs the test suites one after the other. A suite that fails does not stop the next one. A build that fails stops
-//! all suites. The last line of the output has the numbers of tests that passed and failed.
+//! Runs the test suites one after the other on one version. A suite that fails does not stop the next one. A build that
+//! fails stops all. The last line of the output has the numbers of tests that passed and failed.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -15,26 +15,52 @@ use mana_sync_processes::{ServerDirectory, server_user};
 use nix::unistd::{User, geteuid};
 
 use crate::cluster::Cluster;
-use crate::postgres::{Choice, Installation, PrivateCopy};
+use crate::postgres::{Choice, Installation, NEWEST, PrivateCopy};
 use crate::project::{Project, by_server_user, note, run_logged, say, variable};
+use crate::setup::release;
 use crate::tally::{Tally, excerpt, is_progress};
 use crate::{drivers, install, setup};
 
 #[derive(clap::Args)]
 pub struct Arguments {
+    /// All suites on all versions
+    #[arg(long)]
+    pub all: bool,
     /// Some of the suites: crates, regress, isolation, servers, pgrx
     #[arg(long, env = "SUITE", hide_env_values = true)]
     suite: Option<String>,
     /// One test: regress/FILE, isolation/SPEC, servers/FILE[/NAME], crates/CRATE[/NAME], pgrx/NAME
     #[arg(long, env = "ONE", hide_env_values = true)]
     one: Option<String>,
-    /// A PostgreSQL of a newer version, for the test of pg_upgrade (the newest installed)
+    /// A PostgreSQL of a newer version, for the test of pg_upgrade (the newest that is there)
     #[arg(long, env = "NEWER_PG_CONFIG", hide_env_values = true)]
     newer_pg_config: Option<String>,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Suite {
+impl Arguments {
+    /// The suites of `SUITE`, if it is given.
+    pub fn suites(&self) -> Result<Option<Vec<Suite>>> {
+        given(&self.suite).map(|suites| suites.split_whitespace().map(str::parse).collect()).transpose()
+    }
+
+    /// The test of `ONE`, if it is given.
+    pub fn one(&self) -> Option<&str> {
+        given(&self.one)
+    }
+
+    /// The server of `NEWER_PG_CONFIG`, if it is given.
+    pub fn newer_pg_config(&self) -> Option<&str> {
+        given(&self.newer_pg_config)
+    }
+}
+
+/// An argument that is not empty. An empty variable counts as not set.
+fn given(text: &Option<String>) -> Option<&str> {
+    text.as_deref().filter(|text| !text.trim().is_empty())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Suite {
     Crates,
     Regress,
     Isolation,
@@ -43,9 +69,9 @@ enum Suite {
 }
 
 impl Suite {
-    const ALL: [Self; 5] = [Self::Crates, Self::Regress, Self::Isolation, Self::Servers, Self::Pgrx];
+    pub const ALL: [Self; 5] = [Self::Crates, Self::Regress, Self::Isolation, Self::Servers, Self::Pgrx];
 
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Crates => "crates",
             Self::Regress => "regress",
@@ -79,15 +105,20 @@ const CRATES: [(&str, &str); 4] =
     [("cursor", "mana_sync_cursor"), ("merge", "mana_sync_merge"), ("bench", "mana_sync_bench"), ("xtask", "xtask")];
 
 /// The part of a suite that runs: all of it, one file or crate, or the tests with a given name in that file or crate.
-struct Selection {
-    suite: Suite,
+pub struct Selection {
+    pub suite: Suite,
     file: Option<String>,
     name: Option<String>,
 }
 
 impl Selection {
-    fn all(suite: Suite) -> Self {
+    pub fn all(suite: Suite) -> Self {
         Self { suite, file: None, name: None }
+    }
+
+    /// Whether the test of pg_upgrade is one of them.
+    fn has_upgrade(&self) -> bool {
+        self.suite == Suite::Servers && self.file.as_ref().is_none_or(|file| file == "failover")
     }
 }
 
@@ -103,30 +134,45 @@ impl FromStr for Selection {
     }
 }
 
-/// Runs the chosen suites.
-pub fn run(project: &Project, server: &PrivateCopy, arguments: &Arguments) -> Result<ExitCode> {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-    let selections: Vec<Selection> = match (given(&arguments.one), given(&arguments.suite)) {
+/// Runs the chosen suites on the chosen version.
+pub fn run(project: &Project, choice: Choice, arguments: &Arguments) -> Result<ExitCode> {
+    let selections: Vec<Selection> = match (arguments.one(), arguments.suites()?) {
         (Some(one), _) => vec![one.parse()?],
-        (None, Some(suites)) => {
-            suites.split_whitespace().map(|name| Ok(Selection::all(name.parse()?))).collect::<Result<_>>()?
-        }
-        (None, None) => Suite::ALL.map(Selection::all).into(),
+        (None, suites) => suites.unwrap_or(Suite::ALL.into()).into_iter().map(Selection::all).collect(),
     };
+    let server = setup::set_up(project, choice)?;
+    let tallies = on_version(project, &server, &selections, arguments.newer_pg_config())?;
+    Ok(end(tallies.into_iter().sum()))
+}
+
+/// Runs tests on a version, and counts them, each selection for itself. An error says that nothing could be built.
+pub fn on_version(
+    project: &Project,
+    server: &PrivateCopy,
+    selections: &[Selection],
+    newer_pg_config: Option<&str>,
+) -> Result<Vec<Tally>> {
     for directory in ["log", "results"] {
         fs::create_dir_all(project.state(directory))?;
     }
     let mut tests = Tests { project, server, environment: Vec::new() };
-    tests.build(&selections, given(&arguments.newer_pg_config).as_deref())?;
-    let mut total = Tally::default();
-    for selection in &selections {
-        total += tests.run(selection)?;
+    let started = Instant::now();
+    tests.build(selections, newer_pg_config)?;
+    note(format!("PostgreSQL {}: built in {} s", server.major, started.elapsed().as_secs()));
+    let mut tallies = Vec::new();
+    for selection in selections {
+        tallies.push(tests.run(selection)?);
         if selection.suite == Suite::Pgrx {
             tests.install_again();
         }
     }
+    Ok(tallies)
+}
+
+/// Prints the last line.
+pub fn end(total: Tally) -> ExitCode {
     println!("\n{total}");
-    Ok(if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if total.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 struct Tests<'a> {
@@ -147,9 +193,6 @@ impl Tests<'_> {
 
     fn build(&mut self, selections: &[Selection], newer: Option<&str>) -> Result<()> {
         let has = |suite| selections.iter().any(|selection| selection.suite == suite);
-        if has(Suite::Servers) {
-            self.install_newer(newer)?;
-        }
         for selection in selections.iter().filter(|selection| selection.suite == Suite::Crates) {
             let options = ["test", "-q", "--no-run"].map(String::from).into_iter();
             let build = duct::cmd("cargo", options.chain(packages(selection)?));
@@ -157,6 +200,9 @@ impl Tests<'_> {
         }
         if selections.iter().any(|selection| selection.suite != Suite::Crates) {
             install::into_private_copy(self.project, self.server, false)?;
+        }
+        if selections.iter().any(Selection::has_upgrade) {
+            self.prepare_upgrade(newer)?;
         }
         if has(Suite::Servers) {
             self.environment.extend(drivers::install(self.project)?);
@@ -170,15 +216,32 @@ impl Tests<'_> {
         Ok(())
     }
 
-    /// Installs the extension into a server of a newer major version, for the test of pg_upgrade. The server is the
-    /// named one, or else the newest that is installed. If there is none, the test reports that it was skipped.
-    fn install_newer(&mut self, named: Option<&str>) -> Result<()> {
-        let newer_versions = || (self.server.major + 1..=18).rev();
-        let newest = || newer_versions().find_map(|major| Installation::of_version(self.project, major));
-        let source = named.map(Installation::named).transpose().context("NEWER_PG_CONFIG")?;
-        let Some(source) = source.or_else(newest) else { return Ok(()) };
-        let (major, own) = (source.major()?, self.server.major);
-        ensure!(major > own, "NEWER_PG_CONFIG={} is version {major}, not newer than {own}", source.pg_config.display());
+    /// Installs the extension into a server of a newer major version, for the test of pg_upgrade. The server is the one
+    /// that is named, or else the newest that is there. Without one, the test says that it was skipped.
+    fn prepare_upgrade(&mut self, named: Option<&str>) -> Result<()> {
+        let own = self.server.major;
+        if let Some(pg_config) = named {
+            let source = Installation::named(pg_config).context("NEWER_PG_CONFIG")?;
+            let major = source.major()?;
+            ensure!(major > own, "NEWER_PG_CONFIG={pg_config} is version {major}, not newer than {own}");
+            return self.install_newer(major, source);
+        }
+        let of_version = |major| Some((major, Installation::of_version(self.project, major)?));
+        let Some((major, source)) = (own + 1..=NEWEST).rev().find_map(of_version) else { return Ok(()) };
+        if let Err(error) = self.install_newer(major, source) {
+            note(format!("the test of pg_upgrade will be skipped: {error:#}"));
+            return Ok(());
+        }
+        // Distributions have minor releases of their own date, and pg_upgrade may need the newer server to be as recent.
+        // The releases of PyPI are of one date.
+        if let Some(release) = release::unpacked(self.project, own).filter(|release| *release != self.server.source) {
+            install::into_another(self.server, &release)?;
+            self.environment.push(("MANA_SYNC_OLDER_PG_BIN", release.directory("--bindir")?.into()));
+        }
+        Ok(())
+    }
+
+    fn install_newer(&mut self, major: u32, source: Installation) -> Result<()> {
         let newer = setup::set_up(self.project, Choice { major: Some(major), source: Some(source) })?;
         install::into_private_copy(self.project, &newer, false)?;
         self.environment.push(("MANA_SYNC_NEWER_PG_BIN", newer.bin.into()));
@@ -200,9 +263,10 @@ impl Tests<'_> {
         let results = self.results(suite);
         let _ = fs::remove_dir_all(&results);
         let one = selection.file.as_ref().map(|file| format!("/{file}")).unwrap_or_default();
-        say(format!("{}{one}: {}", suite.name(), suite.title()));
+        let version = if suite == Suite::Crates { String::new() } else { format!(" on {}", self.server.major) };
+        say(format!("{}{one}{version}: {}", suite.name(), suite.title()));
 
-        let log = self.project.state(format!("log/{}.log", suite.name()));
+        let log = self.project.state(format!("log/{}.log", self.name(suite)));
         let mut output = Output(File::create(&log)?);
         let ran = match suite {
             Suite::Crates => self.crates(selection, &mut output),
@@ -217,7 +281,7 @@ impl Tests<'_> {
         });
         let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
         let tally = Tally::of_suite(&text, ran);
-        note(format!("{}: {tally} in {} s ({})", suite.name(), started.elapsed().as_secs(), log.display()));
+        note(format!("{}{version}: {tally} in {} s ({})", suite.name(), started.elapsed().as_secs(), log.display()));
         if tally.failed > 0 {
             match fs::read_to_string(results.join("regression.diffs")) {
                 Ok(differences) if !differences.is_empty() => println!("{differences}"),
@@ -303,7 +367,15 @@ impl Tests<'_> {
     }
 
     fn results(&self, suite: Suite) -> PathBuf {
-        self.project.state(format!("results/{}", suite.name()))
+        self.project.state(format!("results/{}", self.name(suite)))
+    }
+
+    /// The name of a suite's log and results: `regress-15`. Results of other versions are kept.
+    fn name(&self, suite: Suite) -> String {
+        match suite {
+            Suite::Crates => suite.name().into(),
+            _ => format!("{}-{}", suite.name(), self.server.major),
+        }
     }
 }
 
@@ -369,6 +441,13 @@ mod tests {
         assert_eq!((one.file.as_deref(), one.name.as_deref()), (Some("http"), Some("tokens/x")));
         assert!("regress".parse::<Selection>().is_err());
         assert!("regres/wire".parse::<Selection>().is_err());
+    }
+
+    #[test]
+    fn an_upgrade_is_prepared_where_its_test_runs() {
+        let has_upgrade = |one: &str| one.parse::<Selection>().unwrap().has_upgrade();
+        assert!(Selection::all(Suite::Servers).has_upgrade() && has_upgrade("servers/failover"));
+        assert!(!Selection::all(Suite::Regress).has_upgrade() && !has_upgrade("servers/stress"));
     }
 
     #[test]

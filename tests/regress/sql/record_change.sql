@@ -53,8 +53,11 @@ SELECT record_id, data::text = record_id::jsonb::text AS exact FROM mana_sync.ch
 -- Text of any script is an id, quotes and backslashes too, and long ones.
 SELECT count(mana_sync.record_change('ünï', 'таблица', '牛乳 🥛', 'аda''s \ "x"', 'größe', 'insert', '電話',
     '{"ключ": "значение 🎉", "escape": "\u00e9 \ud83e\udd5b \n"}', space_ids => '{größe}'));
+-- psql before version 15 has other widths for some characters, which the unaligned form does not show.
+\pset format unaligned
 SELECT app_id, table_name, record_id, user_id, space_id, client_id, data
     FROM mana_sync.changes_since('аda''s \ "x"', 'ünï');
+\pset format aligned
 SELECT count(mana_sync.record_change('long', 'items', repeat('r', 200), repeat('u', 200), repeat('s', 200), 'insert', 'phone',
     jsonb_build_object('blob', repeat('0123456789', 200000)), space_ids => ARRAY[repeat('s', 200)]));
 SELECT length(record_id), length(user_id), length(space_id), length(data ->> 'blob')

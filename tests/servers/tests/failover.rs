@@ -9,7 +9,7 @@ use std::thread;
 
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::oracle::Difference;
-use mana_sync_harness::process::{newer_bin, wait_until};
+use mana_sync_harness::process::{newer_bin, older_bin, wait_until};
 use mana_sync_harness::random::{rng, seed};
 use mana_sync_harness::writers::{APP, Acknowledged, Writer};
 use mana_sync_harness::{Cluster, Device, Options};
@@ -410,8 +410,9 @@ fn an_upgrade_to_a_newer_major_version() {
     // pg_upgrade would fail if a worker were connected to a database of the new server.
     let settings = [("shared_preload_libraries", "mana_sync"), ("mana_sync.wakeup_databases", "postgres, template1")];
     let options = settings.iter().fold(Options::default(), |options, (name, value)| options.set(name, value));
-    let old = Cluster::with_log(options);
+    let old = Cluster::with_log_of(older_bin(), options);
     let mut app = old.app(DATABASE);
+    let before: String = app.query_one("SHOW server_version", &[]).unwrap().get(0);
     write(&mut app, 30, &mut rng);
     let mut all = devices(&mut app, &mut rng);
     write(&mut app, 10, &mut rng);
@@ -431,5 +432,5 @@ fn an_upgrade_to_a_newer_major_version() {
     go_on(&mut all, &mut app, &mut rng);
     write(&mut app, 30, &mut rng);
     all.extend(devices(&mut app, &mut rng));
-    assert_complete(&format!("upgraded to {version}"), &mut all, &new, &mut rng);
+    assert_complete(&format!("upgraded from {before} to {version}"), &mut all, &new, &mut rng);
 }

@@ -50,6 +50,28 @@ impl<'a> Apt<'a> {
         shown.is_ok_and(|text| text.contains("Version:"))
     }
 
+    /// Whether a server of this version can be installed. Without root or sudo none can.
+    pub fn offers_server(&mut self, major: u32) -> bool {
+        let package = format!("postgresql-server-dev-{major}");
+        let may_install = geteuid().is_root() || which("sudo").is_some();
+        if !self.is_there() || !may_install {
+            return false;
+        }
+        // New machines have no package lists.
+        self.has(&package) || (self.update().is_ok() && self.has(&package))
+    }
+
+    /// Installs pip, which downloads servers, unless there is one.
+    pub fn install_pip(&mut self) -> Result<()> {
+        let pip = cmd!("python3", "-m", "pip", "--version").stdout_null().stderr_null().unchecked().run();
+        if pip.is_ok_and(|output| output.status.success()) {
+            return Ok(());
+        }
+        self.require("pip is missing, and there is no apt-get here to install it")?;
+        self.update()?;
+        self.install(&["python3-pip".into()])
+    }
+
     /// Installs the packages that are missing, and a server of this version if one is wanted.
     pub fn install_missing(&mut self, server: Option<u32>) -> Result<()> {
         let packages = self.missing(server);
@@ -68,7 +90,11 @@ impl<'a> Apt<'a> {
             );
             _no_cluster = Some(NoCluster::new()?);
         }
-        say(format!("Installing packages: {names}"));
+        self.install(&packages)
+    }
+
+    fn install(&self, packages: &[String]) -> Result<()> {
+        say(format!("Installing packages: {}", packages.join(" ")));
         let mut arguments = vec!["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq"];
         arguments.push("--no-install-recommends");
         arguments.extend(packages.iter().map(String::as_str));

@@ -1,0 +1,123 @@
+//! Where the major versions of PostgreSQL differ: 14 to 18, and what version 19 will need.
+//!
+//! No other module asks for the version that it is built for. A condition lists the older versions. So a version that
+//! is added gets the code of the newest one.
+
+use pgrx::pg_sys;
+use std::ffi::CStr;
+
+/// The end of the record that a standby is replaying. Version 14 does not report it, and gives none.
+pub(super) fn replaying() -> Option<u64> {
+    #[cfg(feature = "pg14")]
+    return None;
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: reads the server's shared memory.
+    return Some(unsafe { pg_sys::GetCurrentReplayRecPtr(std::ptr::null_mut()) });
+}
+
+/// The timeline that a primary writes.
+///
+/// # Safety
+///
+/// `RecoveryInProgress` was called, and the server is not in recovery.
+pub(super) unsafe fn written_timeline() -> u32 {
+    #[cfg(feature = "pg14")]
+    // SAFETY: a variable of the process, which RecoveryInProgress has set.
+    return unsafe { pg_sys::ThisTimeLineID };
+    #[cfg(not(feature = "pg14"))]
+    // SAFETY: reads the server's shared memory.
+    return unsafe { pg_sys::GetWALInsertionTimeLine() };
+}
+
+/// Refuses settings with the prefix that were not defined. Version 14 only warns, and only of those that are set already.
+///
+/// # Safety
+///
+/// A library is being loaded.
+pub(super) unsafe fn reserve_prefix(prefix: &CStr) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        #[cfg(feature = "pg14")]
+        pg_sys::EmitWarningsOnPlaceholders(prefix.as_ptr());
+        #[cfg(not(feature = "pg14"))]
+        pg_sys::MarkGUCPrefixReserved(prefix.as_ptr());
+    }
+}
+
+/// Makes a signal end the process wherever it can be interrupted. Version 19 gives handlers a second argument.
+///
+/// # Safety
+///
+/// The process runs SQL, and signals are blocked.
+pub(super) unsafe fn die_on(signal: u32) {
+    unsafe extern "C-unwind" {
+        /// From tcop/tcopprot.h. It is declared without pgrx's guard, because a signal calls it.
+        fn die(signal: std::ffi::c_int);
+    }
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+    use pg_sys::pqsignal as set;
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17")))]
+    use pg_sys::pqsignal_be as set;
+    // SAFETY: PostgreSQL's own processes that run SQL do the same.
+    unsafe { set(signal as i32, Some(die)) };
+}
+
+/// The first attribute of a descriptor; the others follow it.
+///
+/// # Safety
+///
+/// The descriptor exists.
+#[inline]
+pub(super) unsafe fn attributes(descriptor: pg_sys::TupleDesc) -> *const pg_sys::FormData_pg_attribute {
+    #[cfg(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17"))]
+    // SAFETY: the caller's promise.
+    return unsafe { (*descriptor).attrs.as_ptr() };
+    #[cfg(not(any(feature = "pg14", feature = "pg15", feature = "pg16", feature = "pg17")))]
+    // SAFETY: the caller's promise. The attributes follow as many compact attributes (TupleDescAttr in
+    // access/tupdesc.h).
+    return unsafe { (*descriptor).compact_attrs.as_ptr().add((*descriptor).natts as usize).cast() };
+}
+
+/// A new descriptor, in the current memory context, with these columns of another one. Version 19 asks for
+/// `TupleDescFinalize` at the end.
+///
+/// # Safety
+///
+/// The descriptor exists, and has the columns. Columns are numbered from 1.
+pub(super) unsafe fn projected(descriptor: pg_sys::TupleDesc, columns: &[usize]) -> pg_sys::TupleDesc {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let projected = pg_sys::CreateTemplateTupleDesc(columns.len() as i32);
+        for (place, &column) in columns.iter().enumerate() {
+            pg_sys::TupleDescCopyEntry(projected, place as i16 + 1, descriptor, column as i16);
+        }
+        projected
+    }
+}
+
+/// A jsonb that is being built. Version 19 has another type for it, in which it leaves the result.
+pub(super) struct JsonbState(*mut pg_sys::JsonbParseState);
+
+impl JsonbState {
+    /// Nothing was pushed yet.
+    pub(super) const fn new() -> Self {
+        Self(std::ptr::null_mut())
+    }
+
+    /// Pushes the next token, with its value if it has one. Returns the value that is being built, which is complete at
+    /// the end of the outermost object or array.
+    ///
+    /// # Safety
+    ///
+    /// The tokens come in the order of the grammar, always in the same memory context. What the value points to exists
+    /// until the result was copied.
+    pub(super) unsafe fn push(
+        &mut self,
+        token: pg_sys::JsonbIteratorToken::Type,
+        value: Option<&mut pg_sys::JsonbValue>,
+    ) -> *mut pg_sys::JsonbValue {
+        let value = value.map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        // SAFETY: the caller's promise. The value itself is copied.
+        unsafe { pg_sys::pushJsonbValue(&mut self.0, token, value) }
+    }
+}
