@@ -34,8 +34,9 @@ COMMENT ON COLUMN mana_sync.epochs.next_xact IS
     'Next unassigned transaction id when the row was added. Rows of earlier epochs of the same cluster have smaller '
     'ids.';
 COMMENT ON COLUMN mana_sync.epochs.opened_at IS
-    'Start of the transaction that added the row. Rows that the functions of the extension wrote in this epoch have '
-    'no earlier created_at.';
+    'Start of the transaction that added the row. mana_sync.adopt adds a row for the first epoch with the created_at of '
+    'the oldest row that it took over. The least opened_at is the time at which the log begins: no row has an earlier '
+    'created_at, unless a superuser inserted it.';
 COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS
     'Numbers begin at 1. Cursors use 0 for the beginning of the log.';
 

@@ -1,5 +1,6 @@
 //! Maintenance: what makes the log smaller. Its functions act as the owner of the extension (`sql/maintenance.sql`).
 
+mod adopt;
 mod compact;
 mod forget;
 mod purge;
