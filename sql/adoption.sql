@@ -167,7 +167,7 @@ BEGIN
     FROM pg_attribute AS a
     WHERE a.attrelid = source AND a.attnum > 0 AND NOT a.attisdropped;
     -- A name with a dot is a key of the times: 'field_meta.actor'.
-    SELECT string_agg(quote_ident(d.name), ', ') INTO faults
+    SELECT string_agg(COALESCE(quote_ident(d.name), 'NULL'), ', ') INTO faults
     FROM unnest(drop_columns) AS d (name)
     WHERE d.name IS NULL OR NOT (d.name = ANY (kept) OR d.name ~ '^field_(timestamps|meta)[.]');
     IF faults IS NOT NULL THEN
@@ -378,12 +378,13 @@ COMMENT ON FUNCTION mana_sync.end_adoption_batch(uuid, bigint, uuid[], uuid[], u
     'Internal part of mana_sync.adopt. Notes what a batch has done, in the transaction of the batch, and returns the counts of '
     'the run so far. Raises an error if the counts of the batch do not add up.';
 
--- The classes of errors that refuse one row: push makes the same distinction (is_refusal in src/api/push/batch.rs). A lack of a
--- privilege is a fault of the whole run, unless a trigger raised it.
+-- The classes of errors that refuse one row: push makes the same distinction (is_refusal in src/api/push/batch.rs). Class 44 is of
+-- the view: a trigger has changed a row into one that the log cannot take. A lack of a privilege is a fault of the whole run, unless a
+-- trigger raised it.
 CREATE FUNCTION mana_sync.is_refusal(code text, context text) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $function$
-    SELECT left(code, 2) IN ('22', '23') OR code = 'P0001'
+    SELECT left(code, 2) IN ('22', '23', '44') OR code = 'P0001'
         OR code = '42501' AND split_part(context, E'\n', 1) ~ ' RAISE$'
         OR code ~ '^[5-9I-Z]' AND left(code, 2) <> ALL ('{53,54,55,57,58,72,P0,XX}')
 $function$;
@@ -546,10 +547,10 @@ DECLARE
     context pg_catalog.text;
 BEGIN
     SELECT s.by_place, s.by_id INTO by_place, by_id FROM mana_sync.adoption_source(source, drop_columns) AS s;
+    -- Until the end of the transaction: the source is not read from its beginning to its end for every batch.
+    PERFORM pg_catalog.set_config('enable_seqscan', 'off', true);
     IF NOT dry_run THEN
         SELECT s.insert_sound, s.select_faults INTO insert_sound, select_faults FROM mana_sync.adoption_statements(by_place) AS s;
-        -- Until the end of the transaction: a table that is small is not read from its beginning to its end for every batch.
-        PERFORM pg_catalog.set_config('enable_seqscan', 'off', true);
         BEGIN
             EXECUTE insert_sound USING places, ids;
             GET DIAGNOSTICS found = ROW_COUNT;
@@ -614,7 +615,7 @@ BEGIN
     -- The list may have any number of ids. A hash table of all of them would have to fit into memory; a sort need not.
     PERFORM pg_catalog.set_config('enable_hashagg', 'off', true);
     PERFORM pg_catalog.set_config('work_mem', pg_catalog.current_setting('maintenance_work_mem'), true);
-    PERFORM mana_sync.adoption_source(source, drop_columns);
+    relation := (SELECT s.relation FROM mana_sync.adoption_source(source, drop_columns) AS s);
     FOR batch IN EXECUTE pg_catalog.format(
         'SELECT pg_catalog.array_agg(l.id) AS ids, pg_catalog.array_agg(l.place) AS places, pg_catalog.min(l.created_at) AS oldest '
         'FROM (SELECT s.id, s.ctid AS place, s.created_at, '
