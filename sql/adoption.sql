@@ -263,10 +263,11 @@ BEGIN
                 HINT = 'Let a superuser own the table, or give its owner BYPASSRLS.';
     END IF;
     LOCK TABLE mana_sync.adoptions IN SHARE ROW EXCLUSIVE MODE;
-    -- A process id may have been given to another backend since the run's last batch.
+    -- A process id may have been given to another backend since the run's last batch. A backend that is idle has stopped its run.
     SELECT o.pid INTO other
     FROM mana_sync.adoptions AS o JOIN pg_stat_activity AS a ON a.pid = o.pid
-    WHERE o.source = source AND o.finished_at IS NULL AND o.pid <> pg_backend_pid() AND COALESCE(a.backend_start <= o.updated_at, true)
+    WHERE o.source = source AND o.finished_at IS NULL AND o.pid <> pg_backend_pid()
+      AND COALESCE(a.backend_start <= o.updated_at, true) AND COALESCE(a.state = 'active', true)
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION '% is being adopted by process %', source_name, other
