@@ -34,7 +34,6 @@ BEGIN
     PERFORM mana_sync.require_owner('revoke_access', role);
     -- REVOKE on a table also revokes the privileges on its columns.
     EXECUTE pg_catalog.format('REVOKE ALL ON mana_sync.sync_changes FROM %s', role);
-    EXECUTE pg_catalog.format('REVOKE ALL ON SEQUENCE mana_sync.sync_changes_seq FROM %s', role);
     PERFORM mana_sync.close_gate(role);
 END
 $function$;
@@ -50,15 +49,19 @@ DECLARE
 BEGIN
     PERFORM mana_sync.require_owner('grant_maintenance', role);
     EXECUTE pg_catalog.format('GRANT USAGE ON SCHEMA mana_sync TO %s', role);
-    EXECUTE pg_catalog.format('GRANT SELECT ON mana_sync.compaction_progress, mana_sync.purges TO %s', role);
+    EXECUTE pg_catalog.format('GRANT SELECT ON mana_sync.compaction_progress, mana_sync.purges, mana_sync.adoption_progress,
+            mana_sync.adoption_refusals, mana_sync.adopted_ids TO %s', role);
+    EXECUTE pg_catalog.format('GRANT INSERT ON mana_sync.adopted_changes TO %s', role);
+    EXECUTE pg_catalog.format('GRANT USAGE ON SEQUENCE mana_sync.sync_changes_seq TO %s', role);
     FOREACH part IN ARRAY mana_sync.maintenance_routines() LOOP
         EXECUTE pg_catalog.format('GRANT EXECUTE ON ROUTINE %s TO %s', part, role);
     END LOOP;
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.grant_maintenance(regrole) IS
-    'Grants a role the right to compact the log, purge deletes, erase users and begin an epoch, but not to read the '
-    'log. Only the owner of the extension or a superuser may call it. Do not grant these rights to the role of an '
+    'Grants a role the right to compact the log, purge deletes, erase users, begin an epoch and adopt a log of the '
+    'original store, but not to read the log. Only the owner of the extension or a superuser may call it. Do not '
+    'grant these rights to the role of an '
     'application.';
 
 CREATE FUNCTION mana_sync.revoke_maintenance(role regrole) RETURNS void
@@ -68,7 +71,8 @@ DECLARE
     part text;
 BEGIN
     PERFORM mana_sync.require_owner('revoke_maintenance', role);
-    EXECUTE pg_catalog.format('REVOKE ALL ON mana_sync.compaction_progress, mana_sync.purges FROM %s', role);
+    EXECUTE pg_catalog.format('REVOKE ALL ON mana_sync.compaction_progress, mana_sync.purges, mana_sync.adoption_progress,
+            mana_sync.adoption_refusals, mana_sync.adopted_ids, mana_sync.adopted_changes FROM %s', role);
     FOREACH part IN ARRAY mana_sync.maintenance_routines() LOOP
         EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM %s', part, role);
     END LOOP;
@@ -88,7 +92,20 @@ AS $function$
         'mana_sync.compact(text, text, text, interval, int, interval, boolean, bigint, bigint, bigint)',
         'mana_sync.purge_deleted(interval)',
         'mana_sync.forget_user(text)',
-        'mana_sync.begin_epoch()']
+        'mana_sync.begin_epoch()',
+        'mana_sync.adopt(regclass, text[], int, interval, boolean, bigint, bigint, bigint, bigint)',
+        'mana_sync.adopt_batch(uuid, regclass, text[], uuid[], tid[], timestamptz, boolean)',
+        'mana_sync.adopt_carefully(text, uuid[], boolean)',
+        'mana_sync.adoption_source(regclass, text[])',
+        'mana_sync.adoption_statements(text)',
+        'mana_sync.begin_adoption(regclass, text, boolean)',
+        'mana_sync.end_adoption_batch(uuid, bigint, uuid[], uuid[], uuid[], text[], timestamptz, boolean)',
+        'mana_sync.ids_in_log(uuid[])',
+        'mana_sync.is_in_log(mana_sync.adopted_changes)',
+        'mana_sync.is_refusal(text, text)',
+        'mana_sync.without_ids(uuid[], uuid[])',
+        'mana_sync.fault_of_change(uuid, timestamptz, text, text, text, text, text, text, text, jsonb, jsonb, jsonb, text)',
+        'mana_sync.times_of_fields(jsonb, text[])']
 $function$;
 COMMENT ON FUNCTION mana_sync.maintenance_routines() IS
     'Returns the signatures of the routines that mana_sync.grant_maintenance grants EXECUTE on.';
@@ -103,7 +120,8 @@ BEGIN
 END
 $do$;
 
--- grant_access and grant_maintenance both grant USAGE on the schema: it is revoked when a role has neither any more.
+-- grant_access and grant_maintenance both grant USAGE on the schema. Both let a role write to the log, by push and by adopt, and so
+-- grant USAGE on the sequence. What both grant is revoked when a role has neither any more.
 CREATE FUNCTION mana_sync.close_gate(role regrole) RETURNS void
     LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 AS $function$
@@ -117,13 +135,15 @@ BEGIN
         WHERE p.oid OPERATOR(pg_catalog.=) 'mana_sync.purge_deleted(interval)'::pg_catalog.regprocedure
           AND a.grantee OPERATOR(pg_catalog.=) role::pg_catalog.oid
     ) THEN
+        EXECUTE pg_catalog.format('REVOKE ALL ON SEQUENCE mana_sync.sync_changes_seq FROM %s', role);
         EXECUTE pg_catalog.format('REVOKE ALL ON SCHEMA mana_sync FROM %s', role);
     END IF;
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.close_gate(regrole) IS
-    'Revokes all privileges on the schema mana_sync from a role, unless the role still has privileges from '
-    'mana_sync.grant_access or mana_sync.grant_maintenance. Has no effect if the caller has no right to revoke them.';
+    'Revokes all privileges on the schema mana_sync and on the sequence of the log from a role, unless the role still '
+    'has privileges from mana_sync.grant_access or mana_sync.grant_maintenance. Has no effect if the caller has no '
+    'right to revoke them.';
 
 -- A GRANT by a role without the right to grant raises only a warning, or grants a part. This function raises an error before
 -- anything is granted or revoked.

@@ -37,8 +37,9 @@ COMMENT ON COLUMN mana_sync.epochs.next_xact IS
     'Next unassigned transaction id of the server when this row was added. Changes that were written in earlier '
     'epochs of the same cluster have a smaller xact.';
 COMMENT ON COLUMN mana_sync.epochs.opened_at IS
-    'Start time of the transaction that added this row. No change that the functions of the extension wrote in this '
-    'epoch has an earlier created_at.';
+    'Start time of the transaction that added this row. mana_sync.adopt adds a row for the first epoch with the '
+    'created_at of the oldest row that it adopted. The log begins at the earliest opened_at: no change has an earlier '
+    'created_at, unless a superuser inserted it.';
 COMMENT ON CONSTRAINT epochs_number_check ON mana_sync.epochs IS
     'Epoch numbers begin at 1. In a cursor, epoch 0 stands for the beginning of the log.';
 

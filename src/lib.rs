@@ -8,7 +8,7 @@
 //! | [`api`]       | the SQL functions that read and write the log |
 //! | [`page`]      | reading a page of the log |
 //! | [`wire`]      | the wire format |
-//! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user` |
+//! | [`maintenance`] | making the log smaller: `compact`, `purge_deleted`, `forget_user`; `adopt`, which takes over a log of the original store |
 //! | [`wakeup`]    | telling listeners that there is something to pull |
 //! | [`call`]      | what a call opens and closes: scope, planner settings, connection, snapshot |
 //! | [`row`]       | a row of the log and its columns |
@@ -65,7 +65,8 @@ pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = [
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["policies"]);
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["merge"]);
 pgrx::extension_sql_file!("../sql/maintenance.sql", name = "maintenance", requires = ["functions"]);
-pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["maintenance"], finalize);
+pgrx::extension_sql_file!("../sql/adoption.sql", name = "adoption", requires = ["maintenance"]);
+pgrx::extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["adoption"], finalize);
 
 /// Required by `cargo pgrx test`.
 #[cfg(test)]

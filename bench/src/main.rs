@@ -11,6 +11,7 @@
 //! | [`pull`]    | first syncs, compared with the original store and bare index scans |
 //! | [`growth`]  | the cost of calls in large logs, with many spaces, and while other transactions are open or write |
 //! | [`disk`]    | bytes per row |
+//! | [`adopt`]   | adoption of a log of the original store, compared with INSERT … SELECT |
 //! | [`records`] | merged records, compared with the same merging in SQL |
 //! | [`devices`] | pulls of records, compared with pulls of changes |
 //! | [`wakeups`] | the cost of wake-ups for writers |
@@ -18,6 +19,7 @@
 //!
 //! Apart from these, [`in_process`] runs the benchmarks of the extension's Rust code.
 
+mod adopt;
 mod devices;
 mod disk;
 mod growth;
@@ -48,14 +50,15 @@ const USAGE: &str = "usage: mana_sync_bench [part…]
        mana_sync_bench pages: docs/benchmarks.md from the last results
        mana_sync_bench in-process [name…]: Rust code in a backend; all of it, or what has one of these in its name
 
-Parts: single push pull growth disk records devices wakeups memory; all of them, unless some are named. In the environment:
+Parts: single push pull growth disk adopt records devices wakeups memory; all of them, unless some are named. In the environment:
 ROUNDS=n is the number of rounds (default 7), ROWS=n the largest log of growth (default 1000000; 10000000 takes long).
 Results are printed, and written to target/bench: results.json and plots.";
 
 /// The directory of the results.
 const DIRECTORY: &str = "target/bench";
 
-const PARTS: [&str; 9] = ["single", "push", "pull", "growth", "disk", "records", "devices", "wakeups", "memory"];
+const PARTS: [&str; 10] =
+    ["single", "push", "pull", "growth", "disk", "adopt", "records", "devices", "wakeups", "memory"];
 
 fn main() -> Result<()> {
     let names: Vec<String> = std::env::args().skip(1).collect();
@@ -90,6 +93,7 @@ fn main() -> Result<()> {
             "pull" => pull::pull(rounds)?,
             "growth" => vec![growth::growth(rounds)?],
             "disk" => vec![disk::disk()?],
+            "adopt" => vec![adopt::adopt(rounds)?],
             "records" => vec![records::records(rounds)?],
             "devices" => devices::devices(rounds)?,
             "wakeups" => vec![wakeups::wakeups(rounds)?],

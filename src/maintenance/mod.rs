@@ -1,6 +1,7 @@
 //! Maintenance: the functions that remove rows from the log. They run with the rights of the owner of the extension
 //! (`sql/maintenance.sql`).
 
+mod adopt;
 mod compact;
 mod forget;
 mod purge;

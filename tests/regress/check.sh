@@ -5,7 +5,8 @@
 #   - the tours in README.md and docs/tour.md and the examples in docs/reference/ with the files of the regress
 #     suite that run them, and with their output
 #   - the keys in src/wire/ and src/api/push.rs with the tables of docs/clients.md
-#   - the recipes in docs/validators.md with the file of the regress suite that runs them, and with its output
+#   - the recipes in docs/validators.md and the steps in docs/from-mana-sync-go.md with the files of the regress suite that run them, and
+#     with their output
 # and looks for characters that not every encoding has in what the server reads.
 #
 # Prints a line for each comparison, as pg_regress does.
@@ -64,6 +65,8 @@ same 'the examples in docs/reference/ are sql/reference.sql with its output' \
     <(sections reference ../../docs/reference/*.md) <(output reference)
 same 'the recipes in docs/validators.md are sql/validators.sql with its output' \
     <(sections validators ../../docs/validators.md) <(output validators)
+same 'the steps in docs/from-mana-sync-go.md are sql/from_mana_sync_go.sql with its output' \
+    <(sections from_mana_sync_go ../../docs/from-mana-sync-go.md) <(output from_mana_sync_go)
 # The keys that the wire format reads and writes, and those in the first columns of the tables of the client guide.
 wire_keys() {
     grep -ohP '\\"\K[A-Za-z]+(?=\\":)' ../../src/wire/response.rs ../../src/api/push.rs

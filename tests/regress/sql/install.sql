@@ -38,6 +38,8 @@ SELECT code, message FROM outcome('ALTER EXTENSION mana_sync SET SCHEMA public')
 -- and tests/members.txt are the same (tests/regress/check.sh compares them).
 COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column actor of table mana_sync.sync_changes
+0.1.0	column adoption of table mana_sync.adopted_ids
+0.1.0	column adoption of table mana_sync.adoption_refusals
 0.1.0	column after_app of table mana_sync.compactions
 0.1.0	column after_record of table mana_sync.compactions
 0.1.0	column after_space of table mana_sync.compactions
@@ -56,14 +58,19 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column data of table mana_sync.sync_changes
 0.1.0	column database of table mana_sync.epochs
 0.1.0	column deletes of table mana_sync.purges
+0.1.0	column dry_run of table mana_sync.adoptions
 0.1.0	column dry_run of table mana_sync.compactions
 0.1.0	column epoch of table mana_sync.purged_transactions
 0.1.0	column epoch of table mana_sync.sync_changes
 0.1.0	column field_timestamps of table mana_sync.sync_changes
 0.1.0	column fingerprint of table mana_sync.epochs
+0.1.0	column finished_at of table mana_sync.adoptions
 0.1.0	column finished_at of table mana_sync.compactions
+0.1.0	column id of table mana_sync.adoption_refusals
+0.1.0	column id of table mana_sync.adoptions
 0.1.0	column id of table mana_sync.compactions
 0.1.0	column id of table mana_sync.sync_changes
+0.1.0	column ids of table mana_sync.adopted_ids
 0.1.0	column key of table mana_sync.channel_key
 0.1.0	column mark of table mana_sync.purges
 0.1.0	column next_xact of table mana_sync.epochs
@@ -73,33 +80,53 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	column op of table mana_sync.sync_changes
 0.1.0	column opened_at of table mana_sync.epochs
 0.1.0	column origin of table mana_sync.sync_changes
+0.1.0	column pid of table mana_sync.adoptions
 0.1.0	column pid of table mana_sync.compactions
 0.1.0	column purged_at of table mana_sync.purges
 0.1.0	column purged_from of table mana_sync.purges
 0.1.0	column purged_until of table mana_sync.purges
+0.1.0	column reason of table mana_sync.adoption_refusals
 0.1.0	column record_id of table mana_sync.sync_changes
+0.1.0	column rows_adopted of table mana_sync.adoptions
+0.1.0	column rows_present of table mana_sync.adoptions
+0.1.0	column rows_read of table mana_sync.adoptions
+0.1.0	column rows_refused of table mana_sync.adoptions
+0.1.0	column rows_total of table mana_sync.adoptions
 0.1.0	column schema_version of table mana_sync.sync_changes
 0.1.0	column secret of table mana_sync.epochs
 0.1.0	column seq of table mana_sync.sync_changes
 0.1.0	column snapshot of table mana_sync.purges
+0.1.0	column source of table mana_sync.adopted_ids
+0.1.0	column source of table mana_sync.adoptions
+0.1.0	column source_name of table mana_sync.adoptions
 0.1.0	column space_id of table mana_sync.sync_changes
+0.1.0	column started_at of table mana_sync.adoptions
 0.1.0	column started_at of table mana_sync.compactions
 0.1.0	column switched_at of table mana_sync.epochs
 0.1.0	column system_identifier of table mana_sync.epochs
 0.1.0	column table_name of table mana_sync.compactions
 0.1.0	column table_name of table mana_sync.sync_changes
 0.1.0	column timeline of table mana_sync.epochs
+0.1.0	column updated_at of table mana_sync.adoptions
 0.1.0	column updated_at of table mana_sync.compactions
 0.1.0	column user_id of table mana_sync.compactions
 0.1.0	column user_id of table mana_sync.sync_changes
 0.1.0	column xact of table mana_sync.purged_transactions
 0.1.0	column xact of table mana_sync.sync_changes
+0.1.0	constraint adoption_refusals_pkey on table mana_sync.adoption_refusals
+0.1.0	constraint adoptions_pkey on table mana_sync.adoptions
 0.1.0	constraint compactions_pkey on table mana_sync.compactions
 0.1.0	constraint epochs_number_check on table mana_sync.epochs
 0.1.0	constraint purged_transactions_pkey on table mana_sync.purged_transactions
 0.1.0	constraint purges_pkey on table mana_sync.purges
 0.1.0	constraint sync_changes_op_and_user_id_check on table mana_sync.sync_changes
 0.1.0	constraint sync_changes_pkey on table mana_sync.sync_changes
+0.1.0	function mana_sync.adopt(regclass,text[],integer,interval,boolean,bigint,bigint,bigint,bigint)
+0.1.0	function mana_sync.adopt_batch(uuid,regclass,text[],uuid[],tid[],timestamp with time zone,boolean)
+0.1.0	function mana_sync.adopt_carefully(text,uuid[],boolean)
+0.1.0	function mana_sync.adoption_source(regclass,text[])
+0.1.0	function mana_sync.adoption_statements(text)
+0.1.0	function mana_sync.begin_adoption(regclass,text,boolean)
 0.1.0	function mana_sync.begin_compaction(text,text,text,interval,boolean)
 0.1.0	function mana_sync.begin_epoch()
 0.1.0	function mana_sync.changes_since(text,text,text,text,text,integer,text[])
@@ -107,13 +134,18 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.compact(text,text,text,interval,integer,interval,boolean,bigint,bigint,bigint)
 0.1.0	function mana_sync.compact_batch(uuid,integer)
 0.1.0	function mana_sync.current_epoch()
+0.1.0	function mana_sync.end_adoption_batch(uuid,bigint,uuid[],uuid[],uuid[],text[],timestamp with time zone,boolean)
 0.1.0	function mana_sync.everyone_channel()
 0.1.0	function mana_sync.export_changes(text)
 0.1.0	function mana_sync.export_rows(text)
+0.1.0	function mana_sync.fault_of_change(uuid,timestamp with time zone,text,text,text,text,text,text,text,jsonb,jsonb,jsonb,text)
 0.1.0	function mana_sync.forget_user(text)
 0.1.0	function mana_sync.grant_access(regrole)
 0.1.0	function mana_sync.grant_maintenance(regrole)
+0.1.0	function mana_sync.ids_in_log(uuid[])
 0.1.0	function mana_sync.is_change(text,text)
+0.1.0	function mana_sync.is_in_log(mana_sync.adopted_changes)
+0.1.0	function mana_sync.is_refusal(text,text)
 0.1.0	function mana_sync.maintenance_routines()
 0.1.0	function mana_sync.may_write(text,text)
 0.1.0	function mana_sync.merge_change(internal,text,jsonb,jsonb,timestamp with time zone,integer,xid8,bigint,text)
@@ -136,10 +168,12 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	function mana_sync.revoke_maintenance(regrole)
 0.1.0	function mana_sync.space_channel(text)
 0.1.0	function mana_sync.sync(text,text,jsonb,text,text[])
+0.1.0	function mana_sync.times_of_fields(jsonb,text[])
 0.1.0	function mana_sync.user_channel(text)
 0.1.0	function mana_sync.uuidv7()
 0.1.0	function mana_sync.with_scope(text,text[])
 0.1.0	function mana_sync.within_bounds(text,text,text,text,text,jsonb,jsonb,jsonb,text)
+0.1.0	function mana_sync.without_ids(uuid[],uuid[])
 0.1.0	index mana_sync.sync_changes_own_idx
 0.1.0	index mana_sync.sync_changes_record_idx
 0.1.0	index mana_sync.sync_changes_space_idx
@@ -154,12 +188,17 @@ COPY ledger FROM stdin (DELIMITER E'\t');
 0.1.0	setting mana_sync.strict_spaces
 0.1.0	setting mana_sync.wakeup_databases
 0.1.0	setting mana_sync.wakeup_interval
+0.1.0	table mana_sync.adopted_ids
+0.1.0	table mana_sync.adoption_refusals
+0.1.0	table mana_sync.adoptions
 0.1.0	table mana_sync.channel_key
 0.1.0	table mana_sync.compactions
 0.1.0	table mana_sync.epochs
 0.1.0	table mana_sync.purged_transactions
 0.1.0	table mana_sync.purges
 0.1.0	table mana_sync.sync_changes
+0.1.0	view mana_sync.adopted_changes
+0.1.0	view mana_sync.adoption_progress
 0.1.0	view mana_sync.compaction_progress
 \.
 
@@ -224,8 +263,8 @@ SELECT p.proname || E'\n  ' || coalesce(nullif(replace(pg_get_function_arguments
 \pset format aligned
 
 -- Which act as their owner, and what is fixed for them: every function whose body is not compiled has
--- its search_path fixed, but for export_changes, which the planner inlines only so, and compact, which commits (every name in both is
--- qualified).
+-- its search_path fixed, but for export_changes, which the planner inlines only so, compact and adopt, which commit, and adopt_batch and
+-- adopt_carefully, which run triggers of the application (every name in these five is qualified).
 SELECT p.proname, l.lanname AS language, p.prosecdef AS security_definer, p.proisstrict AS strict, p.proconfig AS settings
     FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
     WHERE p.pronamespace = 'mana_sync'::regnamespace

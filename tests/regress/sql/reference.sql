@@ -132,6 +132,22 @@ SET ROLE keeper;
 SELECT mana_sync.forget_user('ben');
 -- == begin_epoch
 SELECT mana_sync.begin_epoch() > 1 AS later;
+-- == adopt
+RESET ROLE;
+CREATE TABLE old_log (
+    id uuid PRIMARY KEY, app_id text NOT NULL, table_name text NOT NULL, record_id text NOT NULL, user_id text NOT NULL, op text NOT NULL,
+    data jsonb, field_meta jsonb, client_id text NOT NULL, created_at timestamptz NOT NULL, region text);
+INSERT INTO old_log VALUES
+    ('0190f5fe-7c00-7000-8000-0000000000c1', 'todo', 'notes', 'plan', 'cyd', 'insert', '{"a": 1}', NULL, 'phone', '2024-03-01T08:00:00Z', 'eu'),
+    ('0190f5fe-7c00-7000-8000-0000000000c2', 'todo', 'notes', 'plan', 'cyd', 'update', '{"a": 2}', '{"a": {"at": "2024-03-01T09:00:00Z"}}', 'phone', '2024-03-01T09:00:01Z', 'eu'),
+    ('0190f5fe-7c00-7000-8000-0000000000c3', 'todo', 'notes', 'plan', '', 'update', '{"a": 3}', NULL, 'phone', '2024-03-01T10:00:00Z', 'eu');
+GRANT SELECT ON old_log TO keeper;
+SET ROLE keeper;
+CALL mana_sync.adopt('old_log', drop_columns => '{region}');
+SELECT id, reason FROM mana_sync.adoption_refusals;
+SELECT source_name, dry_run, running, rows_read, rows_adopted, rows_present, rows_refused FROM mana_sync.adoption_progress;
+RESET ROLE;
+SELECT created_at AT TIME ZONE 'UTC' AS created_at, op, data, field_timestamps FROM mana_sync.sync_changes WHERE user_id = 'cyd' ORDER BY epoch, xact, seq;
 -- == revoke_maintenance
 RESET ROLE;
 SELECT mana_sync.revoke_maintenance('keeper');
@@ -140,4 +156,5 @@ SELECT mana_sync.revoke_access('app');
 DROP ROLE app;
 -- == end
 DROP EXTENSION mana_sync;
+DROP TABLE old_log;
 DROP ROLE keeper;
