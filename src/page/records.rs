@@ -1,7 +1,8 @@
 //! A page of records: the records that the rows of a walk changed, each with its state now.
 //!
 //! A record is shown at the first of its rows in the walk (`mana_sync_cursor::page` says why the first). The rows of a record are read
-//! when it is shown. On later pages of a walk, a few earlier rows of each record tell whether an earlier page has shown it.
+//! when it is shown. On later pages of a walk, an earlier page may have shown it. If its first row on the page is an insert, it is probably
+//! new: all its rows are read, and they tell. Otherwise a few of its earlier rows are read first, to tell.
 
 use super::TakeRows;
 use crate::call::with_index_scans;
@@ -120,27 +121,27 @@ struct NextRecord {
 pub struct RecordRows<'s, 'r, S> {
     spi: Spi<'s>,
     user: Datum<'s>,
-    /// The id of the user, which `user` has as an SQL value.
+    /// The id of the user. `user` is the same id as an SQL value.
     user_id: &'r [u8],
     app: Datum<'s>,
     /// The spaces of the scope.
     scope: &'r [&'r [u8]],
-    /// For each space of the scope, whether it is one of `spaces`.
+    /// For each space of the scope, whether `spaces` contains it.
     is_read: Vec<bool>,
-    /// The spaces of the scope that the walk reads. The records are those of a reader that is in these alone: the reader has not been told of
-    /// the others.
+    /// The spaces of the scope that the walk reads, as an SQL array. The records are those of a reader that is in these spaces alone,
+    /// because the reader has not been told of the others.
     spaces: Datum<'s>,
     /// The client whose rows do not count.
     excluded_client: Option<&'r [u8]>,
-    /// Shows the records.
+    /// The receiver of the records.
     pub shown: &'r mut S,
     /// How many more records the page has room for.
     room: usize,
-    /// The records of the rows so far.
+    /// The records of the rows that the page has read so far.
     records: HashMap<RecordKey, Status>,
     /// How many of `records` are passed.
     passed: usize,
-    /// The records that the next rows show, in order.
+    /// The records that the page has yet to show, in order.
     next: VecDeque<NextRecord>,
     /// The first records of `next`, as they were read; `None` for those that are not shown.
     read: VecDeque<Option<PageRecord<'s>>>,
@@ -151,7 +152,7 @@ pub struct RecordRows<'s, 'r, S> {
 }
 
 impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
-    /// The records of a page, without the rows of `excluded_client`. `shown` shows them.
+    /// Makes the receiver of the rows of a page, which passes the records on to `shown`. The rows of `excluded_client` do not count.
     pub fn new(
         spi: Spi<'s>,
         request: &Request<'r>,
@@ -180,14 +181,14 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         }
     }
 
-    /// The record is not shown in this walk.
+    /// Marks a record as one that the walk need not show any more.
     fn pass(&mut self, key: RecordKey) {
         if self.records.insert(key, Status::Passed) != Some(Status::Passed) {
             self.passed += 1;
         }
     }
 
-    /// The places of the rows whose records earlier pages of the walk have shown.
+    /// Returns the places of those rows whose records were shown by earlier pages of the walk.
     fn passed_rows(&self, rows: &[&RecordRow], last: Position, reading: &Reading<'_>) -> Result<HashSet<usize>, Error> {
         let position = |position: Position| {
             [
@@ -229,7 +230,7 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
         Ok(passed)
     }
 
-    /// Reads the next records: a portion, or fewer where these have more text than a page.
+    /// Reads the first records of `next` into `read`. It stops early when the records have more text than a page.
     fn read_next(&mut self, reading: &Reading<'_>) -> Result<(), Error> {
         let count = PORTION.min(self.room.max(1)).min(self.next.len());
         let memory = self.spi.memory();
@@ -287,13 +288,13 @@ impl<'s, 'r, S: ShowRecords<'s>> RecordRows<'s, 'r, S> {
     }
 }
 
-/// The tables and the ids of some records, as two parameters.
+/// Returns two parameters: an array of the tables of some records, and one of their ids.
 fn parameters<'k, 'm>(keys: impl Iterator<Item = &'k RecordKey> + Clone, memory: Memory<'m>) -> [Option<Datum<'m>>; 2] {
     let texts = |text: fn(&RecordKey) -> &[u8]| memory.array(TEXT, keys.clone().map(|key| memory.text(text(key))));
     [Some(texts(RecordKey::table)), Some(texts(RecordKey::record))]
 }
 
-/// A record whose rows are being merged.
+/// The state of a record while its rows are merged.
 struct Merging<'m> {
     /// The place of the record among those that are read, from 1.
     place: usize,
@@ -325,7 +326,7 @@ impl<'m> Merging<'m> {
         Ok(())
     }
 
-    /// The record in `memory`; `None` if the page need not show it.
+    /// Returns the record, with values in `memory`; `None` if the page need not show the record.
     fn finish<'s>(self, key: RecordKey, not_held: &NotHeld, memory: Memory<'s>) -> Option<PageRecord<'s>> {
         if self.is_passed {
             return None;
@@ -341,7 +342,7 @@ impl<'m> Merging<'m> {
         Some(PageRecord { key, merged, spaces: self.spaces, size })
     }
 
-    /// Whether the reader may hold the record, so that it has to be told that the record is deleted.
+    /// Returns whether the reader may hold the record. If so, the reader has to be told that the record is deleted.
     ///
     /// A reader in the middle of whose walk a space joins may hold what it wrote there by itself. A record with changes in several
     /// spaces is always shown as deleted: a reader without one of these spaces might have it as live.
@@ -359,8 +360,8 @@ impl<'m> Merging<'m> {
 /// About how many bytes of text a record has beside its values, its table and its id.
 const SIZE_OF_REST: usize = 100;
 
-/// A row of `earlier_rows.sql`: the place of the record from 1, the position of the change, and what else decides whether it belongs to a
-/// walk.
+/// Reads a row of `earlier_rows.sql`: the place of the record from 1, the position of the change, and the other properties that decide
+/// whether the change belongs to a walk.
 fn earlier_row<'r>(row: &Row<'r>) -> Result<(usize, Position, RowOrigin<'r>), Error> {
     let part = |column| row.datum(column).ok_or(NULL);
     let position = Position::new(part(2)?.int4() as u32, part(3)?.uint8(), part(4)?.int8());
