@@ -42,8 +42,9 @@ pub fn run(project: &Project, choice: Choice, arguments: &Arguments) -> Result<E
             selections.iter().map(|_| Tally { failed: 1, ..Tally::default() }).collect()
         });
         let suites = selections.iter().map(|selection| selection.suite);
-        rows.push(Row { name, tallies: suites.zip(tallies).collect() });
+        rows.push(Row { major, name, tallies: suites.zip(tallies).collect() });
     }
+    rows.sort_by_key(|row| row.major);
     let total = rows.iter().flat_map(|row| &row.tallies).map(|(_, tally)| *tally).sum();
     println!("\n{}", table(&rows));
     Ok(test::end(total))
@@ -96,6 +97,7 @@ fn servers(project: &Project, plan: &[(u32, Vec<Suite>)], first: PrivateCopy) ->
 
 /// The tests on a version.
 struct Row {
+    major: u32,
     /// Its release, like `18.6`.
     name: String,
     tallies: Vec<(Suite, Tally)>,
@@ -162,8 +164,12 @@ mod tests {
     #[test]
     fn the_table_has_a_row_for_each_version_and_a_column_for_each_suite_that_ran() {
         let rows = [
-            Row { name: "15.20".into(), tallies: vec![(Crates, tally(250, 0, 0)), (Servers, tally(90, 0, 2))] },
-            Row { name: "18".into(), tallies: vec![(Regress, tally(0, 1, 0)), (Servers, tally(90, 12, 0))] },
+            Row {
+                major: 15,
+                name: "15.20".into(),
+                tallies: vec![(Crates, tally(250, 0, 0)), (Servers, tally(90, 0, 2))],
+            },
+            Row { major: 18, name: "18".into(), tallies: vec![(Regress, tally(0, 1, 0)), (Servers, tally(90, 12, 0))] },
         ];
         let expected = "\
 PostgreSQL   crates       regress    servers
