@@ -18,7 +18,7 @@ mod benches {
     use crate::wire::changeset::Changeset;
     use crate::wire::response::{End, Response};
     use mana_sync_cursor::Position;
-    use mana_sync_cursor::page::{NextCursor, Request, Rows, Start, Taken};
+    use mana_sync_cursor::page::{NextCursor, Request, Start};
     use mana_sync_merge::change::{Change, Op};
     use mana_sync_merge::time::Time;
     use pgrx::prelude::*;
@@ -109,7 +109,7 @@ mod benches {
         assert!(!cursor.is_empty());
         iter_in_memory(b, move |memory| {
             let mut response = Response::of_changes(memory);
-            black_box(&copies).iter().for_each(|row| assert_eq!(response.take(Position::START, *row), Taken::Shown));
+            black_box(&copies).iter().for_each(|row| assert!(response.add_change(Position::START, row)));
             black_box(response.finish(&End {
                 synced_until: &cursor,
                 more: false,

@@ -87,6 +87,11 @@ impl<'m> Response<'m> {
         self.json.finish()
     }
 
+    /// Adds a change. Returns false if the response has no room for it.
+    pub fn add_change(&mut self, position: Position, row: &PageRow<'_>) -> bool {
+        self.add(|json| or_raise(write_change(json, &row.log_row().deform(), position)))
+    }
+
     /// Adds an item. Returns false, and adds nothing, if there is no room for the item.
     fn add(&mut self, write: impl FnOnce(&mut JsonText<'m>)) -> bool {
         let before = self.json.length();
@@ -113,8 +118,7 @@ impl<'s> TakeRows<'s> for Response<'_> {
 
 impl Rows<PageRow<'_>> for Response<'_> {
     fn take(&mut self, position: Position, row: PageRow<'_>, _: &Reading<'_>) -> Taken {
-        let fits = self.add(|json| or_raise(write_change(json, &row.log_row().deform(), position)));
-        if fits { Taken::Shown } else { Taken::Full }
+        if self.add_change(position, &row) { Taken::Shown } else { Taken::Full }
     }
 }
 
