@@ -1,4 +1,4 @@
-//! Example program for tokio-postgres: a push, a pull, a warning and an error.
+//! A push, a pull, a warning and an error, with tokio-postgres.
 
 use tokio_postgres::{AsyncMessage, Config, Error, NoTls};
 
