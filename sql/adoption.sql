@@ -33,10 +33,13 @@ COMMENT ON COLUMN mana_sync.adoptions.id IS 'Id of the run.';
 COMMENT ON COLUMN mana_sync.adoptions.source IS 'OID of the table that the run takes over.';
 COMMENT ON COLUMN mana_sync.adoptions.source_name IS 'Name of the table that the run takes over, as it was when the run started.';
 COMMENT ON COLUMN mana_sync.adoptions.dry_run IS 'True if the run only counts and lists.';
-COMMENT ON COLUMN mana_sync.adoptions.pid IS 'Process id of the backend that executes the run, or executed it last.';
+COMMENT ON COLUMN mana_sync.adoptions.pid IS
+    'Process id of the backend that executes the run, or that executed it last.';
 COMMENT ON COLUMN mana_sync.adoptions.started_at IS 'Time at which the run started.';
-COMMENT ON COLUMN mana_sync.adoptions.updated_at IS 'Time at which the last batch of the run ended.';
-COMMENT ON COLUMN mana_sync.adoptions.finished_at IS 'Time at which the run finished; NULL: not finished.';
+COMMENT ON COLUMN mana_sync.adoptions.updated_at IS
+    'Time at which the last batch of the run ended, or at which the run began or was resumed.';
+COMMENT ON COLUMN mana_sync.adoptions.finished_at IS
+    'Time at which the run finished; NULL: the run has not finished.';
 COMMENT ON COLUMN mana_sync.adoptions.rows_total IS
     'Number of rows in the source when the run started, as estimated by the planner; NULL: unknown.';
 COMMENT ON COLUMN mana_sync.adoptions.rows_read IS
@@ -47,18 +50,23 @@ COMMENT ON COLUMN mana_sync.adoptions.rows_adopted IS
 COMMENT ON COLUMN mana_sync.adoptions.rows_present IS
     'Number of rows that were in the log already, with the same content.';
 COMMENT ON COLUMN mana_sync.adoptions.rows_refused IS
-    'Number of rows that the run has left, and listed in mana_sync.adoption_refusals.';
+    'Number of rows that the run did not add to the log, because the log cannot take them. They are listed in '
+    'mana_sync.adoption_refusals.';
 COMMENT ON CONSTRAINT adoptions_pkey ON mana_sync.adoptions IS 'Each run has one row.';
 
 CREATE VIEW mana_sync.adoption_progress AS
     SELECT a.id, a.source_name, a.dry_run, a.started_at, a.updated_at, a.finished_at,
-           a.finished_at IS NULL AND EXISTS (
-               SELECT FROM pg_catalog.pg_stat_activity AS s WHERE s.pid OPERATOR(pg_catalog.=) a.pid) AS running,
+           -- The backend that asks executes no run. A backend that started later has the process id of one that has ended.
+           a.finished_at IS NULL AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid() AND EXISTS (
+               SELECT FROM pg_catalog.pg_stat_activity AS s
+               WHERE s.pid OPERATOR(pg_catalog.=) a.pid
+                 AND COALESCE(s.backend_start OPERATOR(pg_catalog.<=) a.updated_at, true)
+                 AND COALESCE(s.state OPERATOR(pg_catalog.!~~) 'idle%', true)) AS running,
            a.pid, a.rows_total, a.rows_read, a.rows_adopted, a.rows_present, a.rows_refused
     FROM mana_sync.adoptions AS a;
 COMMENT ON VIEW mana_sync.adoption_progress IS
     'Runs of mana_sync.adopt: what each takes over and how far it has come. A run that is neither running nor finished '
-    'was interrupted; the next call for the same source resumes it.';
+    'was interrupted. The next call for the same source resumes it, unless the run or the call is a dry run.';
 
 -- Arrays and not a row for each id: an index on the ids would make adoption noticeably slower, and a later run reads all of them
 -- anyway. The ids are random, so that compressing them is in vain.
@@ -82,7 +90,8 @@ CREATE TABLE mana_sync.adoption_refusals (
     CONSTRAINT adoption_refusals_pkey PRIMARY KEY (adoption, id)
 );
 COMMENT ON TABLE mana_sync.adoption_refusals IS
-    'Rows that the latest run of mana_sync.adopt for each source has left, with the reason. A later run reads them again.';
+    'Rows of the source that the latest run of mana_sync.adopt did not add to the log, with the reason. The next run for '
+    'the same source reads them again.';
 COMMENT ON COLUMN mana_sync.adoption_refusals.adoption IS 'Id of the run (mana_sync.adoptions.id).';
 COMMENT ON COLUMN mana_sync.adoption_refusals.id IS 'Id of the row in the source.';
 COMMENT ON COLUMN mana_sync.adoption_refusals.reason IS 'Why the log does not take the row.';
@@ -239,7 +248,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.adoption_source(regclass, text[]) IS
-    'Internal part of mana_sync.adopt. Locks the source against changes of its definition until the end of the transaction, '
+    'Internal function of mana_sync.adopt. Locks the source against changes of its definition until the end of the transaction, '
     'raises an error if it cannot be adopted completely, and returns its name and two queries that read rows as changes: by their '
     'places ($1) and ids ($2), and by their ids ($1).';
 
@@ -263,11 +272,9 @@ BEGIN
                 HINT = 'Let a superuser own the table, or give its owner BYPASSRLS.';
     END IF;
     LOCK TABLE mana_sync.adoptions IN SHARE ROW EXCLUSIVE MODE;
-    -- A process id may have been given to another backend since the run's last batch. A backend that is idle has stopped its run.
-    SELECT o.pid INTO other
-    FROM mana_sync.adoptions AS o JOIN pg_stat_activity AS a ON a.pid = o.pid
-    WHERE o.source = source AND o.finished_at IS NULL AND o.pid <> pg_backend_pid()
-      AND COALESCE(a.backend_start <= o.updated_at, true) AND COALESCE(a.state = 'active', true)
+    SELECT p.pid INTO other
+    FROM mana_sync.adoption_progress AS p JOIN mana_sync.adoptions AS o ON o.id = p.id
+    WHERE o.source = source AND p.running
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION '% is being adopted by process %', source_name, other
@@ -295,7 +302,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.begin_adoption(regclass, text, boolean) IS
-    'Internal part of mana_sync.adopt. Returns the id of an interrupted run for the same source, or of a new run.';
+    'Internal function of mana_sync.adopt. Returns the id of an interrupted run for the same source, or of a new run.';
 
 -- SECURITY DEFINER, because maintenance cannot read the log. It tells only whether an id is there.
 CREATE FUNCTION mana_sync.ids_in_log(ids uuid[]) RETURNS uuid[]
@@ -304,7 +311,7 @@ AS $function$
     SELECT COALESCE(array_agg(c.id), '{}') FROM mana_sync.sync_changes AS c WHERE c.id = ANY (ids)
 $function$;
 COMMENT ON FUNCTION mana_sync.ids_in_log(uuid[]) IS
-    'Internal part of mana_sync.adopt. Returns those of the ids that changes of the log have.';
+    'Internal function of mana_sync.adopt. Returns those of the given ids that are in the log.';
 
 -- SECURITY DEFINER, because maintenance cannot read the log. It tells only whether the log has what the caller knows.
 CREATE FUNCTION mana_sync.is_in_log(change mana_sync.adopted_changes) RETURNS boolean
@@ -320,7 +327,7 @@ AS $function$
                   change.op, change.client_id, change.space_id, change.data, change.field_timestamps, change.actor, change.origin))
 $function$;
 COMMENT ON FUNCTION mana_sync.is_in_log(mana_sync.adopted_changes) IS
-    'Internal part of mana_sync.adopt. Returns true if the log has a change with this id and the same values in all columns.';
+    'Internal function of mana_sync.adopt. Returns true if the log has a change with this id and the same values in all columns.';
 
 -- SECURITY DEFINER, because maintenance has no privilege to write to these tables. The first change of the log becomes as old as the
 -- oldest adopted one by another row for the first epoch, and not by an UPDATE: mana_sync.epochs has no key by which logical
@@ -376,7 +383,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.end_adoption_batch(uuid, bigint, uuid[], uuid[], uuid[], text[], timestamptz, boolean) IS
-    'Internal part of mana_sync.adopt. Notes what a batch has done, in the transaction of the batch, and returns the counts of '
+    'Internal function of mana_sync.adopt. Notes what a batch has done, in the transaction of the batch, and returns the counts of '
     'the run so far. Raises an error if the counts of the batch do not add up.';
 
 -- The classes of errors that refuse one row: push makes the same distinction (is_refusal in src/api/push/batch.rs). Class 44 is of
@@ -390,7 +397,7 @@ AS $function$
         OR code ~ '^[5-9I-Z]' AND left(code, 2) <> ALL ('{53,54,55,57,58,72,P0,XX}')
 $function$;
 COMMENT ON FUNCTION mana_sync.is_refusal(text, text) IS
-    'Internal part of mana_sync.adopt. Returns true if an error with this SQLSTATE and context refuses a row, and false if it '
+    'Internal function of mana_sync.adopt. Returns true if an error with this SQLSTATE and context refuses a row, and false if it '
     'is a fault of the server or of the application.';
 
 CREATE FUNCTION mana_sync.adoption_statements(rows text, OUT insert_sound text, OUT select_faults text)
@@ -414,8 +421,8 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.adoption_statements(text) IS
-    'Internal part of mana_sync.adopt. Returns the statement that inserts the rows of a query that the log can take, and the '
-    'one that returns the others with their faults.';
+    'Internal function of mana_sync.adopt. Returns two statements about the rows of a query: insert_sound adds to the log '
+    'the rows that it can take, and select_faults returns the ids and the faults of all others.';
 
 CREATE FUNCTION mana_sync.without_ids(ids uuid[], others uuid[]) RETURNS uuid[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -423,7 +430,7 @@ AS $function$
     SELECT ARRAY(SELECT i.id FROM unnest(ids) AS i (id) WHERE NOT EXISTS (SELECT FROM unnest(others) AS o (id) WHERE o.id = i.id))
 $function$;
 COMMENT ON FUNCTION mana_sync.without_ids(uuid[], uuid[]) IS
-    'Internal part of mana_sync.adopt. Returns those ids that are not among the others.';
+    'Internal function of mana_sync.adopt. Returns those ids that are not among the others.';
 
 -- This function and the next one are SECURITY INVOKER and have no SET clause, because they run the triggers of the application on the
 -- log, with the settings of the caller. So all names in their bodies are schema-qualified.
@@ -524,8 +531,9 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.adopt_carefully(text, uuid[], boolean) IS
-    'Internal part of mana_sync.adopt. Finds out for each row of a batch whether the log takes it, has it or refuses it, by '
-    'halves where an error does not say which row it is about. In a dry run it adds nothing to the log.';
+    'Internal function of mana_sync.adopt. Adds the rows of a batch to the log, and returns the ids of the rows that it '
+    'added, of those that were there already, and of those that the log refuses. If an INSERT fails, it tries each half '
+    'of the rows. In a dry run it adds nothing.';
 
 CREATE FUNCTION mana_sync.adopt_batch(
     run uuid, source regclass, drop_columns text[], ids uuid[], places tid[], oldest timestamptz, dry_run boolean,
@@ -580,7 +588,7 @@ BEGIN
 END
 $function$;
 COMMENT ON FUNCTION mana_sync.adopt_batch(uuid, regclass, text[], uuid[], tid[], timestamptz, boolean) IS
-    'Internal part of mana_sync.adopt. Takes over the rows of the source with these ids, which were at these places, in one '
+    'Internal function of mana_sync.adopt. Takes over the rows of the source with these ids, which were at these places, in one '
     'transaction, and returns the counts of the run so far.';
 
 -- The procedure is SECURITY INVOKER and has no SET clause: a procedure that is SECURITY DEFINER or has a SET clause cannot COMMIT.
@@ -646,5 +654,5 @@ END
 $procedure$;
 COMMENT ON PROCEDURE mana_sync.adopt(regclass, text[], int, interval, boolean, bigint, bigint, bigint, bigint) IS
     'Takes over a log that the original store made: every row with its id and created_at, in the order of (created_at, id), '
-    'behind what the log has. Each batch commits on its own. A later call takes what is new. Rows that the log cannot take '
+    'after the changes that the log already has. Each batch commits on its own. A later call takes what is new. Rows that the log cannot take '
     'are listed in mana_sync.adoption_refusals.';

@@ -93,8 +93,8 @@ CREATE FUNCTION mana_sync.record_history(
 )
     LANGUAGE c STABLE PARALLEL UNSAFE ROWS 100 AS 'MODULE_PATHNAME', 'mana_sync_record_history';
 COMMENT ON FUNCTION mana_sync.record_history(text, text, text, text, text[]) IS
-    'Returns the history of one record, in the order of the write times. Each field that was written has a row, and '
-    'so has each delete and each insert without fields. A row has the old value, the new value, the user and the '
+    'Returns the history of one record, in the order of the write times. There is one row for each write of a field, '
+    'for each delete, and for each insert without fields. A row has the old value, the new value, the user and the '
     'device.';
 
 -- Returns one row a call (value-per-call mode), so that rows are streamed when the function is called in a SELECT list. In FROM,

@@ -69,8 +69,12 @@ COMMENT ON CONSTRAINT compactions_pkey ON mana_sync.compactions IS 'Each run has
 
 CREATE VIEW mana_sync.compaction_progress AS
     SELECT c.id, c.app_id, c.table_name, c.user_id, c.created_before, c.dry_run, c.started_at, c.updated_at, c.finished_at,
-           c.finished_at IS NULL AND EXISTS (
-               SELECT FROM pg_catalog.pg_stat_activity AS a WHERE a.pid OPERATOR(pg_catalog.=) c.pid) AS running,
+           -- The backend that asks executes no run. A backend that started later has the process id of one that has ended.
+           c.finished_at IS NULL AND c.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid() AND EXISTS (
+               SELECT FROM pg_catalog.pg_stat_activity AS s
+               WHERE s.pid OPERATOR(pg_catalog.=) c.pid
+                 AND COALESCE(s.backend_start OPERATOR(pg_catalog.<=) c.updated_at, true)
+                 AND COALESCE(s.state OPERATOR(pg_catalog.!~~) 'idle%', true)) AS running,
            c.pid, c.changes_total, c.changes_read, c.changes_removed, c.changes_trimmed
     FROM mana_sync.compactions AS c;
 COMMENT ON VIEW mana_sync.compaction_progress IS
@@ -143,7 +147,7 @@ BEGIN
         RAISE EXCEPTION 'dry_run must not be NULL' USING ERRCODE = '22023', DETAIL = 'Argument: dry_run.';
     END IF;
     LOCK TABLE mana_sync.compactions IN SHARE ROW EXCLUSIVE MODE;
-    -- An interrupted run: it is not finished, and its backend has ended or is this one.
+    -- An interrupted run: it is neither finished nor running.
     UPDATE mana_sync.compactions AS c
         SET pid = pg_backend_pid(), created_before = now() - older_than, updated_at = clock_timestamp()
         WHERE c.id = (
@@ -151,7 +155,7 @@ BEGIN
             WHERE o.finished_at IS NULL AND NOT o.dry_run AND NOT dry_run
               AND ROW(o.app_id, o.table_name, o.user_id) IS NOT DISTINCT FROM
                   ROW(NULLIF(app_id, ''), NULLIF(table_name, ''), NULLIF(user_id, ''))
-              AND (o.pid = pg_backend_pid() OR NOT EXISTS (SELECT FROM pg_stat_activity AS a WHERE a.pid = o.pid))
+              AND NOT EXISTS (SELECT FROM mana_sync.compaction_progress AS p WHERE p.id = o.id AND p.running)
             ORDER BY o.started_at DESC
             LIMIT 1)
         RETURNING * INTO run;

@@ -45,7 +45,7 @@ fn records_since<'a>(args: &Args<'a>) -> Answer<'a> {
 struct ResultRecords<'a, 's> {
     result: &'a ResultSet,
     memory: Memory<'s>,
-    /// The number of bytes of text that the page may have.
+    /// The limit of the page, in bytes of text.
     most: usize,
     /// The number of bytes of text that the page has so far.
     bytes: usize,

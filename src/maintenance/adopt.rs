@@ -1,5 +1,5 @@
-//! The parts of `mana_sync.adopt` that look into values: what a row of the original store lacks to be a change, and the times of its
-//! fields. The procedure itself is in `sql/adoption.sql`.
+//! The functions of `mana_sync.adopt` that look into values. One says why the log cannot take a row of the original store. The other
+//! converts the times of its fields. The procedure itself is in `sql/adoption.sql`.
 
 use crate::bounds::{check_client, check_origin, check_space, check_values, is_too_deep, key};
 use crate::error::Error;
@@ -9,8 +9,8 @@ use mana_sync_merge::change::Op;
 
 sql_functions!(fault_of_change, times_of_fields);
 
-/// 1970-01-01T00:00:00Z, in microseconds from 2000-01-01. Devices send it as the beginning, so that they would not get a change that
-/// was recorded then or earlier.
+/// 1970-01-01T00:00:00Z, in microseconds from 2000-01-01. Devices send this time as `since` to mean the beginning of the log. They would
+/// not get a change that was recorded then or earlier.
 const BEGINNING: i64 = -10_957 * DAY;
 /// 10000-01-01T00:00:00Z. A later time has no text of RFC 3339.
 const END: i64 = 2_921_940 * DAY;
@@ -47,7 +47,7 @@ fn check(args: &Args<'_>) -> Result<(), Error> {
     check_origin(args.text(12))
 }
 
-/// The fault of times that [`times_of_fields`] has left as objects: a key that the log has no place for.
+/// Returns the fault of the field times, if [`times_of_fields`] has left one of them as an object: a key that the log has no place for.
 fn fault_of_times(args: &Args<'_>) -> Option<Vec<u8>> {
     let times = args.jsonb(10)?;
     let of_field = times.object()?.pairs().find_map(|(_, value)| {
@@ -82,14 +82,14 @@ fn times_of_fields<'a>(args: &Args<'a>) -> Answer<'a> {
     Ok(Some(stored.finish().datum()))
 }
 
-/// The string under `at` of an object without other keys than those that are dropped.
+/// Returns the string under `at`, if `dropped` has all other keys of the object.
 fn only_at<'a>(object: Object<'a>, dropped: &[&[u8]]) -> Option<Node<'a>> {
     let at = at(object)?;
     let is_known = |key: Node<'_>| key.text().is_some_and(|key| key == b"at" || dropped.contains(&key));
     object.pairs().all(|(key, _)| is_known(key)).then(|| string(at))
 }
 
-/// The string under `at`.
+/// Returns the string under `at`.
 fn at<'a>(object: Object<'a>) -> Option<&'a [u8]> {
     object.get(b"at")?.text()
 }

@@ -123,7 +123,7 @@ pub trait TakeRows<'s>: Rows<Self::Row> {
     fn row(slot: &SlotRow<'_, 's>, descriptor: &mut Option<Descriptor<'s>>) -> Self::Row;
 }
 
-/// Which rows of the excluded client a page leaves out.
+/// A filter of the rows of the excluded client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientFilter {
     /// The page leaves out all rows with the client's id, whichever user wrote them.

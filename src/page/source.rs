@@ -73,7 +73,7 @@ pub struct LogSource<'s, 'r, R> {
     table: Option<Datum<'s>>,
     /// The client whose rows are left out; `None` if no rows are left out.
     excluded_client: Option<Datum<'s>>,
-    /// Which rows of `excluded_client` are left out.
+    /// The filter says which rows of `excluded_client` are left out.
     filter: ClientFilter,
     /// The ids of the spaces of the request.
     ids: &'r [&'r [u8]],

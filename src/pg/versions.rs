@@ -1,4 +1,4 @@
-//! Where the major versions of PostgreSQL differ: 14 to 18, and what version 19 will need.
+//! The differences between the major versions of PostgreSQL, 14 to 18, and notes on version 19.
 //!
 //! No other module asks for the version that it is built for. A condition lists the older versions. So a version that
 //! is added gets the code of the newest one.
@@ -6,7 +6,7 @@
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// The end of the record that a standby is replaying. Version 14 does not report it, and gives none.
+/// Returns the end of the record of the write-ahead log that a standby is replaying; `None` on version 14, which does not report it.
 pub(super) fn replaying() -> Option<u64> {
     #[cfg(feature = "pg14")]
     return None;
@@ -15,7 +15,7 @@ pub(super) fn replaying() -> Option<u64> {
     return Some(unsafe { pg_sys::GetCurrentReplayRecPtr(std::ptr::null_mut()) });
 }
 
-/// The timeline that a primary writes.
+/// Returns the timeline that a primary writes.
 ///
 /// # Safety
 ///
@@ -29,7 +29,8 @@ pub(super) unsafe fn written_timeline() -> u32 {
     return unsafe { pg_sys::GetWALInsertionTimeLine() };
 }
 
-/// Refuses settings with the prefix that were not defined. Version 14 only warns, and only of those that are set already.
+/// Makes the server refuse settings with this prefix that no library has defined. Version 14 only warns, and only about settings that
+/// are already set.
 ///
 /// # Safety
 ///
@@ -62,7 +63,7 @@ pub(super) unsafe fn die_on(signal: u32) {
     unsafe { set(signal as i32, Some(die)) };
 }
 
-/// The first attribute of a descriptor; the others follow it.
+/// Returns the first attribute of a descriptor. The other attributes follow it in memory.
 ///
 /// # Safety
 ///
@@ -78,8 +79,8 @@ pub(super) unsafe fn attributes(descriptor: pg_sys::TupleDesc) -> *const pg_sys:
     return unsafe { (*descriptor).compact_attrs.as_ptr().add((*descriptor).natts as usize).cast() };
 }
 
-/// A new descriptor, in the current memory context, with these columns of another one. Version 19 asks for
-/// `TupleDescFinalize` at the end.
+/// Makes a descriptor of some columns of another one, in the current memory context. Version 19 needs a call of `TupleDescFinalize`
+/// at the end.
 ///
 /// # Safety
 ///
@@ -95,11 +96,11 @@ pub(super) unsafe fn projected(descriptor: pg_sys::TupleDesc, columns: &[usize])
     }
 }
 
-/// A jsonb that is being built. Version 19 has another type for it, in which it leaves the result.
+/// The state of a jsonb that is being built. Version 19 has another type for it, which also holds the result.
 pub(super) struct JsonbState(*mut pg_sys::JsonbParseState);
 
 impl JsonbState {
-    /// Nothing was pushed yet.
+    /// The state before the first token.
     pub(super) const fn new() -> Self {
         Self(std::ptr::null_mut())
     }

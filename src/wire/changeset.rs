@@ -66,7 +66,7 @@ pub struct Change<'a> {
     untimed: UntimedWrites<'a>,
 }
 
-/// Which writes of a change come without a time.
+/// The writes of a change to which the device gave no time.
 #[derive(Clone, Copy)]
 enum UntimedWrites<'a> {
     /// Each write has a time.

@@ -40,11 +40,11 @@ pub struct Arguments {
 enum Call {
     /// A change, by the application's role (compare insert)
     RecordChange,
-    /// The row of record-change, by a prepared INSERT of the owner
+    /// The change of `record_change`, by a prepared INSERT of the owner of the log
     Insert,
     /// A page of 1,000 rows (compare scan)
     ChangesSince,
-    /// The bare index scan of the rows of changes-since
+    /// The rows of `changes_since`, by an index scan without functions
     Scan,
     /// A page of 1,000 rows as JSON
     Pull,

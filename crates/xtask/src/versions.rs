@@ -17,7 +17,7 @@ use crate::test::{self, Arguments, Selection, Suite};
 /// The oldest version on which all suites have to pass.
 const OLDEST_WHOLE: u32 = 15;
 
-/// Runs the suites, and prints the table.
+/// Runs the suites on all versions, and prints the table.
 pub fn run(project: &Project, choice: Choice, arguments: &Arguments) -> Result<ExitCode> {
     // The chosen version builds the crates too. It is the one that distributions have, and the others are of PyPI.
     let first = setup::set_up(project, choice)?;
@@ -50,8 +50,9 @@ pub fn run(project: &Project, choice: Choice, arguments: &Arguments) -> Result<E
     Ok(test::end(total))
 }
 
-/// What has to pass before a change is taken: on the chosen version all suites, on the oldest and on the newest of the
-/// fully supported ones also the suite `servers`, and on each version what SQL can show.
+/// Returns the versions in their order, each with the suites that have to pass on it before a change is taken. The chosen
+/// version has all suites. Every other version has `regress` and `isolation`; the oldest of those that are fully supported
+/// and the newest also have `servers`.
 fn required(chosen: u32) -> Vec<(u32, Vec<Suite>)> {
     let suites = |major| match major {
         _ if major == chosen => Suite::ALL.into(),
@@ -61,7 +62,8 @@ fn required(chosen: u32) -> Vec<(u32, Vec<Suite>)> {
     in_order(chosen).map(|major| (major, suites(major))).collect()
 }
 
-/// These suites on all versions. The crates know no version, so their tests run once.
+/// Returns the versions in their order, each with these suites. The suite `crates` needs no server, so only the chosen
+/// version has it.
 fn everything(chosen: u32, suites: &[Suite]) -> Vec<(u32, Vec<Suite>)> {
     let on = |major| suites.iter().copied().filter(|&suite| suite != Suite::Crates || major == chosen).collect();
     in_order(chosen)
@@ -70,14 +72,14 @@ fn everything(chosen: u32, suites: &[Suite]) -> Vec<(u32, Vec<Suite>)> {
         .collect()
 }
 
-/// All versions, the chosen one first.
+/// Returns all versions, the chosen one first.
 fn in_order(chosen: u32) -> impl Iterator<Item = u32> {
     let mut others = VERSIONS;
     others.sort_unstable();
     [chosen].into_iter().chain(others.into_iter().filter(move |&major| major != chosen))
 }
 
-/// The server of each version of a plan and its name, which is its release. The first one is there already.
+/// Returns, for each version of a plan, the name of its release and its server. The server of the first version is `first`.
 fn servers(project: &Project, plan: &[(u32, Vec<Suite>)], first: PrivateCopy) -> Vec<(String, Result<PrivateCopy>)> {
     let mut first = Some(first);
     let get = |major| match first.take() {
@@ -95,15 +97,15 @@ fn servers(project: &Project, plan: &[(u32, Vec<Suite>)], first: PrivateCopy) ->
         .collect()
 }
 
-/// The tests on a version.
+/// The results of the suites on a version.
 struct Row {
     major: u32,
-    /// Its release, like `18.6`.
+    /// The release of the version, like `18.6`.
     name: String,
     tallies: Vec<(Suite, Tally)>,
 }
 
-/// A table with a row for each version and a column for each suite. `-`: the suite did not run.
+/// Returns a table with a row for each version and a column for each suite. `-` stands for a suite that did not run.
 fn table(rows: &[Row]) -> String {
     let ran = |suite: &Suite| rows.iter().any(|row| row.tallies.iter().any(|(of, _)| of == suite));
     let suites: Vec<Suite> = Suite::ALL.into_iter().filter(ran).collect();

@@ -284,6 +284,9 @@ fn two_calls_for_one_source() {
         .unwrap();
     let stopped = superuser.batch_execute("CALL mana_sync.adopt('original.sync_changes', pause => '1 minute')");
     assert_eq!(stopped.unwrap_err().code().map(|code| code.code()), Some("57014"));
+    let running = "SELECT 1 FROM mana_sync.adoption_progress WHERE running";
+    let mut observer = cluster.superuser(DATABASE);
+    assert!(observer.query_opt(running, &[]).unwrap().is_none(), "the session is idle");
     assert_eq!(adopt_until_done(&cluster, 1000), 0);
     superuser.batch_execute("RESET statement_timeout").unwrap();
     assert_every_row(&mut superuser);

@@ -11,6 +11,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use mana_sync_harness::cluster::DATABASE;
 use mana_sync_harness::merged::{COLUMNS, Logged, Records, all_of, assert_same, living, logged, records, records_of};
+use mana_sync_harness::process::wait_until;
 use mana_sync_harness::random::{page_size, rng, seed};
 use mana_sync_harness::writers::{APP, Stop};
 use mana_sync_harness::{Cluster, Options};
@@ -391,4 +392,33 @@ fn nothing_is_lost_beside_a_compaction_that_never_ends() {
         assert_same(user, &merged, &reader.expected(&all));
     }
     assert!(all.len() > 1000 && compactions > 3 && interrupted > 0 && (left as usize) < all.len() / 2);
+}
+
+/// The session of a compaction that was stopped may stay connected. The compaction is not running then, and another session resumes it.
+#[test]
+fn a_stopped_compaction_whose_session_stays_connected() {
+    let cluster = Cluster::with_log(Options::default());
+    let mut stopped = cluster.superuser(DATABASE);
+    let mut other = cluster.superuser(DATABASE);
+    stopped
+        .batch_execute(
+            "SELECT count(mana_sync.record_change('app', 'items', 'r' || n, 'ann', NULL, 'insert', 'phone')) FROM generate_series(1, 30) AS n;
+             SET statement_timeout = '2 s'",
+        )
+        .unwrap();
+    let is_running = "SELECT 1 FROM mana_sync.compaction_progress WHERE running AND changes_read > 0";
+    thread::scope(|scope| {
+        let compacting = scope.spawn(|| {
+            stopped.batch_execute("CALL mana_sync.compact(older_than => '0', batch_size => 5, pause => '1 minute')")
+        });
+        wait_until("the compaction is running", || other.query_opt(is_running, &[]).unwrap().is_some());
+        let error = compacting.join().expect("no panic").unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED), "{error:?}");
+    });
+    assert!(other.query_opt(is_running, &[]).unwrap().is_none(), "the session is idle");
+    other.batch_execute("CALL mana_sync.compact(older_than => '0')").unwrap();
+    let sql = "SELECT count(*), count(finished_at), max(changes_read) FROM mana_sync.compaction_progress";
+    let row = other.query_one(sql, &[]).unwrap();
+    let counts: [i64; 3] = [row.get(0), row.get(1), row.get(2)];
+    assert_eq!(counts, [1, 1, 30], "the run was resumed");
 }

@@ -174,7 +174,7 @@ enum Removed {
     Nothing,
     /// Only whole records were removed.
     Whole,
-    /// Of at least one record, some parts were removed and other parts stayed.
+    /// At least one record lost some of its parts and kept others.
     Parts,
 }
 

