@@ -238,6 +238,19 @@ SELECT record_id, cursor AS next FROM mana_sync.records_since('rae', 'todo', exc
 SELECT :'record_id' AS first, string_agg(record_id, ' ') AS rest
     FROM mana_sync.records_since('rae', 'todo', since => :'next', exclude_client_id => 'tablet');
 
+-- The same in a space that the cursor covers, and in one that the reader joins.
+SELECT count(change('tom', 'a', 1, 'den', op => op)) FROM unnest('{insert,delete}'::text[]) AS op;
+SELECT count(change('tom', record, 2, 'den', op => 'insert')) FROM unnest('{b,a,c}'::text[]) AS record;
+SELECT records FROM pages('uli', '{den}', NULL, 1);
+SELECT count(change('uli', 'own', 1, op => 'insert'));
+SELECT next FROM page('uli', '{}') \gset
+SELECT records FROM pages('uli', '{den}', :'next', 1);
+-- A change from before the time that the walk begins at does not count either.
+SELECT count(change('vic', 'a', 1, op => 'insert'));
+SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS since \gset
+SELECT count(change('vic', record, 2, op => 'insert')) FROM unnest('{b,a,c}'::text[]) AS record;
+SELECT records FROM pages('vic', '{}', :'since', 1);
+
 -- == Bad arguments
 SELECT * FROM mana_sync.records_since('max', '');
 SELECT * FROM mana_sync.records_since('max', 'todo', page_size => 0);
