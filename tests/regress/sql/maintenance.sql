@@ -455,6 +455,7 @@ SELECT mana_sync.grant_maintenance('regress_keeper');
 GRANT USAGE, CREATE ON SCHEMA mana_sync TO regress_owner;
 ALTER TABLE mana_sync.sync_changes OWNER TO regress_owner;
 ALTER TABLE mana_sync.compactions OWNER TO regress_owner;
+ALTER VIEW mana_sync.compaction_progress OWNER TO regress_owner;
 ALTER TABLE mana_sync.purges OWNER TO regress_owner;
 ALTER TABLE mana_sync.purged_transactions OWNER TO regress_owner;
 ALTER FUNCTION mana_sync.begin_compaction OWNER TO regress_owner;
