@@ -1,4 +1,4 @@
-//! Measures the adoption of a log of the original store beside a plain INSERT … SELECT of the same rows into the same table.
+//! Measures the adoption of a log of the original store compared with a plain INSERT … SELECT of the same rows into the same table.
 
 use mana_sync_harness::Options;
 use mana_sync_harness::cluster::DATABASE;
@@ -10,13 +10,13 @@ use crate::times::{Times, rounds};
 
 const ROWS: u64 = 1_000_000;
 
-/// One transaction, in the order in which the rows lie in the original.
+/// The INSERT … SELECT. It is one transaction, and reads the rows in the order in which they lie in the original's table.
 const INSERT: &str = "INSERT INTO mana_sync.sync_changes (id, created_at, schema_version, user_id, app_id, table_name, record_id, op,
         client_id, space_id, data, field_timestamps, actor)
     SELECT id, created_at, schema_version, user_id, app_id, table_name, record_id, op, client_id, space_id, data, field_timestamps, actor
     FROM original.sync_changes";
 
-/// The superuser runs both, without row-level security. A round takes a minute or two, so that there are at most three.
+/// Measures both as a superuser, without row-level security. A round takes a minute or two, so there are at most three.
 pub fn adopt(count: usize) -> Result<Part> {
     let count = count.min(3);
     let cluster = server(Options::default())?;

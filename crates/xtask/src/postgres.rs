@@ -11,7 +11,7 @@ use crate::setup::release;
 
 /// The major versions that the extension builds for, the preferred ones first.
 pub const VERSIONS: [u32; 5] = [15, 18, 17, 16, 14];
-/// The newest of them.
+/// The newest of [`VERSIONS`].
 pub const NEWEST: u32 = 18;
 
 /// An installation of PostgreSQL, which is identified by its pg_config.
@@ -32,7 +32,7 @@ impl Installation {
         self.ask(option).map(PathBuf::from)
     }
 
-    /// The major version.
+    /// Returns the major version.
     pub fn major(&self) -> Result<u32> {
         let version = self.ask("--version")?;
         let digits = version.trim_start_matches(|c: char| !c.is_ascii_digit());
@@ -40,7 +40,7 @@ impl Installation {
         digits[..end].parse().with_context(|| format!("{} says {version}", self.pg_config.display()))
     }
 
-    /// The release, like `18.6`.
+    /// Returns the release, like `18.6`.
     pub fn release(&self) -> Result<String> {
         let version = self.ask("--version")?;
         Ok(version.split_whitespace().nth(1).unwrap_or(&version).into())
@@ -71,7 +71,7 @@ impl Installation {
         named.by_its_own()
     }
 
-    /// An installation of a major version: the one that was named before, or else Debian's, or else the one in the
+    /// Returns an installation of a major version: the one that was named before, or else Debian's, or else the one in the
     /// PATH, or else the one that the set-up unpacked.
     pub fn of_version(project: &Project, major: u32) -> Option<Self> {
         let remembered = fs::read_to_string(project.state(format!("pg{major}/source"))).ok();
@@ -99,7 +99,7 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Whether the caller chooses by a version or by an installation.
+    /// Returns whether the caller chose a version or an installation.
     pub fn is_made(project: &Project, version: Option<&str>, pg_config: Option<&str>) -> bool {
         version.is_some() || pg_config.is_some_and(|path| is_choice(project, path))
     }
@@ -141,7 +141,7 @@ impl Choice {
     }
 }
 
-/// Whether a `PG_CONFIG` is a choice. If it is within the state directory, `cargo xtask env` printed it.
+/// Returns whether a `PG_CONFIG` is a choice of the caller. If it is within the state directory, `cargo xtask env` printed it.
 fn is_choice(project: &Project, pg_config: &str) -> bool {
     !Path::new(pg_config).starts_with(&project.state)
 }

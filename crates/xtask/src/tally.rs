@@ -30,7 +30,7 @@ impl Tally {
         tally
     }
 
-    /// The numbers that are not zero: `90 passed, 2 skipped`.
+    /// Returns the numbers that are not zero: `90 passed, 2 skipped`.
     pub fn in_short(self) -> String {
         let counts = [(self.passed, "passed"), (self.failed, "failed"), (self.skipped, "skipped")];
         let shown: Vec<String> =

@@ -38,23 +38,23 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// The suites of `SUITE`, if it is given.
+    /// Returns the suites that `SUITE` names, if it is given.
     pub fn suites(&self) -> Result<Option<Vec<Suite>>> {
         given(&self.suite).map(|suites| suites.split_whitespace().map(str::parse).collect()).transpose()
     }
 
-    /// The test of `ONE`, if it is given.
+    /// Returns the test that `ONE` names, if it is given.
     pub fn one(&self) -> Option<&str> {
         given(&self.one)
     }
 
-    /// The server of `NEWER_PG_CONFIG`, if it is given.
+    /// Returns the path that `NEWER_PG_CONFIG` names, if it is given.
     pub fn newer_pg_config(&self) -> Option<&str> {
         given(&self.newer_pg_config)
     }
 }
 
-/// An argument that is not empty. An empty variable counts as not set.
+/// Returns an argument, if it is given and not empty.
 fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.trim().is_empty())
 }
@@ -116,7 +116,7 @@ impl Selection {
         Self { suite, file: None, name: None }
     }
 
-    /// Whether the test of pg_upgrade is one of them.
+    /// Returns whether the selection contains the test of pg_upgrade.
     fn has_upgrade(&self) -> bool {
         self.suite == Suite::Servers && self.file.as_ref().is_none_or(|file| file == "failover")
     }
@@ -370,7 +370,7 @@ impl Tests<'_> {
         self.project.state(format!("results/{}", self.name(suite)))
     }
 
-    /// The name of a suite's log and results: `regress-15`. Results of other versions are kept.
+    /// Returns the name of a suite's log and results: `regress-15`. So the results of other versions are kept.
     fn name(&self, suite: Suite) -> String {
         match suite {
             Suite::Crates => suite.name().into(),

@@ -1,6 +1,6 @@
-//! Adoption of a log of the original store while its service goes on, and while servers and backends are killed.
+//! Tests of the adoption of a log of the original store, while its service goes on, and while servers and backends are killed.
 //!
-//! Fails if a row of the original is not in the log once, as it was; if a row that the log refuses is not listed; if the
+//! A test fails if a row of the original is not in the log once, as it was; if a row that the log refuses is not listed; if the
 //! order within a transaction is not that of the original; if the records that a simple merge makes of both logs differ; or
 //! if a listener is not notified. `ADOPT_ROWS=1000000` adopts a million rows.
 
@@ -23,11 +23,11 @@ use uuid::Uuid;
 const WRITERS: u64 = 8;
 const APPS: i32 = 10;
 
-/// The original's table, indexes and row security, in a schema of its own.
+/// The SQL that creates the original's table, indexes and row security, in a schema of its own.
 const ORIGINAL: &str = include_str!("../../../bench/original.sql");
 
 /// Starts a server with a log of the original store of `rows` rows and a role with maintenance. Records have several authors and
-/// spaces, and many writes have one time. Ten rows are such that the log refuses them.
+/// spaces, and many writes have the same time. The log refuses ten of the rows.
 fn original(rows: i32, options: Options) -> Cluster {
     let cluster = Cluster::with_log(options);
     let mut superuser = cluster.superuser(DATABASE);
@@ -59,7 +59,7 @@ fn original(rows: i32, options: Options) -> Cluster {
     cluster
 }
 
-/// A transaction of the original's service, which records one change of a record that is the writer's own.
+/// Runs a transaction of the original's service, which records one change of a record that only this writer changes.
 fn record(client: &mut Client, writer: u64, change: usize, pause: Duration) -> Result<(), Error> {
     let user = format!("writer{writer}");
     let mut transaction = client.transaction()?;
@@ -85,7 +85,7 @@ fn record(client: &mut Client, writer: u64, change: usize, pause: Duration) -> R
     transaction.commit()
 }
 
-/// Writes until it is told to stop, through every restart of the server. Returns the number of changes.
+/// Writes changes until `stop` is due, and goes on after every restart of the server. Returns the number of changes.
 fn write(cluster: &Cluster, writer: u64, seed: u64, stop: &Stop) -> usize {
     let mut rng = rng(seed, writer);
     let mut changes = 0;
@@ -105,7 +105,7 @@ fn write(cluster: &Cluster, writer: u64, seed: u64, stop: &Stop) -> usize {
     changes
 }
 
-/// Calls `adopt` until it finishes. Returns how often it was stopped.
+/// Calls `adopt` until a call finishes. Returns how many calls were stopped.
 fn adopt_until_done(cluster: &Cluster, batch_size: i32) -> usize {
     let mut stops = 0;
     loop {
@@ -131,7 +131,8 @@ fn number(client: &mut Client, sql: &str) -> i64 {
     client.query_one(sql, &[]).unwrap_or_else(|error| panic!("{sql}: {error}")).get(0)
 }
 
-/// Asserts that the log has each row of the original once and nothing else, in its columns, but for those that are listed.
+/// Asserts that the log has each row of the original once, with the same columns, and no other row. Rows that are listed as refused are
+/// not in the log.
 fn assert_every_row(superuser: &mut Client) {
     const COLUMNS: &str =
         "id, app_id, table_name, record_id, user_id, op, client_id, created_at, schema_version, actor, space_id";
@@ -260,7 +261,7 @@ fn while_the_old_service_goes_on_and_servers_are_killed() {
     }
 }
 
-/// The backends of two calls for one source: the second one is refused, or finds that everything is there.
+/// While a call runs, another one for the same source is refused. A call that was stopped does not count as running.
 #[test]
 fn two_calls_for_one_source() {
     let cluster = original(2000, Options::default());
@@ -292,7 +293,7 @@ fn two_calls_for_one_source() {
     assert_every_row(&mut superuser);
 }
 
-/// Rows that move in the source, or are deleted, between the list of a run and their batch.
+/// Between the list of a run and a batch, rows of the source move, or are deleted.
 #[test]
 fn a_source_that_changes_under_a_run() {
     let cluster = original(2000, Options::default());

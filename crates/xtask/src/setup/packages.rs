@@ -50,7 +50,7 @@ impl<'a> Apt<'a> {
         shown.is_ok_and(|text| text.contains("Version:"))
     }
 
-    /// Whether a server of this version can be installed. Without root or sudo none can.
+    /// Returns whether the package of a server of this version can be installed. That needs root or sudo.
     pub fn offers_server(&mut self, major: u32) -> bool {
         let package = format!("postgresql-server-dev-{major}");
         let may_install = geteuid().is_root() || which("sudo").is_some();
@@ -61,7 +61,7 @@ impl<'a> Apt<'a> {
         self.has(&package) || (self.update().is_ok() && self.has(&package))
     }
 
-    /// Installs pip, which downloads servers, unless there is one.
+    /// Installs pip, which downloads servers, unless it is already installed.
     pub fn install_pip(&mut self) -> Result<()> {
         let pip = cmd!("python3", "-m", "pip", "--version").stdout_null().stderr_null().unchecked().run();
         if pip.is_ok_and(|output| output.status.success()) {
