@@ -16,7 +16,7 @@ const INSERT: &str = "INSERT INTO mana_sync.sync_changes (id, created_at, schema
     SELECT id, created_at, schema_version, user_id, app_id, table_name, record_id, op, client_id, space_id, data, field_timestamps, actor
     FROM original.sync_changes";
 
-/// Measures both as a superuser, without row-level security. A round takes a minute or two, so there are at most three.
+/// Measures `adopt` and [`INSERT`] as a superuser, without row-level security. A round takes a minute or two, so there are at most three.
 pub fn adopt(count: usize) -> Result<Part> {
     let count = count.min(3);
     let cluster = server(Options::default())?;
